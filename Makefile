@@ -1,0 +1,29 @@
+# make setup | demo | test | lint: each works from a fresh clone and builds .venv when there is none.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test lint format
+
+setup: $(VENV)/.installed
+
+# The stamp makes a changed pyproject.toml or constraints.txt reinstall, and an interrupted install start again.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/shine-hf demo
+
+# Two workers with one thread each beat one worker with two threads: the tiny models of the tests are overhead-bound.
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

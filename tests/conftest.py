@@ -1,0 +1,23 @@
+"""Shared test set-up: no network, one thread per worker, and where the reference material lies."""
+
+import os
+from pathlib import Path
+
+# huggingface_hub reads these at import time, so they are set before any test module is imported.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("SHINE_SHARED", REPOSITORY.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with the real annotations and goldens that stands beside a developer's checkout."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no reference material at {SHARED} (it is not part of the repository)")
+    return SHARED
