@@ -20,8 +20,8 @@ class FillRequest:
     """One masked query to be filled: a row of the dataset at one level.
 
     `masked_query` is the template as one string; `shine_hf.negatives.masking.fill_masks(masked_query, words)` puts
-    words into it. `originals`, `parts_of_speech` (UPOS) and `candidates` (words of the same part of speech and inflection,
-    most frequent first; may be empty) are parallel, one entry per mask, left to right.
+    words into it. `originals`, `parts_of_speech` (UPOS) and `candidates` (words of the same part of speech and
+    inflection, most frequent first; may be empty) are parallel, one entry per mask, left to right.
     """
 
     qid: str
@@ -55,7 +55,8 @@ class Generator(Protocol):
     `source` names the generator in the `source` column and as the config of the published dataset (`"lexical"`,
     `"random"`, a model's name). `fill` yields one `Fill` per request, in any order, as they become ready; it shows no
     progress bar, the driver (`shine_hf.negatives.generate`) does. State that must survive a kill belongs to the
-    generator. A generator that costs money may also have `cost_so_far()`; what it returns is shown beside the progress bar.
+    generator. A generator that costs money may also have `cost_so_far()`; what it returns is shown beside the
+    progress bar.
     """
 
     source: str
