@@ -1,0 +1,7 @@
+"""The paper's own loss terms: pure functions of tensors, and [`ShineLoss`], which adds them up."""
+
+from .coarse_ranking import CoarseRankingLoss, coarse_ranking_loss
+from .fine_ranking import fine_ranking_loss
+from .shine import ShineLoss
+
+__all__ = ["CoarseRankingLoss", "ShineLoss", "coarse_ranking_loss", "fine_ranking_loss"]

@@ -1,0 +1,34 @@
+"""The networks. Importing this package registers them with the Auto classes of transformers.
+
+The folder is copied into every pushed model repository (`auto_map`), so its files import each other with `from .x import …` and
+nothing else of shine_hf.
+"""
+
+from transformers import AutoConfig, AutoModel
+
+from .configuration_moment_detr import MomentDetrConfig
+from .configuration_qd_detr import QDDetrConfig
+from .modeling_moment_detr import MomentDetrForMomentRetrieval, MomentDetrModel
+from .modeling_moment_retrieval import MomentRetrievalModelOutput, MomentRetrievalOutput
+from .modeling_qd_detr import QDDetrForMomentRetrieval, QDDetrModel
+
+# There is no Auto class for moment retrieval, so `AutoModel` gives the model with heads.
+for config_class, model_class in (
+    (QDDetrConfig, QDDetrForMomentRetrieval),
+    (MomentDetrConfig, MomentDetrForMomentRetrieval),
+):
+    AutoConfig.register(config_class.model_type, config_class)
+    AutoModel.register(config_class, model_class)
+    config_class.register_for_auto_class()
+    model_class.register_for_auto_class("AutoModel")
+
+__all__ = [
+    "MomentDetrConfig",
+    "MomentDetrForMomentRetrieval",
+    "MomentDetrModel",
+    "MomentRetrievalModelOutput",
+    "MomentRetrievalOutput",
+    "QDDetrConfig",
+    "QDDetrForMomentRetrieval",
+    "QDDetrModel",
+]

@@ -1,0 +1,76 @@
+"""The coarse ranking loss of SHINE: clips inside the moment above outside, the query above an irrelevant one."""
+
+from typing import NamedTuple
+
+import torch
+
+from ..modeling.moment_retrieval_loss import is_inside, masked_mean
+
+
+class CoarseRankingLoss(NamedTuple):
+    """The two scalar terms; their sum is the paper's coarse loss."""
+
+    intra: torch.Tensor
+    inter: torch.Tensor
+
+
+def coarse_ranking_loss(
+    saliency_scores: torch.Tensor,
+    irrelevant_saliency_scores: torch.Tensor,
+    saliency_labels: torch.Tensor,
+    video_attention_mask: torch.Tensor,
+    *,
+    intra_margin: float = 1.0,
+    inter_margin: float = 2.0,
+    top_k_divisor: int = 8,
+    irrelevant_mask: torch.Tensor | None = None,
+) -> CoarseRankingLoss:
+    r"""Coarse-grained saliency ranking of SHINE (arXiv 2407.05118, section 3.3).
+
+    With \\(\bar s\\) the mean of the k highest scores inside the moment, \\(k = \max(1, \lfloor T^+ / q \rfloor)\\), \\(\bar s^-\\) the same of the
+    irrelevant query over the same clips, and \\(s^{out}\\) the highest score outside:
+
+    $$ L_{intra} = \max(0, m_1 + s^{out} - \bar s), \qquad L_{inter} = \max(0, m_2 + \bar s^- - \bar s) $$
+
+    Args:
+        saliency_scores (`(B, T)`): Scores under the query.
+        irrelevant_saliency_scores (`(B, T)`): Scores under an irrelevant query.
+        saliency_labels (`(B, T)`): 0/1, soft or graded; a clip is inside from 0.5 on.
+        video_attention_mask (`(B, T)`): 1 for valid clips.
+        intra_margin, inter_margin (`float`): \\(m_1\\) and \\(m_2\\).
+        top_k_divisor (`int`): q.
+        irrelevant_mask (`(B,)`, *optional*): Which samples have an irrelevant query; the others have no inter term.
+
+    Returns:
+        Scalars, each a mean over the samples that have the term. A sample without any clip inside has none. Where no clip is outside
+        (a moment over the whole video) the first clip stands in for it, as in the public code.
+
+    Raises:
+        ValueError: for a divisor below 1.
+    """
+    if top_k_divisor < 1:
+        raise ValueError(f"top_k_divisor must be at least 1, got {top_k_divisor}")
+    scores, irrelevant = saliency_scores.float(), irrelevant_saliency_scores.float()
+    valid = video_attention_mask.bool()
+    inside = is_inside(saliency_labels) & valid
+    outside = ~inside & valid
+
+    k = torch.div(inside.sum(dim=1, keepdim=True), top_k_divisor, rounding_mode="floor").clamp(min=1)
+    score_inside = _mean_of_highest(scores, inside, k)
+    score_irrelevant = _mean_of_highest(irrelevant, inside, k)
+    score_outside = scores.masked_fill(~outside, -torch.inf).max(dim=1).values
+    score_outside = torch.where(outside.any(dim=1), score_outside, scores[:, 0])
+
+    has_moment = inside.any(dim=1)
+    has_irrelevant = has_moment if irrelevant_mask is None else has_moment & irrelevant_mask.bool()
+    return CoarseRankingLoss(
+        intra=masked_mean((intra_margin + score_outside - score_inside).relu(), has_moment, 0),
+        inter=masked_mean((inter_margin + score_irrelevant - score_inside).relu(), has_irrelevant, 0),
+    )
+
+
+def _mean_of_highest(scores: torch.Tensor, mask: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """Mean of the k highest scores that `mask` keeps: `(B, T)`, `(B, T)`, `(B, 1)` -> `(B,)`. The mask keeps at least k, or none."""
+    highest = scores.masked_fill(~mask, -torch.inf).sort(dim=1, descending=True).values
+    rank = torch.arange(scores.shape[1], device=scores.device)
+    return masked_mean(highest, (rank < k) & mask.any(dim=1, keepdim=True), 1)

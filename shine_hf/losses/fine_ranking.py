@@ -1,0 +1,77 @@
+"""The fine ranking loss of SHINE: the query above its hard negatives, in the order of their distance."""
+
+from typing import Literal
+
+import torch
+
+from ..modeling.moment_retrieval_loss import is_inside, masked_mean
+
+_EPS = 1e-9
+
+
+def fine_ranking_loss(
+    saliency_scores: torch.Tensor,
+    negative_saliency_scores: torch.Tensor,
+    saliency_labels: torch.Tensor,
+    video_attention_mask: torch.Tensor,
+    *,
+    margins: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25),
+    compare_to: Literal["previous", "first"] = "previous",
+    negative_mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    r"""Fine-grained saliency ranking of SHINE (arXiv 2407.05118, section 3.3).
+
+    Distances are cross-entropies, means over the valid clips: \\(d_0\\) from the labels to the query's saliency, \\(d_n\\) from the query's
+    saliency (taken as a constant) to that of negative n. They should grow by a margin from each to the next:
+
+    $$ L = \sum_{n=1}^{N} \max(0, m_n + d_{n-1} - d_n) $$
+
+    Args:
+        saliency_scores (`(B, T)`): Scores under the query.
+        negative_saliency_scores (`(B, N, T)`): Scores under the negatives, from level 1 to the irrelevant query.
+        saliency_labels (`(B, T)`): 0/1, soft or graded.
+        video_attention_mask (`(B, T)`): 1 for valid clips.
+        margins (`tuple` of N floats): \\(m_n\\).
+        compare_to: `"previous"` compares each negative with the one before it; `"first"` compares the second and later ones with
+            the first.
+        negative_mask (`(B, N)`, *optional*): Which negatives exist. An absent one drops out of the chain: its neighbours are compared.
+
+    Returns:
+        Scalar: each hinge is averaged over the samples that have it, and the hinges are added up. A sample without any clip inside
+        the moment has none.
+
+    Raises:
+        ValueError: where the number of margins is not N, or for an unknown `compare_to`.
+    """
+    num_negatives = negative_saliency_scores.shape[1]
+    if len(margins) != num_negatives:
+        raise ValueError(f"{len(margins)} margins for {num_negatives} negatives: one margin per negative is needed")
+    if compare_to not in ("previous", "first"):
+        raise ValueError(f'compare_to must be "previous" or "first", got {compare_to!r}')
+
+    scores, negatives, labels = saliency_scores.float(), negative_saliency_scores.float(), saliency_labels.float()
+    valid = video_attention_mask.bool()
+    relevance = scores.sigmoid()
+    to_query = masked_mean(-labels * (relevance + _EPS).log(), valid, 1)
+    to_negatives = masked_mean(
+        -relevance.detach().unsqueeze(1) * (negatives.sigmoid() + _EPS).log(), valid.unsqueeze(1), 2
+    )
+    distance = torch.cat([to_query.unsqueeze(1), to_negatives], dim=1)
+
+    present = torch.ones_like(to_negatives, dtype=torch.bool) if negative_mask is None else negative_mask.bool()
+    nearer = distance.gather(1, _index_of_nearer(present, compare_to))
+    hinges = (distance.new_tensor(margins) + nearer - to_negatives).relu()
+    has_moment = (is_inside(labels) & valid).any(dim=1, keepdim=True)
+    return masked_mean(hinges, present & has_moment, 0).sum()
+
+
+def _index_of_nearer(present: torch.Tensor, compare_to: str) -> torch.Tensor:
+    """Which distance each negative must exceed: `(B, N)` bool -> `(B, N)` index into (query, negative 1, …, negative N)."""
+    index = torch.arange(1, present.shape[1] + 1, device=present.device) * present
+    if compare_to == "previous":
+        nearest = index.cummax(dim=1).values
+    else:
+        first = torch.where(present, index, present.shape[1] + 1).min(dim=1, keepdim=True).values
+        nearest = torch.where(index.cummax(dim=1).values > 0, first, 0)
+    # Only negatives in front of each count, so everything moves one place to the right; in front of the first stands the query.
+    return torch.nn.functional.pad(nearest, (1, 0))[:, :-1]

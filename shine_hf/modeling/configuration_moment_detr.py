@@ -1,0 +1,26 @@
+"""Configuration of Moment-DETR."""
+
+from huggingface_hub.dataclasses import strict
+
+from .configuration_moment_retrieval import MomentRetrievalConfig, Number
+
+
+@strict
+class MomentDetrConfig(MomentRetrievalConfig):
+    r"""
+    Configuration of [`MomentDetrModel`] and [`MomentDetrForMomentRetrieval`] (Moment-DETR, NeurIPS 2021, arXiv 2107.09609).
+
+    Args:
+        contrastive_loss_weight (`float`): Weight of the term that aligns matched moment candidates with the tokens of the query;
+            0 leaves the term and its projections out (0.02 is usual where it is on).
+        contrastive_size (`int`): Width of the space in which they are aligned.
+        contrastive_temperature (`float`): Temperature of that term.
+
+    The other fields are those of [`MomentRetrievalConfig`].
+    """
+
+    model_type = "moment_detr"
+
+    contrastive_loss_weight: Number = 0
+    contrastive_size: int = 64
+    contrastive_temperature: Number = 0.07

@@ -1,0 +1,355 @@
+"""Attention, encoder, decoder, projection and position code of all models: written once, here.
+
+Shapes: B videos (or video-query pairs), T clips, L tokens, Q moment candidates, H hidden channels.
+"""
+
+import math
+
+import torch
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .spans import inverse_sigmoid
+
+
+class XavierLinear(nn.Linear):
+    """A linear map whose weight the model draws Xavier-uniform, as the DETR family does inside its transformer."""
+
+
+class MLP(nn.Module):
+    """Linear maps with ReLU in between. `xavier` says whether it belongs to the transformer (see [`XavierLinear`])."""
+
+    def __init__(self, input_size: int, hidden_size: int, output_size: int, num_layers: int, xavier: bool = False):
+        super().__init__()
+        linear = XavierLinear if xavier else nn.Linear
+        sizes = [input_size] + [hidden_size] * (num_layers - 1) + [output_size]
+        self.layers = nn.ModuleList(linear(a, b) for a, b in zip(sizes[:-1], sizes[1:]))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers[:-1]:
+            hidden_states = layer(hidden_states).relu()
+        return self.layers[-1](hidden_states)
+
+
+class InputProjection(nn.Module):
+    """Features to hidden states: blocks of layer norm, dropout and linear map, with ReLU between the blocks."""
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int, dropout: float):
+        super().__init__()
+        sizes = [input_size] + [hidden_size] * num_layers
+        self.norms = nn.ModuleList(nn.LayerNorm(size) for size in sizes[:-1])
+        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:]))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        for index, (norm, linear) in enumerate(zip(self.norms, self.linears)):
+            features = linear(self.dropout(norm(features.relu() if index else features)))
+        return features
+
+
+# ---- positions and masks -------------------------------------------------------------------------------------------
+
+
+def append_endpoint_features(video_features: torch.Tensor, video_mask: torch.Tensor) -> torch.Tensor:
+    """`(B, T, D)` and `(B, T)` -> `(B, T, D + 2)`: start/T and end/T of each clip, T the video's own number of clips."""
+    num_clips = video_mask.sum(dim=1, keepdim=True).clamp(min=1).to(torch.float32)
+    start = torch.arange(video_mask.shape[1], device=video_mask.device, dtype=torch.float32) / num_clips
+    endpoints = torch.stack([start, start + 1 / num_clips], dim=-1) * video_mask.unsqueeze(-1)
+    return torch.cat([video_features, endpoints.to(video_features.dtype)], dim=-1)
+
+
+def sinusoidal_embedding(angle: torch.Tensor, size: int) -> torch.Tensor:
+    """`(...)` angles -> `(..., size)`: sine on even and cosine on odd channels, wavelengths from 2 pi to 20000 pi."""
+    channel = torch.arange(size, device=angle.device)
+    frequency = 10000 ** (2 * (channel // 2) / size)
+    angle = angle.unsqueeze(-1).to(torch.float32) / frequency
+    return torch.where(channel % 2 == 0, angle.sin(), angle.cos())
+
+
+def clip_position_embedding(video_mask: torch.Tensor, size: int) -> torch.Tensor:
+    """`(B, T)` mask -> `(B, T, size)`: position of each clip as a fraction of the video's own length."""
+    position = video_mask.to(torch.float32).cumsum(dim=1)
+    return sinusoidal_embedding(2 * math.pi * position / (position[:, -1:] + 1e-6), size)
+
+
+def anchor_position_embedding(anchors: torch.Tensor, size: int) -> torch.Tensor:
+    """`(..., 2)` centre and width -> `(..., size)`: half of the channels for the centre, half for the width."""
+    return sinusoidal_embedding(2 * math.pi * anchors, size // 2).flatten(-2)
+
+
+def attention_bias(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Boolean mask (True: may be attended to) -> additive mask of the same shape.
+
+    The lowest finite number rather than minus infinity, so that a row without any key gives numbers (which mean nothing) instead of NaN.
+    """
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
+
+
+def key_padding_bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`(B, K)` 0/1 mask -> `(B, 1, 1, K)` additive mask that hides padded keys from every head and query."""
+    return attention_bias(mask.bool()[:, None, None, :], dtype)
+
+
+# ---- attention -----------------------------------------------------------------------------------------------------
+
+
+def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """Plain attention: the form that also returns the weights `(B, heads, queries, keys)`."""
+    weights = query @ key.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = weights.softmax(dim=-1)
+    output = nn.functional.dropout(weights, p=dropout, training=module.training) @ value
+    return output.transpose(1, 2).contiguous(), weights
+
+
+class Attention(nn.Module):
+    """Multi-head attention over queries, keys and values that are already projected, and the output projection.
+
+    Subclasses own the projections; `attend` splits the heads and calls the attention interface of transformers.
+    """
+
+    is_causal = False
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.num_heads = config.num_attention_heads
+        self.o_proj = XavierLinear(config.hidden_size, config.hidden_size)
+
+    def split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        """`(B, S, H)` -> `(B, heads, S, H / heads)`."""
+        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def attend(self, query, key, value, attention_mask):
+        interface = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        output, weights = interface(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=query.shape[-1] ** -0.5,
+            dropout=self.config.dropout if self.training else 0.0,
+        )
+        return self.o_proj(output.flatten(-2)), weights
+
+
+class MultiHeadAttention(Attention):
+    """Ordinary attention, with one projection each for queries, keys and values."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(config.hidden_size, config.hidden_size) for _ in range(3))
+
+    def forward(self, query, key, value, attention_mask=None):
+        query, key, value = (
+            self.split_heads(projection(states))
+            for projection, states in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
+        )
+        return self.attend(query, key, value, attention_mask)
+
+
+class ConditionalSelfAttention(Attention):
+    """Self-attention of the QD-DETR decoder: content and position are projected apart and added."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        size = config.hidden_size
+        self.q_content_proj, self.q_position_proj = XavierLinear(size, size), XavierLinear(size, size)
+        self.k_content_proj, self.k_position_proj = XavierLinear(size, size), XavierLinear(size, size)
+        self.v_proj = XavierLinear(size, size)
+
+    def forward(self, states, position):
+        query = self.q_content_proj(states) + self.q_position_proj(position)
+        key = self.k_content_proj(states) + self.k_position_proj(position)
+        return self.attend(*(self.split_heads(s) for s in (query, key, self.v_proj(states))), None)
+
+
+class ConditionalCrossAttention(Attention):
+    """Cross-attention of the QD-DETR decoder: each head sees content channels and position channels side by side.
+
+    Only the first layer adds the positions to the content as well: there the content still is zero.
+    """
+
+    def __init__(self, config, is_first_layer: bool):
+        super().__init__(config)
+        size = config.hidden_size
+        self.q_content_proj, self.k_content_proj = XavierLinear(size, size), XavierLinear(size, size)
+        self.q_anchor_proj, self.k_position_proj = XavierLinear(size, size), XavierLinear(size, size)
+        self.v_proj = XavierLinear(size, size)
+        self.q_position_proj = XavierLinear(size, size) if is_first_layer else None
+
+    def forward(self, states, position, anchor_embedding, memory, memory_position, memory_mask):
+        query, key = self.q_content_proj(states), self.k_content_proj(memory)
+        key_position = self.k_position_proj(memory_position)
+        if self.q_position_proj is not None:
+            query, key = query + self.q_position_proj(position), key + key_position
+        anchor = self.q_anchor_proj(anchor_embedding)
+        query = torch.cat([self.split_heads(query), self.split_heads(anchor)], dim=-1)
+        key = torch.cat([self.split_heads(key), self.split_heads(key_position)], dim=-1)
+        return self.attend(query, key, self.split_heads(self.v_proj(memory)), memory_mask)
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with an activation: ReLU in Moment-DETR, a PReLU with one learned slope in QD-DETR."""
+
+    def __init__(self, config, activation: nn.Module):
+        super().__init__()
+        self.linear_in = XavierLinear(config.hidden_size, config.intermediate_size)
+        self.linear_out = XavierLinear(config.intermediate_size, config.hidden_size)
+        self.activation = activation
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.linear_out(self.dropout(self.activation(self.linear_in(states))))
+
+
+# ---- encoder layers --------------------------------------------------------------------------------------------------
+
+
+class EncoderLayer(GradientCheckpointingLayer):
+    """Post-norm self-attention layer; positions are added to queries and keys, not to values."""
+
+    def __init__(self, config, activation: nn.Module):
+        super().__init__()
+        self.attention = MultiHeadAttention(config)
+        self.feed_forward = FeedForward(config, activation)
+        self.attention_norm, self.output_norm = nn.LayerNorm(config.hidden_size), nn.LayerNorm(config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, states, position, attention_mask):
+        located = states + position
+        attended, weights = self.attention(located, located, states, attention_mask)
+        states = self.attention_norm(states + self.dropout(attended))
+        return self.output_norm(states + self.dropout(self.feed_forward(states))), weights
+
+
+class TextToVideoLayer(GradientCheckpointingLayer):
+    """QD-DETR's cross-attention layer, in which the clips read the tokens.
+
+    The norm after the attention feeds the feed-forward branch only; the residual takes the un-normalised sum.
+    """
+
+    def __init__(self, config, activation: nn.Module):
+        super().__init__()
+        self.attention = MultiHeadAttention(config)
+        self.feed_forward = FeedForward(config, activation)
+        self.attention_norm, self.output_norm = nn.LayerNorm(config.hidden_size), nn.LayerNorm(config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, clips, position, tokens, attention_mask):
+        attended, weights = self.attention(clips + position, tokens, tokens, attention_mask)
+        clips = clips + self.dropout(attended)
+        return self.output_norm(clips + self.dropout(self.feed_forward(self.attention_norm(clips)))), weights
+
+
+# ---- decoders --------------------------------------------------------------------------------------------------------
+
+
+class DecoderLayer(GradientCheckpointingLayer):
+    """Decoder layer of the DETR family: self-attention, cross-attention, feed-forward, each with residual and norm.
+
+    `conditional` chooses QD-DETR's attention (conditional on anchors) instead of DETR's.
+    """
+
+    def __init__(self, config, activation: nn.Module, conditional: bool = False, is_first_layer: bool = False):
+        super().__init__()
+        self.conditional = conditional
+        self.self_attention = ConditionalSelfAttention(config) if conditional else MultiHeadAttention(config)
+        self.cross_attention = (
+            ConditionalCrossAttention(config, is_first_layer) if conditional else MultiHeadAttention(config)
+        )
+        self.feed_forward = FeedForward(config, activation)
+        self.self_attention_norm = nn.LayerNorm(config.hidden_size)
+        self.cross_attention_norm = nn.LayerNorm(config.hidden_size)
+        self.output_norm = nn.LayerNorm(config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, states, position, memory, memory_position, memory_mask, anchor_embedding=None):
+        if self.conditional:
+            attended, self_weights = self.self_attention(states, position)
+        else:
+            located = states + position
+            attended, self_weights = self.self_attention(located, located, states)
+        states = self.self_attention_norm(states + self.dropout(attended))
+        if self.conditional:
+            attended, cross_weights = self.cross_attention(
+                states, position, anchor_embedding, memory, memory_position, memory_mask
+            )
+        else:
+            attended, cross_weights = self.cross_attention(
+                states + position, memory + memory_position, memory, memory_mask
+            )
+        states = self.cross_attention_norm(states + self.dropout(attended))
+        states = self.output_norm(states + self.dropout(self.feed_forward(states)))
+        return states, self_weights, cross_weights
+
+
+class QueryDecoder(nn.Module):
+    """Decoder of Moment-DETR: the candidates are learned vectors, used as positions; their content starts at zero.
+
+    Returns the normalised states of every layer `(layers, B, Q, H)`, and the self- and cross-attention weights.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.layers = nn.ModuleList(DecoderLayer(config, nn.ReLU()) for _ in range(config.decoder_layers))
+        self.norm = nn.LayerNorm(config.hidden_size)
+
+    def forward(self, queries, memory, memory_position, memory_mask):
+        position = queries.expand(memory.shape[0], -1, -1)
+        states, history, weights = torch.zeros_like(position), [], []
+        for layer in self.layers:
+            states, *layer_weights = layer(states, position, memory, memory_position, memory_mask)
+            history.append(self.norm(states))
+            weights.append(layer_weights)
+        return torch.stack(history), tuple(zip(*weights))
+
+
+class AnchorDecoder(nn.Module):
+    """Decoder of QD-DETR: the candidates are anchors (centre, width), refined from layer to layer (after DAB-DETR).
+
+    Returns the normalised states `(layers, B, Q, H)`, the anchors in front of each layer `(layers, B, Q, 2)`, and the self- and
+    cross-attention weights.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        size = config.hidden_size
+        self.layers = nn.ModuleList(
+            DecoderLayer(config, nn.PReLU(), conditional=True, is_first_layer=index == 0)
+            for index in range(config.decoder_layers)
+        )
+        self.norm = nn.LayerNorm(size)
+        self.position_head = MLP(size, size, size, 2, xavier=True)
+        self.width_scale_head = MLP(size, size, 1, 2, xavier=True)
+        # The first layer is not scaled by content, and the update after the last layer is unused: a decoder of one layer
+        # would never train these two.
+        several = config.decoder_layers > 1
+        self.content_scale_head = MLP(size, size, size, 2, xavier=True) if several else None
+        self.refinement_head = MLP(size, size, 2, 3, xavier=True) if several else None
+
+    def forward(self, anchor_logits, memory, memory_position, memory_mask):
+        size = memory.shape[-1]
+        anchors = anchor_logits.sigmoid().expand(memory.shape[0], -1, -1)
+        states = memory.new_zeros(*anchors.shape[:-1], size)
+        history, references, weights = [], [anchors], []
+        for index, layer in enumerate(self.layers):
+            embedding = anchor_position_embedding(anchors, size).to(memory.dtype)
+            position = self.position_head(embedding)
+            scale = self.width_scale_head(states).sigmoid() / anchors[..., 1:]
+            if index:
+                scale = scale * self.content_scale_head(states)
+            states, *layer_weights = layer(
+                states, position, memory, memory_position, memory_mask, (embedding * scale).to(memory.dtype)
+            )
+            if index + 1 < len(self.layers):
+                # The next layer takes the anchor as a constant; the span head keeps the gradient, which trains the refinement.
+                refined = (self.refinement_head(states) + inverse_sigmoid(anchors)).sigmoid()
+                references.append(refined)
+                anchors = refined.detach()
+            history.append(self.norm(states))
+            weights.append(layer_weights)
+        return torch.stack(history), torch.stack(references), tuple(zip(*weights))

@@ -1,0 +1,369 @@
+"""What all moment-retrieval models share: outputs, weight initialisation, the forward pass around encoder and decoder.
+
+A model adds its `encode` and `decode` ([`MomentRetrievalModel`]) and its span and saliency heads
+([`MomentRetrievalModelWithHeads`]); see modeling_qd_detr.py and modeling_moment_detr.py.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .layers import MLP, InputProjection, MultiHeadAttention, XavierLinear, append_endpoint_features
+from .moment_retrieval_loss import moment_retrieval_loss
+
+
+@dataclass
+class MomentRetrievalModelOutput(ModelOutput):
+    """
+    Args:
+        last_hidden_state (`(B, Q, H)`): Normalised states of the last decoder layer.
+        intermediate_hidden_states (`(layers, B, Q, H)`): The same after every decoder layer.
+        reference_anchors (`(layers, B, Q, 2)`, *optional*): Anchors (centre, width) in front of every decoder layer, QD-DETR only.
+        video_states (`(B, T, H)`): Encoded clips.
+        global_state (`(B, H)`, *optional*): Encoded global token, QD-DETR only.
+        text_states (`(B, L, H)`, *optional*): Encoded tokens, Moment-DETR only.
+        negative_video_states (`(B, N, T, H)`), negative_global_states (`(B, N, H)`), *optional*: The same for the negatives.
+        encoder_hidden_states (tuple of `(B, S, H)`, *optional*): Input and output of every encoder layer, for the positive query.
+        encoder_attentions (tuple, *optional*): Attention weights of the text-to-video and encoder layers, positive query.
+        decoder_attentions, cross_attentions (tuple of `(B, heads, Q, .)`, *optional*): Attention weights of the decoder.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    intermediate_hidden_states: torch.Tensor | None = None
+    reference_anchors: torch.Tensor | None = None
+    video_states: torch.Tensor | None = None
+    global_state: torch.Tensor | None = None
+    text_states: torch.Tensor | None = None
+    negative_video_states: torch.Tensor | None = None
+    negative_global_states: torch.Tensor | None = None
+    encoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    encoder_attentions: tuple[torch.Tensor, ...] | None = None
+    decoder_attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class MomentRetrievalOutput(ModelOutput):
+    """
+    Args:
+        loss (scalar, with `labels`): Weighted sum of the terms.
+        loss_dict (`dict[str, torch.Tensor]`, with `labels`): Every term, unweighted; auxiliary layers with the suffix `_0`, `_1`, …
+        logits (`(B, Q, 2)`): Class scores of the candidates; index 0 is foreground, 1 background.
+        pred_spans (`(B, Q, 2)`): Centre and width of the candidates, as fractions of the video.
+        saliency_scores (`(B, T)`): How well each clip fits the query, unbounded. Numbers at padded clips mean nothing.
+        negative_saliency_scores (`(B, N, T)`, with negatives): The same for each negative query.
+        auxiliary_outputs (list of dict, with `config.auxiliary_loss`): `logits` and `pred_spans` of the earlier decoder layers.
+        last_hidden_state, video_states, encoder_hidden_states, decoder_hidden_states, encoder_attentions, decoder_attentions,
+        cross_attentions: See [`MomentRetrievalModelOutput`].
+    """
+
+    loss: torch.Tensor | None = None
+    loss_dict: dict[str, torch.Tensor] | None = None
+    logits: torch.Tensor | None = None
+    pred_spans: torch.Tensor | None = None
+    saliency_scores: torch.Tensor | None = None
+    negative_saliency_scores: torch.Tensor | None = None
+    auxiliary_outputs: list[dict[str, torch.Tensor]] | None = None
+    last_hidden_state: torch.Tensor | None = None
+    video_states: torch.Tensor | None = None
+    encoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    encoder_attentions: tuple[torch.Tensor, ...] | None = None
+    decoder_attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class EncodedQueries:
+    """What `encode` returns for P video-query pairs: states `(P, T, H)`, `(P, H)`, `(P, L, H)`, and the trace of the layers."""
+
+    video_states: torch.Tensor
+    global_states: torch.Tensor | None = None
+    text_states: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] = ()
+    attentions: tuple[torch.Tensor | None, ...] = ()
+
+
+class MomentRetrievalPreTrainedModel(PreTrainedModel):
+    """Weight initialisation and the flags that transformers reads."""
+
+    base_model_prefix = "model"
+    main_input_name = "video_features"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ("EncoderLayer", "TextToVideoLayer", "DecoderLayer")
+    # The loss is a mean over the batch; otherwise the Trainer would scale it by accumulation steps and processes.
+    accepts_loss_kwargs = False
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        """As the public code does: Xavier inside the transformer, torch's defaults in the projections and heads."""
+        if isinstance(module, nn.Linear):
+            if isinstance(module, XavierLinear):
+                init.xavier_uniform_(module.weight)
+            else:
+                init.kaiming_uniform_(module.weight, a=5**0.5)
+            bound = module.in_features**-0.5
+            init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.PReLU):
+            init.constant_(module.weight, 0.25)
+        elif isinstance(module, MultiHeadAttention):
+            for projection in (module.q_proj, module.k_proj, module.v_proj):
+                # In torch's attention the three are one matrix, whose larger fan-out makes the bound smaller.
+                init.xavier_uniform_(projection.weight, gain=2**-0.5)
+                init.zeros_(projection.bias)
+        if hasattr(module, "o_proj"):
+            init.zeros_(module.o_proj.bias)
+        if getattr(module, "refinement_head", None) is not None:
+            init.zeros_(module.refinement_head.layers[-1].bias)
+        for name in ("global_token", "global_position", "anchor_logits", "query_vectors"):
+            if isinstance(getattr(module, name, None), nn.Parameter):
+                init.normal_(getattr(module, name))
+
+
+class MomentRetrievalModel(MomentRetrievalPreTrainedModel):
+    """Projections, encoder and decoder, without heads. Subclasses define `encode` and `decode`."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        video_size = config.video_dim + (2 if config.use_tef else 0)
+        layers, dropout = config.num_input_projections, config.input_dropout
+        self.video_projection = InputProjection(video_size, config.hidden_size, layers, dropout)
+        self.text_projection = InputProjection(config.text_dim, config.hidden_size, layers, dropout)
+
+    def encode(self, video, video_mask, text, text_mask, groups) -> EncodedQueries:
+        """Encode P pairs of projected clips `(P, T, H)` and tokens `(P, L, H)`.
+
+        `groups` are the sizes of the runs of pairs that the public code encodes together (see `batch_coupled_text_mask`).
+        """
+        raise NotImplementedError
+
+    def decode(
+        self, encoded: EncodedQueries, video_mask, text_mask
+    ) -> tuple[torch.Tensor, torch.Tensor | None, tuple]:
+        """Decoder states `(layers, B, Q, H)`, anchors `(layers, B, Q, 2)` or None, and attention weights."""
+        raise NotImplementedError
+
+    @can_return_tuple
+    def forward(
+        self,
+        video_features: torch.Tensor,
+        video_attention_mask: torch.Tensor,
+        text_features: torch.Tensor,
+        text_attention_mask: torch.Tensor,
+        negative_text_features: torch.Tensor | None = None,
+        negative_text_attention_mask: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs,
+    ) -> MomentRetrievalModelOutput:
+        """
+        Args:
+            video_features (`(B, T, Dv)`): Clip features, normalised by the processor, without endpoint features.
+            video_attention_mask (`(B, T)`): 1 for valid clips.
+            text_features (`(B, L, Dt)`), text_attention_mask (`(B, L)`): Token features of the query.
+            negative_text_features (`(B, N, Ln, Dt)`), negative_text_attention_mask (`(B, N, Ln)`), *optional*: The negatives of
+                each query; the last is the irrelevant query. They share the projected video, are encoded in one batch with the
+                positives, and never reach the decoder.
+            output_hidden_states, output_attentions (`bool`, *optional*): Return the trace of the layers; attentions need
+                `attn_implementation="eager"`.
+
+        Raises:
+            ValueError: where a width does not fit the configuration, or attentions are asked of an implementation without them.
+        """
+        self._check_inputs(video_features, text_features, negative_text_features)
+        config = self.config
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = config.output_attentions
+        if output_attentions and config._attn_implementation != "eager":
+            raise ValueError(
+                f'attn_implementation="{config._attn_implementation}" returns no attention weights; load the model with '
+                'attn_implementation="eager"'
+            )
+
+        if config.use_tef:
+            video_features = append_endpoint_features(video_features, video_attention_mask)
+        video = self.video_projection(video_features)
+        text, text_mask = self.text_projection(text_features), text_attention_mask
+        video_mask, groups, batch = video_attention_mask, [video.shape[0]], video.shape[0]
+        negatives = 0 if negative_text_features is None else negative_text_features.shape[1]
+        if negatives:
+            negative_text = self.text_projection(negative_text_features)
+            # Query-major order: all positives, all first negatives, …, all irrelevant queries.
+            text, text_mask = _stack_queries(text, text_mask, negative_text, negative_text_attention_mask)
+            video = video.repeat(1 + negatives, 1, 1)
+            video_mask = video_mask.repeat(1 + negatives, 1)
+            groups = [batch] + ([(negatives - 1) * batch] if negatives > 1 else []) + [batch]
+
+        encoded = self.encode(video, video_mask, text, text_mask, groups)
+        positive = EncodedQueries(
+            *(
+                None if s is None else s[:batch]
+                for s in (encoded.video_states, encoded.global_states, encoded.text_states)
+            )
+        )
+        states, anchors, (decoder_attentions, cross_attentions) = self.decode(
+            positive, video_attention_mask, text_mask[:batch]
+        )
+
+        def of_negatives(stacked):
+            return stacked[batch:].unflatten(0, (negatives, batch)).transpose(0, 1) if negatives else None
+
+        return MomentRetrievalModelOutput(
+            last_hidden_state=states[-1],
+            intermediate_hidden_states=states,
+            reference_anchors=anchors,
+            video_states=positive.video_states,
+            global_state=positive.global_states,
+            text_states=positive.text_states,
+            negative_video_states=of_negatives(encoded.video_states),
+            negative_global_states=None if encoded.global_states is None else of_negatives(encoded.global_states),
+            encoder_hidden_states=tuple(s[:batch] for s in encoded.hidden_states) if output_hidden_states else None,
+            encoder_attentions=tuple(s[:batch] for s in encoded.attentions) if output_attentions else None,
+            decoder_attentions=decoder_attentions if output_attentions else None,
+            cross_attentions=cross_attentions if output_attentions else None,
+        )
+
+    def _check_inputs(self, video_features, text_features, negative_text_features):
+        for name, features, field in (
+            ("video_features", video_features, "video_dim"),
+            ("text_features", text_features, "text_dim"),
+            ("negative_text_features", negative_text_features, "text_dim"),
+        ):
+            if features is not None and features.shape[-1] != getattr(self.config, field):
+                hint = " (without the two endpoint features: the model appends them)" if field == "video_dim" else ""
+                raise ValueError(
+                    f"{name} has {features.shape[-1]} channels, but config.{field} is {getattr(self.config, field)}{hint}"
+                )
+
+
+def _stack_queries(text, text_mask, negative_text, negative_mask):
+    """`(B, L, H)` and `(B, N, Ln, H)` -> `((1 + N) * B, max(L, Ln), H)`, query-major, and the mask likewise."""
+    missing = negative_text.shape[2] - text.shape[1]
+    text, text_mask = (
+        nn.functional.pad(text, (0, 0, 0, max(missing, 0))),
+        nn.functional.pad(text_mask, (0, max(missing, 0))),
+    )
+    negative_text = nn.functional.pad(negative_text, (0, 0, 0, max(-missing, 0)))
+    negative_mask = nn.functional.pad(negative_mask, (0, max(-missing, 0)))
+    return (
+        torch.cat([text, negative_text.transpose(0, 1).flatten(0, 1)]),
+        torch.cat([text_mask, negative_mask.transpose(0, 1).flatten(0, 1)]),
+    )
+
+
+class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
+    """Class, span and saliency heads and the base loss on top of a [`MomentRetrievalModel`]."""
+
+    # Which saliency terms the base loss has: pairs of negative queries and rank contrast (QD-DETR), or pairs of clips alone.
+    uses_negative_queries = True
+
+    def __init__(self, config, model: MomentRetrievalModel):
+        super().__init__(config)
+        self.model = model
+        self.class_head = nn.Linear(config.hidden_size, 2)
+        self.span_head = MLP(config.hidden_size, config.hidden_size, 2, 3)
+
+    def predict_spans(self, outputs: MomentRetrievalModelOutput) -> torch.Tensor:
+        """Centre and width of the candidates after every decoder layer, `(layers, B, Q, 2)`."""
+        raise NotImplementedError
+
+    def score_saliency(self, video_states: torch.Tensor, global_states: torch.Tensor | None) -> torch.Tensor:
+        """`(..., T, H)` encoded clips and `(..., H)` global tokens -> `(..., T)` scores."""
+        raise NotImplementedError
+
+    def layer_losses(self, outputs: MomentRetrievalModelOutput, matched, text_mask) -> dict[str, torch.Tensor]:
+        """Terms of this model alone, one value per decoder layer: `matched (layers, B, Q)` -> `{"loss_<name>": (layers,)}`."""
+        return {}
+
+    @can_return_tuple
+    def forward(
+        self,
+        video_features: torch.Tensor,
+        video_attention_mask: torch.Tensor,
+        text_features: torch.Tensor,
+        text_attention_mask: torch.Tensor,
+        negative_text_features: torch.Tensor | None = None,
+        negative_text_attention_mask: torch.Tensor | None = None,
+        labels: dict[str, torch.Tensor] | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs,
+    ) -> MomentRetrievalOutput:
+        """
+        Args:
+            labels (`dict`, *optional*): `spans (B, W, 2)` normalised centre and width, `span_mask (B, W)`, `saliency (B, T)` (0/1, soft
+                in [0, 1], or graded; a clip counts as inside from 0.5 on), and optionally `positive_clips` and `negative_clips`
+                `(B, P)`, the clip indices of the saliency margin term (-1 for none; without them the term is left out).
+
+        The other arguments are those of [`MomentRetrievalModel`]. Where labels come without any negative, the queries of the batch
+        rolled by one serve as irrelevant queries (none at B = 1), as in the public code; the collator supplies better ones.
+        """
+        if labels is not None and negative_text_features is None and self.uses_negative_queries:
+            negative_text_features = text_features.roll(-1, dims=0).unsqueeze(1)
+            negative_text_attention_mask = text_attention_mask.roll(-1, dims=0).unsqueeze(1)
+            if len(text_features) == 1:
+                negative_text_attention_mask = torch.zeros_like(negative_text_attention_mask)
+
+        outputs = self.model(
+            video_features,
+            video_attention_mask,
+            text_features,
+            text_attention_mask,
+            negative_text_features,
+            negative_text_attention_mask,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        logits = self.class_head(outputs.intermediate_hidden_states)
+        spans = self.predict_spans(outputs)
+        saliency = self.score_saliency(outputs.video_states, outputs.global_state)
+        negative_saliency = None
+        if outputs.negative_video_states is not None:
+            negative_saliency = self.score_saliency(outputs.negative_video_states, outputs.negative_global_states)
+
+        loss, loss_dict = None, None
+        if labels is not None:
+            layers = slice(None) if self.config.auxiliary_loss else slice(-1, None)
+            loss, loss_dict = moment_retrieval_loss(
+                logits[layers],
+                spans[layers],
+                saliency,
+                negative_saliency[:, -1] if self.uses_negative_queries else None,
+                negative_text_attention_mask[:, -1].any(dim=-1) if self.uses_negative_queries else None,
+                labels,
+                video_attention_mask,
+                self.config,
+                layer_terms=lambda matched: self.layer_losses(outputs, matched, text_attention_mask),
+            )
+
+        auxiliary = None
+        if self.config.auxiliary_loss:
+            auxiliary = [{"logits": a, "pred_spans": b} for a, b in zip(logits[:-1], spans[:-1])]
+        return MomentRetrievalOutput(
+            loss=loss,
+            loss_dict=loss_dict,
+            logits=logits[-1],
+            pred_spans=spans[-1],
+            saliency_scores=saliency,
+            negative_saliency_scores=negative_saliency,
+            auxiliary_outputs=auxiliary,
+            last_hidden_state=outputs.last_hidden_state,
+            video_states=outputs.video_states,
+            encoder_hidden_states=outputs.encoder_hidden_states,
+            decoder_hidden_states=tuple(outputs.intermediate_hidden_states) if output_hidden_states else None,
+            encoder_attentions=outputs.encoder_attentions,
+            decoder_attentions=outputs.decoder_attentions,
+            cross_attentions=outputs.cross_attentions,
+        )
