@@ -10,9 +10,8 @@ __version__ = "0.1.0"
 _HOME = {
     "shine_hf.modeling": (
         "MomentDetrConfig", "MomentDetrForMomentRetrieval", "MomentDetrModel", "MomentRetrievalModelOutput",
-        "MomentRetrievalOutput", "QDDetrConfig", "QDDetrForMomentRetrieval", "QDDetrModel",
+        "MomentRetrievalOutput", "MomentRetrievalProcessor", "QDDetrConfig", "QDDetrForMomentRetrieval", "QDDetrModel",
     ),
-    "shine_hf.modeling.processing_moment_retrieval": ("MomentRetrievalProcessor",),
     "shine_hf.losses": ("CoarseRankingLoss", "ShineLoss", "coarse_ranking_loss", "fine_ranking_loss"),
     "shine_hf.data.collator": ("DataCollatorForMomentRetrieval",),
     "shine_hf.data.feature_store": ("FeatureStore",),

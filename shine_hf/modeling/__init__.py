@@ -4,13 +4,14 @@ The folder is copied into every pushed model repository (`auto_map`), so its fil
 nothing else of shine_hf.
 """
 
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from .configuration_moment_detr import MomentDetrConfig
 from .configuration_qd_detr import QDDetrConfig
 from .modeling_moment_detr import MomentDetrForMomentRetrieval, MomentDetrModel
 from .modeling_moment_retrieval import MomentRetrievalModelOutput, MomentRetrievalOutput
 from .modeling_qd_detr import QDDetrForMomentRetrieval, QDDetrModel
+from .processing_moment_retrieval import MomentRetrievalProcessor
 
 # There is no Auto class for moment retrieval, so `AutoModel` gives the model with heads.
 for config_class, model_class in (
@@ -19,8 +20,10 @@ for config_class, model_class in (
 ):
     AutoConfig.register(config_class.model_type, config_class)
     AutoModel.register(config_class, model_class)
+    AutoProcessor.register(config_class, MomentRetrievalProcessor)
     config_class.register_for_auto_class()
     model_class.register_for_auto_class("AutoModel")
+MomentRetrievalProcessor.register_for_auto_class("AutoProcessor")
 
 __all__ = [
     "MomentDetrConfig",
@@ -28,6 +31,7 @@ __all__ = [
     "MomentDetrModel",
     "MomentRetrievalModelOutput",
     "MomentRetrievalOutput",
+    "MomentRetrievalProcessor",
     "QDDetrConfig",
     "QDDetrForMomentRetrieval",
     "QDDetrModel",

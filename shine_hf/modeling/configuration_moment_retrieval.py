@@ -38,7 +38,7 @@ class MomentRetrievalConfig(PreTrainedConfig):
         saliency_margin (`float`): Margin of the saliency term on pairs of clips.
     """
 
-    keys_to_ignore_at_inference = ("loss_dict", "auxiliary_outputs")
+    keys_to_ignore_at_inference = ["loss_dict", "auxiliary_outputs"]
 
     video_dim: int = 1024
     text_dim: int = 512

@@ -1,0 +1,162 @@
+"""Rows of the data schema -> a batch of model inputs and labels, negatives included."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ..modeling.processing_moment_retrieval import MomentRetrievalProcessor
+from .targets import clip_windows, graded_saliency, margin_pairs, saliency_targets, span_targets
+
+MAX_DRAWS = 64
+
+
+@dataclasses.dataclass
+class DataCollatorForMomentRetrieval:
+    """
+    Looks up the features of each row, prepares them with the processor, builds the labels and supplies the negatives.
+
+    Everything random is drawn from (seed, epoch, qid), so batch size, accumulation, workers and processes change nothing.
+
+    Args:
+        processor (`MomentRetrievalProcessor`): Normalises, cuts and pads.
+        video_features: `video_features[vid]` -> `(T, Dv)` array, a [`FeatureStore`] say.
+        text_features: `text_features(query=…, qid=…, level=…)` -> `(L, Dt)` array, a [`TextFeatures`] say; `level` is None for the
+            query itself, else the level of its negative, counted from 1.
+        query_pool (rows with `qid`, `vid`, `query`, *optional*): Where irrelevant queries are drawn from: the training set.
+        hard_negatives (`bool`): Pass on the `negative_queries` of the rows.
+        num_levels (`int`): How many levels a row has at most; missing ones are absent.
+        skip_flagged (`bool`): Leave out the levels that validation flagged (`negative_flags`).
+        irrelevant: `"random"` draws a query of another video from `query_pool`; `"in_batch"` draws it from the batch; `"roll"` takes the next
+            row's, whatever it is, as the public code does.
+        soft_boundary_seconds (`float`): See [`saliency_targets`].
+        draw_margin_pairs (`bool`): Draw the clips of the saliency margin term.
+        seed (`int`): Seed of everything random.
+        fixed_epoch (`int`, *optional*): For evaluation: the epoch to draw for, whatever `set_epoch` said.
+    """
+
+    processor: MomentRetrievalProcessor
+    video_features: Mapping[str, np.ndarray]
+    text_features: Callable[..., np.ndarray]
+    query_pool: Sequence[Mapping] | None = None
+    hard_negatives: bool = True
+    num_levels: int = 3
+    skip_flagged: bool = False
+    irrelevant: Literal["random", "in_batch", "roll"] = "random"
+    soft_boundary_seconds: float = 0.0
+    draw_margin_pairs: bool = False
+    seed: int = 0
+    fixed_epoch: int | None = None
+
+    def __post_init__(self):
+        if self.irrelevant not in ("random", "in_batch", "roll"):
+            raise ValueError(f'irrelevant must be "random", "in_batch" or "roll", got {self.irrelevant!r}')
+        if self.irrelevant == "random" and self.query_pool is None:
+            raise ValueError('irrelevant="random" draws from query_pool: pass the rows of the training set')
+        # A handful of strings per row: random access to an Arrow table at each draw would be far slower.
+        self._pool = [(row["vid"], row["query"], row["qid"]) for row in self.query_pool or ()]
+        self.query_pool = None
+        # Shared memory, so that persistent workers see the epoch too.
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch is drawn for (the trainer does)."""
+        self._epoch.fill_(epoch)
+
+    def for_evaluation(self) -> DataCollatorForMomentRetrieval:
+        """The same collator with draws that do not change from epoch to epoch, and no margin pairs."""
+        copy = dataclasses.replace(self, query_pool=(), fixed_epoch=0, draw_margin_pairs=False)
+        copy._pool = self._pool
+        return copy
+
+    def __call__(self, rows: Sequence[Mapping]) -> dict:
+        """
+        Args:
+            rows: Rows of the schema (see `shine_hf.data.schema`).
+
+        Returns:
+            The inputs of the models' `forward`, `labels` included. Beside what the loss reads, `labels` holds `windows (B, W, 2)` in seconds
+            as annotated (padded with -1) and `durations (B,)`, for the metrics.
+        """
+        epoch = int(self._epoch) if self.fixed_epoch is None else self.fixed_epoch
+        videos = [self.video_features[row["vid"]] for row in rows]
+        texts = [self.text_features(query=row["query"], qid=row["qid"], level=None) for row in rows]
+        negatives = [
+            [*self._hard_negatives(row), self._irrelevant(index, rows, epoch)] for index, row in enumerate(rows)
+        ]
+        inputs = self.processor(videos, texts, negatives, names=[row["qid"] for row in rows])
+        num_clips = inputs["video_attention_mask"].sum(dim=1).tolist()
+        return {**inputs, "labels": self._labels(rows, num_clips, epoch)}
+
+    def _hard_negatives(self, row: Mapping) -> list[np.ndarray | None]:
+        if not self.hard_negatives:
+            return []
+        queries, flags = row.get("negative_queries") or (), row.get("negative_flags") or ()
+        if len(queries) > self.num_levels:
+            raise ValueError(f"{row['qid']} has {len(queries)} negatives, but num_levels is {self.num_levels}")
+        absent = [None] * (self.num_levels - len(queries))
+        return [
+            None
+            if not query or (self.skip_flagged and level <= len(flags) and flags[level - 1])
+            else self.text_features(query=query, qid=row["qid"], level=level)
+            for level, query in enumerate(queries, start=1)
+        ] + absent
+
+    def _irrelevant(self, index: int, rows: Sequence[Mapping], epoch: int) -> np.ndarray | None:
+        """Features of a query of a different video that is not the same sentence; None where there is none."""
+        row = rows[index]
+        if self.irrelevant == "roll":
+            if len(rows) == 1:
+                return None
+            other = rows[(index + 1) % len(rows)]
+            return self.text_features(query=other["query"], qid=other["qid"], level=None)
+        pool = self._pool
+        if self.irrelevant == "in_batch":
+            pool = [(other["vid"], other["query"], other["qid"]) for other in rows]
+        for draw in range(MAX_DRAWS):
+            vid, query, qid = (
+                pool[_random_bits(self.seed, epoch, row["qid"], draw) % len(pool)] if pool else (None,) * 3
+            )
+            if vid is not None and vid != row["vid"] and query != row["query"]:
+                return self.text_features(query=query, qid=qid, level=None)
+        return None
+
+    def _labels(self, rows: Sequence[Mapping], num_clips: list[int], epoch: int) -> dict[str, torch.Tensor]:
+        clip_length = self.processor.clip_length
+        batch, longest = len(rows), max(num_clips)
+        clipped = [clip_windows(row["relevant_windows"], n, clip_length) for row, n in zip(rows, num_clips)]
+        labels = {
+            "spans": torch.zeros(batch, max(1, *map(len, clipped)), 2),
+            "span_mask": torch.zeros(batch, max(1, *map(len, clipped)), dtype=torch.bool),
+            "saliency": torch.zeros(batch, longest),
+            "windows": torch.full((batch, max(1, *(len(row["relevant_windows"]) for row in rows)), 2), -1.0),
+            "durations": torch.tensor([float(row["duration"]) for row in rows]),
+        }
+        pairs = []
+        for index, (row, windows, n) in enumerate(zip(rows, clipped, num_clips)):
+            labels["spans"][index, : len(windows)] = torch.from_numpy(span_targets(windows, n, clip_length))
+            labels["span_mask"][index, : len(windows)] = True
+            if row.get("saliency_scores"):
+                saliency = graded_saliency(row["relevant_clip_ids"], row["saliency_scores"], n)
+            else:
+                saliency = saliency_targets(windows, n, clip_length, self.soft_boundary_seconds)
+            labels["saliency"][index, :n] = torch.from_numpy(saliency)
+            if row["relevant_windows"]:
+                labels["windows"][index, : len(row["relevant_windows"])] = torch.tensor(row["relevant_windows"])
+            if self.draw_margin_pairs:
+                rng = np.random.default_rng(_random_bits(self.seed, epoch, row["qid"], "pairs"))
+                pairs.append(margin_pairs(saliency_targets(windows, n, clip_length) > 0, rng))
+        if pairs:
+            positive, negative = (torch.from_numpy(np.stack(clips)) for clips in zip(*pairs))
+            labels |= {"positive_clips": positive, "negative_clips": negative}
+        return labels
+
+
+def _random_bits(*key) -> int:
+    """64 random bits that depend on the key alone."""
+    return int.from_bytes(hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest(), "little")

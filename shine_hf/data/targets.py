@@ -1,0 +1,64 @@
+"""Windows in seconds -> what a model is trained on: normalised spans, clip-wise saliency, pairs of clips."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..modeling.processing_moment_retrieval import covered_seconds
+
+
+def clip_windows(windows: Sequence[Sequence[float]], num_clips: int, clip_length: float) -> np.ndarray:
+    """Windows `(W, 2)` in seconds, cut to the part of the video that the clips cover; those with nothing left are gone."""
+    windows = np.asarray(windows, dtype=np.float64).reshape(-1, 2).clip(0, covered_seconds(num_clips, clip_length))
+    return windows[windows[:, 1] > windows[:, 0]]
+
+
+def span_targets(windows: np.ndarray, num_clips: int, clip_length: float) -> np.ndarray:
+    """Clipped windows `(W, 2)` -> `(W, 2)` centre and width as fractions of the covered video, float32."""
+    start, end = (windows / covered_seconds(num_clips, clip_length)).T
+    return np.stack([(start + end) / 2, end - start], axis=1).astype(np.float32)
+
+
+def saliency_targets(
+    windows: np.ndarray, num_clips: int, clip_length: float, soft_boundary_seconds: float = 0.0
+) -> np.ndarray:
+    """Clip-wise saliency `(T,)`: 1 for every clip that a window touches, however little, else 0.
+
+    With `soft_boundary_seconds` > 0 the label rises over that many seconds around each boundary, from 0 outside to 1 inside. Which
+    clips count as inside (label >= 0.5) stays the same. The paper names hard boundaries as a limitation of its own.
+    """
+    # A boundary on the edge of a clip must not touch the next clip by a rounding error.
+    tolerance = 1e-6 * clip_length
+    begin = np.arange(num_clips)[:, None] * clip_length
+    overlap = np.minimum(begin + clip_length, windows[:, 1]) - np.maximum(begin, windows[:, 0])
+    inside = (overlap > tolerance).any(axis=1)
+    if soft_boundary_seconds <= 0 or not len(windows):
+        return inside.astype(np.float32)
+    center = begin + clip_length / 2
+    depth = np.minimum(center - windows[:, 0], windows[:, 1] - center).max(axis=1)
+    soft = (0.5 + depth / soft_boundary_seconds).clip(0, 1)
+    return np.where(inside, np.maximum(soft, 0.5), np.minimum(soft, np.nextafter(np.float32(0.5), 0))).astype(
+        np.float32
+    )
+
+
+def graded_saliency(clip_ids: Sequence[int], scores: Sequence[Sequence[float]], num_clips: int) -> np.ndarray:
+    """QVHighlights' saliency `(T,)`: the sum of the annotators' scores (0 to 4 each) of each relevant clip, 0 elsewhere."""
+    saliency = np.zeros(num_clips, dtype=np.float32)
+    for clip_id, clip_scores in zip(clip_ids, scores):
+        if clip_id < num_clips:
+            saliency[clip_id] = sum(clip_scores)
+    return saliency
+
+
+def margin_pairs(inside: np.ndarray, rng: np.random.Generator, pairs: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Draw `pairs` clips inside and as many outside, `(P,)` indices each; without replacement where there are enough.
+
+    Both are -1 where no clip is inside, or none is outside.
+    """
+    drawn = []
+    for pool in (np.flatnonzero(inside), np.flatnonzero(~inside)):
+        if not len(pool):
+            return np.full(pairs, -1), np.full(pairs, -1)
+        drawn.append(rng.choice(pool, size=pairs, replace=len(pool) < pairs))
+    return drawn[0], drawn[1]
