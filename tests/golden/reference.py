@@ -69,7 +69,7 @@ class Golden:
             return inputs
         negatives = [raw["src_txt"].roll(-1, 0)[None]]
         masks = [raw["src_txt_mask"].roll(-1, 0)[None]]
-        if "src_hn_txt" in raw:
+        if self.doc["model"] == "shine":
             negatives.insert(0, raw["src_hn_txt"])
             masks.insert(0, raw["src_hn_txt_mask"])
         inputs["negative_text_features"] = torch.cat(negatives).transpose(0, 1)

@@ -1,0 +1,85 @@
+"""Arguments of [`ShineTrainer`]: those of transformers, the settings of the SHINE losses and of the evaluation."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from ..losses import ShineLoss
+
+
+@dataclass
+class ShineTrainingArguments(TrainingArguments):
+    """
+    `TrainingArguments` with the defaults of the paper, and:
+
+    Args:
+        coarse_weight, fine_weight (`float`): Weights of the two SHINE losses; both 0 trains the base model.
+        intra_margin, inter_margin (`float`), top_k_divisor (`int`), fine_margins (`list[float]`), compare_to (`str`): See [`ShineLoss`].
+        lr_drop_epoch (`int`, *optional*): Epoch after which the learning rate is a tenth; `None` leaves it to `lr_scheduler_type`.
+        nms_threshold (`float`, *optional*), round_to_clip_length (`bool`): Post-processing of the moments that are evaluated.
+        early_stopping_patience (`int`, *optional*): Stop after so many evaluations without a better `metric_for_best_model`.
+        keep_best (`bool`): Save the best model so far under `output_dir/best`, and load it at the end of training.
+    """
+
+    coarse_weight: float = field(default=1.0, metadata={"help": "Weight of the coarse ranking loss; 0 leaves it out."})
+    fine_weight: float = field(default=1.0, metadata={"help": "Weight of the fine ranking loss; 0 leaves it out."})
+    intra_margin: float = field(default=1.0, metadata={"help": "Margin between clips inside and outside the moment."})
+    inter_margin: float = field(default=2.0, metadata={"help": "Margin between the query and an irrelevant one."})
+    top_k_divisor: int = field(default=8, metadata={"help": "The coarse loss takes the T+/q best clips: this is q."})
+    fine_margins: list[float] = field(
+        default_factory=lambda: [0.25, 0.25, 0.25, 0.25],
+        metadata={"help": "Margins of level 1, 2, … and last of the irrelevant query."},
+    )
+    compare_to: str = field(
+        default="previous", metadata={"help": "Compare each level with the previous one, or with the first."}
+    )
+    lr_drop_epoch: int | None = field(
+        default=None, metadata={"help": "Epoch after which the learning rate is a tenth, as in the public code."}
+    )
+    nms_threshold: float | None = field(default=None, metadata={"help": "IoU of temporal NMS in the evaluation."})
+    round_to_clip_length: bool = field(
+        default=False, metadata={"help": "Round evaluated moments to multiples of the clip length."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations without a better metric_for_best_model."}
+    )
+    keep_best: bool = field(default=True, metadata={"help": "Keep the best model in output_dir/best and end with it."})
+
+    # Defaults of transformers that do not fit.
+    learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
+    weight_decay: float = field(default=1e-4, metadata={"help": "Weight decay, on all parameters."})
+    max_grad_norm: float = field(default=0.1, metadata={"help": "Gradients are clipped to this norm."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Queries per device and step."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Queries per device in the evaluation."})
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "Schedule of the learning rate."})
+    # The collator needs every column, and the loss terms depend on nothing but `labels`.
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Leave False: the collator needs all columns."}
+    )
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Leave as it is."})
+    # A loss that is not a number must be seen.
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave False: NaN stops the training."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        # Raises on margins or a divisor that no step could be computed with, before any data is read.
+        if self.compare_to not in ("previous", "first"):
+            raise ValueError(f'compare_to must be "previous" or "first", got {self.compare_to!r}')
+        if self.top_k_divisor < 1:
+            raise ValueError(f"top_k_divisor must be at least 1, got {self.top_k_divisor}")
+        if not self.fine_margins:
+            raise ValueError("fine_margins needs at least the margin of the irrelevant query")
+
+    def make_shine_loss(self) -> ShineLoss | None:
+        """The ranking losses that these arguments describe; None where both weights are 0."""
+        if not (self.coarse_weight or self.fine_weight):
+            return None
+        return ShineLoss(
+            coarse_weight=self.coarse_weight,
+            fine_weight=self.fine_weight,
+            intra_margin=self.intra_margin,
+            inter_margin=self.inter_margin,
+            top_k_divisor=self.top_k_divisor,
+            fine_margins=tuple(self.fine_margins),
+            compare_to=self.compare_to,
+        )
