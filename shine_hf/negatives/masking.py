@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from .columns import with_column
 from .tagging import TaggedQuery, Tagger
 
 if TYPE_CHECKING:
@@ -160,10 +161,7 @@ def mask_dataset(
     """The dataset with `masked_queries` written anew, one template a level."""
     options = options or MaskingOptions()
     tagged = (tagger or Tagger()).tag(dataset["query"], processes=processes)
-    masked = [mask_query(query, options).masked_queries() for query in tagged]
-    if "masked_queries" in dataset.column_names:
-        dataset = dataset.remove_columns("masked_queries")
-    return dataset.add_column("masked_queries", masked)
+    return with_column(dataset, "masked_queries", [mask_query(query, options).masked_queries() for query in tagged])
 
 
 def parse_ratios(text: str) -> tuple[tuple[float, ...], tuple[tuple[int, tuple[float, ...]], ...]]:

@@ -1,0 +1,342 @@
+"""Named checks of hard negatives against the method's own rules.
+
+A level that fails a check carries the check's name in `negative_flags`; nothing is dropped. The checks:
+
+`missing`               there is no text
+`template_changed`      a word outside the masks was changed, added or dropped
+`empty_mask`            a mask was left empty
+`extra_words`           a mask was filled by two or more words
+`original_word`         a mask was filled with the original word again
+`inflection`            a mask was filled with another form of the original word
+`near_synonym`          a mask was filled with a word that captions use for the same thing
+`part_of_speech`        a mask was filled with a word of another part of speech
+`markup`                the text holds `_`, `^`, `*` or a literal `<mask>`
+`equals_query`          the text is the query itself
+`equals_earlier_level`  the text is that of a lower level
+`positive_query`        the text is a query of the same video whose moment overlaps in time
+`test_query`            the text is a query of a test split (only where contact with the test splits is to be avoided)
+`test_word`             a mask was filled with a novel word of a test split (likewise)
+
+Words are compared without regard to case, punctuation and spacing, so that "what's" and "what s" are the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .columns import with_column
+from .inflection import is_inflection_of
+from .masking import MASK
+from .synonyms import are_near_synonyms
+from .tagging import TaggedQuery, Tagger
+from .vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+CHECKS = (
+    "missing",
+    "template_changed",
+    "empty_mask",
+    "extra_words",
+    "original_word",
+    "inflection",
+    "near_synonym",
+    "part_of_speech",
+    "markup",
+    "equals_query",
+    "equals_earlier_level",
+    "positive_query",
+    "test_query",
+    "test_word",
+)
+_WORD = re.compile(r"<mask>|[^\W_]+")
+_MARKUP = re.compile(r"[_^*]|<mask>")
+# Parts of speech that a tagger without a parser mixes up, or that can stand for each other, are one class.
+_CLASS = {
+    "VERB": "verb",
+    "AUX": "verb",
+    "NOUN": "noun",
+    "PROPN": "noun",
+    "PRON": "noun",
+    "ADJ": "adjective",
+    "ADP": "particle",
+    "ADV": "particle",
+    "SCONJ": "particle",
+}
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case, `<mask>` among them; punctuation and spacing are left out."""
+    return _WORD.findall(text.lower())
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How a text fills a template: `problem` is None, or the name of the first check that it fails."""
+
+    problem: str | None
+    fills: tuple[tuple[str, ...], ...] = ()  # the words in place of each mask; empty if the template was changed
+
+
+def align(masked_query: str, text: str) -> Alignment:
+    """Find the words in place of each mask, whatever their number."""
+    template, words = words_of(masked_query), words_of(text)
+    if len(template) == len(words) and all(t in (w, MASK) for t, w in zip(template, words)):
+        return Alignment(None, tuple((w,) for t, w in zip(template, words) if t == MASK))
+    line = "".join(f" {word}" for word in words)
+    for repeat, problem in (("+?", "extra_words"), ("*?", "empty_mask")):
+        pattern = "".join(f"((?: \\S+){repeat})" if word == MASK else re.escape(f" {word}") for word in template)
+        match = re.fullmatch(pattern, line)
+        if match:
+            return Alignment(problem, tuple(tuple(fill.split()) for fill in match.groups()))
+    return Alignment("template_changed")
+
+
+class PositiveQueries:
+    """The queries of every video with their windows: a negative must not be one that is true at the same time."""
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        self._windows: dict[tuple[str, tuple[str, ...]], list[list[float]]] = defaultdict(list)
+        for row in rows:
+            self._windows[row["vid"], tuple(words_of(row["query"]))].extend(row["relevant_windows"])
+
+    def overlaps(self, vid: str, text: str, windows: Sequence[Sequence[float]]) -> bool:
+        """Whether `text` is a query of the video with a window that shares some time with one of `windows`."""
+        others = self._windows.get((vid, tuple(words_of(text))), ())
+        return any(start < other[1] and other[0] < end for start, end in windows for other in others)
+
+
+@dataclass
+class TestContact:
+    """What the test splits hold: their queries, and the words that are novel in them."""
+
+    __test__ = False  # not a test case, whatever pytest makes of the name
+
+    queries: Collection[str] = ()
+    novel_words: Collection[str] = ()
+
+    def __post_init__(self) -> None:
+        self._queries = {tuple(words_of(query)) for query in self.queries}
+        self._words = {word.lower() for word in self.novel_words}
+
+    def has_query(self, text: str) -> bool:
+        return tuple(words_of(text)) in self._queries
+
+    def has_word(self, word: str) -> bool:
+        return word.lower() in self._words
+
+
+class Validator:
+    """Checks the negatives of one row at a time.
+
+    Args:
+        checks: the names of the checks to run; default all that what follows allows.
+        vocabulary: of the training queries; with it the parts of speech of the fills are checked.
+        tagger: says what an unknown word is in its sentence; without it unknown words pass.
+        positives: with it negatives that are true at the same time are found.
+        test_contact: with it negatives that touch the test splits are flagged.
+
+    Raises:
+        ValueError: there is no check of a given name.
+    """
+
+    def __init__(
+        self,
+        checks: Iterable[str] = CHECKS,
+        *,
+        vocabulary: Vocabulary | None = None,
+        tagger: Tagger | None = None,
+        positives: PositiveQueries | None = None,
+        test_contact: TestContact | None = None,
+    ) -> None:
+        self.checks = frozenset(checks)
+        unknown = sorted(self.checks - set(CHECKS))
+        if unknown:
+            raise ValueError(f"no such check: {', '.join(unknown)}; there are {', '.join(CHECKS)}")
+        self.vocabulary, self.tagger = vocabulary, tagger
+        self.positives, self.test_contact = positives, test_contact
+        self._tags_in_context: dict[str, TaggedQuery] = {}
+
+    def check_row(self, row: Mapping[str, Any], tagged: TaggedQuery | None = None) -> list[list[str]]:
+        """The flags of each level of a row with `query`, `masked_queries` and `negative_queries`.
+
+        `tagged` is the row's query with its parts of speech; without it they are not checked.
+        """
+        texts = row["negative_queries"]
+        if len(texts) != len(row["masked_queries"]):
+            raise ValueError(
+                f"qid {row.get('qid')}: {len(texts)} negative queries for {len(row['masked_queries'])} masked queries"
+            )
+        return [
+            self.check_level(row, masked_query, text, earlier=texts[:index], tagged=tagged)
+            for index, (masked_query, text) in enumerate(zip(row["masked_queries"], texts))
+        ]
+
+    def check_level(
+        self,
+        row: Mapping[str, Any],
+        masked_query: str,
+        text: str | None,
+        *,
+        earlier: Sequence[str | None] = (),
+        tagged: TaggedQuery | None = None,
+    ) -> list[str]:
+        """The names of the checks that one negative fails, in the order of `CHECKS`."""
+        if not text or not text.strip():
+            return ["missing"]
+        found = set()
+        words = words_of(text)
+        if _MARKUP.search(text):
+            found.add("markup")
+        if words == words_of(row["query"]):
+            found.add("equals_query")
+        if any(other and words == words_of(other) for other in earlier):
+            found.add("equals_earlier_level")
+        if self.positives and self.positives.overlaps(row["vid"], text, row["relevant_windows"]):
+            found.add("positive_query")
+        if self.test_contact and self.test_contact.has_query(text):
+            found.add("test_query")
+        alignment = align(masked_query, text)
+        if alignment.problem:
+            # What stands in place of which mask is a guess here, so the fills are not judged one by one.
+            found.add(alignment.problem)
+        else:
+            found |= self._check_fills(row["query"], masked_query, alignment)
+            if self._misfits(row["query"], masked_query, alignment, tagged, text):
+                found.add("part_of_speech")
+        return [name for name in CHECKS if name in found & self.checks]
+
+    def check_rows(
+        self, rows: Sequence[Mapping[str, Any]], tagged: Sequence[TaggedQuery | None]
+    ) -> list[list[list[str]]]:
+        """`check_row` for many rows: the texts with unknown words are tagged in one go, which is much faster."""
+        if self.tagger and self.vocabulary and "part_of_speech" in self.checks:
+            doubtful = {
+                text
+                for row, query in zip(rows, tagged)
+                for masked_query, text in zip(row["masked_queries"], row["negative_queries"])
+                if text and self._misfits(row["query"], masked_query, align(masked_query, text), query)
+            }
+            texts = sorted(doubtful - self._tags_in_context.keys())
+            self._tags_in_context |= zip(texts, self.tagger.tag(texts))
+        return [self.check_row(row, query) for row, query in zip(rows, tagged)]
+
+    def _check_fills(self, query: str, masked_query: str, alignment: Alignment) -> set[str]:
+        found = set()
+        for original, [word] in zip(align(masked_query, query).fills, alignment.fills):
+            if word in original:
+                found.add("original_word")
+            elif any(is_inflection_of(other, word) for other in original):
+                found.add("inflection")
+            elif any(are_near_synonyms(other, word) for other in original):
+                found.add("near_synonym")
+            if self.test_contact and word not in original and self.test_contact.has_word(word):
+                found.add("test_word")
+        return found
+
+    def _misfits(
+        self, query: str, masked_query: str, alignment: Alignment, tagged: TaggedQuery | None, text: str | None = None
+    ) -> list[str]:
+        """The fills that share no class of parts of speech with the word that they replace.
+
+        A word has the classes that it has anywhere in the training queries; with `text` the tagger's view of the word in
+        that sentence counts too. Where the tagger is unsure of the query it gets the benefit of the doubt in this way.
+        """
+        if tagged is None or self.vocabulary is None or alignment.problem:
+            return []
+        misfits = []
+        originals = align(masked_query, query).fills
+        for tag, original, [word] in zip(_tags_of_masks(masked_query, tagged), originals, alignment.fills):
+            wanted = {_CLASS.get(tag)}.union(*map(self._known_classes, original)) - {None}
+            classes = self._known_classes(word)
+            if text is not None and self.tagger is not None and not classes & wanted:
+                classes = classes | self._classes_in_context(word, text)
+            if wanted and not classes & wanted and (text is None or self.tagger is not None or classes):
+                misfits.append(word)
+        return misfits
+
+    def _known_classes(self, word: str) -> frozenset[str]:
+        return frozenset(_CLASS[part] for part in self.vocabulary.parts_of_speech(word))
+
+    def _classes_in_context(self, word: str, text: str) -> frozenset[str]:
+        if text not in self._tags_in_context:
+            [self._tags_in_context[text]] = self.tagger.tag([text])
+        tagged = self._tags_in_context[text]
+        pairs = zip(tagged.tokens, tagged.parts_of_speech)
+        return frozenset(_CLASS[tag] for token, tag in pairs if tag in _CLASS and word in words_of(token))
+
+
+@dataclass
+class ValidationSummary:
+    """Counts over a dataset: of flags per level, and of the levels and rows that carry none."""
+
+    rows: int = 0
+    levels: int = 0
+    flags: list[Counter[str]] = field(default_factory=list)  # one counter a level
+    clean_levels: int = 0
+    clean_rows: int = 0
+
+    def add(self, flags: Sequence[Sequence[str]]) -> None:
+        """Count one row's flags."""
+        self.rows += 1
+        self.levels += len(flags)
+        while len(self.flags) < len(flags):
+            self.flags.append(Counter())
+        for counter, level in zip(self.flags, flags):
+            counter.update(level)
+            counter["any"] += bool(level)
+            self.clean_levels += not level
+        self.clean_rows += not any(flags)
+
+    def __str__(self) -> str:
+        names = [name for name in CHECKS if any(counter[name] for counter in self.flags)]
+        lines = [f"{'check':<22}" + "".join(f"{f'level {level}':>10}" for level in range(1, len(self.flags) + 1))]
+        lines += [
+            f"{name:<22}" + "".join(f"{counter[name]:>10,}" for counter in self.flags) for name in [*names, "any"]
+        ]
+        percent = 100 * self.clean_rows / self.rows if self.rows else 0.0
+        lines.append(f"clean at all levels: {self.clean_rows:,} of {self.rows:,} rows ({percent:.1f} %)")
+        return "\n".join(lines)
+
+
+def validate_dataset(
+    dataset: Dataset, validator: Validator | None = None, tagger: Tagger | None = None
+) -> tuple[Dataset, ValidationSummary]:
+    """Write `negative_flags` anew for every row that has negatives.
+
+    Args:
+        dataset: rows with at least `qid`, `vid`, `query`, `relevant_windows`, `masked_queries`, `negative_queries`.
+        validator: default: all checks with the vocabulary and the positive queries of the dataset itself.
+        tagger: default: the packaged one.
+
+    Returns:
+        The dataset with its flags, and the counts.
+    """
+    from .masking import mask_query
+
+    tagger = tagger or (validator.tagger if validator else None) or Tagger()
+    rows = dataset.to_list()
+    tagged = tagger.tag(row["query"] for row in rows)
+    if validator is None:
+        vocabulary = Vocabulary(mask_query(query) for query in tagged)
+        validator = Validator(vocabulary=vocabulary, tagger=tagger, positives=PositiveQueries(rows))
+    summary = ValidationSummary()
+    flags = validator.check_rows(rows, tagged)
+    for row_flags in flags:
+        if row_flags:
+            summary.add(row_flags)
+    return with_column(dataset, "negative_flags", flags), summary
+
+
+def _tags_of_masks(masked_query: str, tagged: TaggedQuery) -> list[str | None]:
+    """The part of speech of the word behind each mask; None throughout where the query was split into other words."""
+    tags = [tag for token, tag in zip(tagged.tokens, tagged.parts_of_speech) for _ in words_of(token)]
+    template = words_of(masked_query)
+    if len(tags) != len(template):
+        return [None] * template.count(MASK)
+    return [tag for word, tag in zip(template, tags) if word == MASK]

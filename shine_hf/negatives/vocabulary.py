@@ -1,0 +1,90 @@
+"""The dictionary D of the training queries: its words by part of speech and inflection, with counts.
+
+SHINE (arXiv 2407.05118) builds D from the verbs, nouns, adjectives, prepositions and adverbs of the training split and
+lets the language model choose replacements from it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
+from functools import lru_cache
+
+from .inflection import inflection, is_inflection_of, starts_with_vowel_sound, substitutes
+from .masking import PARTS_OF_SPEECH, SUBJECT_PRONOUNS, MaskedQuery
+
+# Masked pronouns are subjects; they are replaced by another subject, not by words of the dictionary.
+PERSONAL_SUBJECTS = ("someone", "he", "she", "they", "everyone", "nobody")
+RELATIVE_SUBJECTS = ("who", "that", "which")
+# A word counts for a part of speech only if the tagger gave it at least this share of the word's occurrences.
+LEAST_SHARE = 0.25
+
+
+class Vocabulary:
+    """Word counts of a set of masked (thus tagged) queries.
+
+    Args:
+        queries: tagged by `mask_query`, so that particles count as prepositions.
+        min_count: rarer words are known (`counts`) but not offered as candidates: most are typing errors.
+        avoid: words that are never offered, such as the novel words of a test split.
+    """
+
+    def __init__(self, queries: Iterable[MaskedQuery], min_count: int = 2, avoid: Collection[str] = ()) -> None:
+        self.min_count = min_count
+        self.avoid = frozenset(word.lower() for word in avoid)
+        self.counts: dict[str, Counter[str]] = {part: Counter() for part in PARTS_OF_SPEECH}
+        total: Counter[str] = Counter()
+        for query in queries:
+            for token, part in zip(query.tokens, query.parts_of_speech):
+                word = token.lower()
+                total[word] += 1
+                if part in self.counts:
+                    self.counts[part][word] += 1
+        self.total = total
+        self._buckets = self._sort_into_buckets()
+        self._select = lru_cache(maxsize=None)(self._candidates)
+
+    def _sort_into_buckets(self) -> dict[tuple[str, str], list[str]]:
+        buckets: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for part, counts in self.counts.items():
+            # Equal counts are put in alphabetical order, so that the order of the queries does not matter.
+            for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+                is_reliable = count >= max(self.min_count, LEAST_SHARE * self.total[word])
+                if is_reliable and word.isalpha() and len(word) > 1 and word not in self.avoid:
+                    buckets[part, inflection(word, part)].append(word)
+        return buckets
+
+    def __len__(self) -> int:
+        return len({word for words in self._buckets.values() for word in words})
+
+    def __contains__(self, word: str) -> bool:
+        return word.lower() in self.total
+
+    def parts_of_speech(self, word: str) -> frozenset[str]:
+        """All parts of speech that the tagger ever gave to a word; empty for an unknown word."""
+        return frozenset(part for part, counts in self.counts.items() if word.lower() in counts)
+
+    def candidates(self, word: str, part_of_speech: str, previous: str = "") -> tuple[str, ...]:
+        """Words that fit where `word` stands, most frequent first: part of speech and inflection agree.
+
+        After "a" or "an" (`previous`) only words with the fitting first sound are given. Neither the word nor another
+        form of it is among them. May be empty.
+        """
+        article = previous.lower() if previous.lower() in ("a", "an") else ""
+        return self._select(word.lower(), part_of_speech, article)
+
+    def _candidates(self, word: str, part_of_speech: str, article: str) -> tuple[str, ...]:
+        if part_of_speech == "PRON" or (word in SUBJECT_PRONOUNS and part_of_speech not in self.counts):
+            words = RELATIVE_SUBJECTS if word in RELATIVE_SUBJECTS else PERSONAL_SUBJECTS
+        else:
+            forms = substitutes(inflection(word, part_of_speech))
+            words = [other for form in forms for other in self._buckets.get((part_of_speech, form), ())]
+            if len(forms) > 1:
+                words.sort(key=lambda other: (-self.counts[part_of_speech][other], other))
+        return tuple(
+            other
+            for other in words
+            if other not in self.avoid
+            and not is_inflection_of(word, other)
+            and (not article or starts_with_vowel_sound(other) == (article == "an"))
+        )
