@@ -1,0 +1,21 @@
+"""`shine-hf train`: recipe in, trained and evaluated model out. The options are those of the recipe."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str]) -> None:
+    from ..training.recipe import make_parser, parse_recipe
+
+    if not argv or "-h" in argv or "--help" in argv:
+        make_parser().print_help()
+        return
+    recipe = parse_recipe(argv)
+    logging.basicConfig(level=logging.INFO if recipe.training.should_log else logging.WARNING, stream=sys.stderr)
+
+    from ..training.run import run_recipe
+
+    run_recipe(recipe)

@@ -1,0 +1,166 @@
+"""From what a recipe says about data to splits, feature sources and a collator. Training, evaluation and prediction share it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+ORIGINAL_DATASETS = ("charades_cg", "activitynet_cg")
+HUB_DATASETS = {"charades_cg": "shine/charades-cg-negatives", "activitynet_cg": "shine/activitynet-cg-negatives"}
+VALIDATION = "validation"
+
+
+@dataclass
+class DataArguments:
+    """Which annotations, negatives and features to use. Every field is a recipe key and a command-line option."""
+
+    dataset: str = field(
+        default="charades_cg",
+        metadata={
+            "help": "charades_cg or activitynet_cg (their original files under --data_dir, else from the Hub), a dataset in the same "
+            "columns (Hub name or local folder), or a .jsonl file with a `split` column or one file per split as SPLIT=FILE,…"
+        },
+    )
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the original annotation files; without it the Hub is asked."}
+    )
+    negatives: str | None = field(
+        default=None, metadata={"help": "Source of the negatives (config name); the dataset's default if left out."}
+    )
+    video_features: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Feature stores, concatenated: i3d:DIR, npz:DIR, hdf5:FILE, packed:DIR, simulated:[options]. Never chosen silently."
+        },
+    )
+    text_features: str = field(
+        default="words:", metadata={"help": "words:[options], clip:MODEL, or a feature store keyed by qid."}
+    )
+    validation_fraction: float = field(
+        default=0.05, metadata={"help": "Share of the training videos that is set apart to select the model on."}
+    )
+    eval_splits: list[str] | None = field(
+        default=None, metadata={"help": "Test splits to evaluate at the end; all if left out."}
+    )
+    eval_during_training: str = field(
+        default="validation",
+        metadata={"help": "Splits that are evaluated while training: validation, or all (the test splits too)."},
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many queries only."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate so many queries per split only."})
+    irrelevant: str = field(
+        default="random", metadata={"help": "Where irrelevant queries come from: random, in_batch or roll."}
+    )
+    num_levels: int = field(default=3, metadata={"help": "Levels of hard negatives."})
+    skip_flagged: bool = field(default=False, metadata={"help": "Leave out negatives that validation flagged."})
+    soft_boundary_seconds: float = field(
+        default=0.0, metadata={"help": "Width of the transition of the saliency labels around a boundary."}
+    )
+    margin_pairs: bool = field(default=True, metadata={"help": "Use the saliency margin term of the base loss."})
+    validation_seed: int = field(default=0, metadata={"help": "Seed by which the validation videos are chosen."})
+
+    def __post_init__(self):
+        if self.eval_during_training not in ("validation", "all"):
+            raise ValueError(f'eval_during_training must be "validation" or "all", got {self.eval_during_training!r}')
+
+
+def load_splits(args: DataArguments) -> dict:
+    """Split name -> `datasets.Dataset` in the columns of the schema, checked.
+
+    Raises:
+        FileNotFoundError, ValueError: for missing files, rows that break the schema, or an unknown source of negatives.
+    """
+    if args.dataset in ORIGINAL_DATASETS and args.data_dir:
+        from .annotations import read_compositional
+
+        splits = read_compositional(args.dataset, args.data_dir, negatives=args.negatives)
+    elif ".jsonl" in args.dataset:
+        splits = _read_jsonl_splits(args.dataset)
+    else:
+        from datasets import load_dataset
+
+        name = HUB_DATASETS.get(args.dataset, args.dataset)
+        try:
+            splits = dict(load_dataset(name, args.negatives) if args.negatives else load_dataset(name))
+        except (OSError, ConnectionError) as error:
+            raise FileNotFoundError(
+                f"dataset {name!r} is neither a local folder nor to be had from the Hub ({error}). "
+                "Give the folder of the original annotation files with --data_dir"
+            ) from error
+    if args.max_eval_samples is not None:
+        splits = {
+            name: rows if name == "train" else rows.select(range(min(len(rows), args.max_eval_samples)))
+            for name, rows in splits.items()
+        }
+    return splits
+
+
+def _read_jsonl_splits(spec: str) -> dict:
+    """`train=a.jsonl,test=b.jsonl`, or one file, which becomes the split `test`."""
+    from .annotations import read_jsonl
+
+    parts = [part.rpartition("=") for part in spec.split(",")]
+    return {name or "test": read_jsonl(Path(path)) for name, _, path in parts}
+
+
+def training_rows(rows):
+    """Rows that can be trained on. How many are left out, and why, is logged: an empty or reversed window, or one outside the video."""
+    from .schema import trainable
+
+    kept = rows.filter(trainable, load_from_cache_file=False, desc="Choosing training rows")
+    if len(kept) < len(rows):
+        logger.warning(
+            "%d of %d training rows are left out: their window is empty, reversed or outside the video",
+            len(rows) - len(kept),
+            len(rows),
+        )
+    return kept
+
+
+def split_validation(rows, fraction: float, seed: int = 0):
+    """Set apart a share of the *videos*: `(training rows, validation rows)`.
+
+    By video, since queries of one video share its features. Depends on the set of videos and the seed alone.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"validation_fraction must be between 0 and 1, got {fraction}")
+    videos = sorted(set(rows["vid"]))
+    count = max(1, round(fraction * len(videos)))
+    if count >= len(videos):
+        raise ValueError(f"cannot set apart {fraction:.0%} of {len(videos)} videos and keep one to train on")
+    chosen = set(np.random.default_rng(seed).permutation(videos)[:count].tolist())
+    held_out = np.fromiter((vid in chosen for vid in rows["vid"]), dtype=bool, count=len(rows))
+    return rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))
+
+
+def video_store(args: DataArguments, splits: dict, clip_length: float):
+    """The feature store that `video_features` describes.
+
+    Raises:
+        ValueError: where no features are named: simulated ones are never chosen silently.
+    """
+    from .feature_store import FeatureStore
+
+    if not args.video_features:
+        raise ValueError(
+            "no video features are named. Give --video_features i3d:DIR (or npz:, hdf5:, packed:), "
+            "or --video_features simulated: to try things out on stand-ins made from the annotations"
+        )
+    rows = [
+        row
+        for split in splits.values()
+        for row in split.select_columns(["vid", "query", "duration", "relevant_windows"])
+    ]
+    return FeatureStore.from_specs(args.video_features, rows=rows, clip_length=clip_length)
+
+
+def text_source(args: DataArguments, splits: dict):
+    """The text features that `text_features` describes, with the queries of all splits encoded ahead where that saves time."""
+    from .text_features import TextFeatures
+
+    return TextFeatures.from_spec(args.text_features)

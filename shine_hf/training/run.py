@@ -1,0 +1,139 @@
+"""One training run: load the data, build the model, train, evaluate every split, save."""
+
+from __future__ import annotations
+
+import logging
+
+from transformers import AutoModel, set_seed
+
+from ..data.collator import DataCollatorForMomentRetrieval
+from ..data.loading import VALIDATION, load_splits, split_validation, text_source, training_rows, video_store
+from ..modeling import MomentRetrievalProcessor
+from .recipe import CONFIGS, Recipe
+from .trainer import ShineTrainer, last_whole_checkpoint
+
+logger = logging.getLogger(__name__)
+
+HEADLINE_METRICS = ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU")
+
+
+def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
+    """Train and evaluate what the recipe says, into `output_dir`.
+
+    Returns:
+        Split name -> metrics, as they are also written to `output_dir/all_results.json`.
+    """
+    args = recipe.training
+    set_seed(args.seed)
+    trainer, splits = build_trainer(recipe)
+
+    if args.do_train:
+        checkpoint = _checkpoint_to_resume(args)
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_metrics("train", result.metrics)
+        if trainer.load_best_model():
+            logger.info("ending with the best model: %s = %.4f", args.metric_for_best_model, trainer.state.best_metric)
+        trainer.save_model()
+        trainer.save_state()
+
+    results = {}
+    for name, rows in splits.items():
+        if name != "train" and (recipe.data.eval_splits is None or name in recipe.data.eval_splits):
+            metrics = trainer.evaluate(rows, metric_key_prefix=name)
+            trainer.save_metrics(name, metrics)
+            results[name] = {key.removeprefix(f"{name}_"): value for key, value in metrics.items()}
+    if trainer.is_world_process_zero():
+        print(format_results(results, simulated=any(s.startswith("simulated") for s in recipe.data.video_features)))
+    return results
+
+
+def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
+    """The trainer of a recipe, and the splits: `train` without the validation rows, `validation`, and the test splits."""
+    args, data = recipe.training, recipe.data
+    splits = load_splits(data)
+    all_splits = dict(splits)
+    if "train" in splits:
+        train, validation = split_validation(
+            training_rows(splits["train"]), data.validation_fraction, data.validation_seed
+        )
+        if data.max_train_samples is not None:
+            train = train.select(range(min(len(train), data.max_train_samples)))
+        if data.max_eval_samples is not None:
+            validation = validation.select(range(min(len(validation), data.max_eval_samples)))
+        splits = {"train": train, VALIDATION: validation, **{k: v for k, v in splits.items() if k != "train"}}
+
+    config_overrides = recipe.config_overrides()
+    is_new = recipe.model.model in CONFIGS
+    texts = text_source(data, splits)
+    if is_new:
+        config_class = CONFIGS[recipe.model.model]
+        clip_length = config_overrides.get("clip_length", config_class.clip_length)
+        videos = video_store(data, all_splits, clip_length)
+        config = config_class(
+            **{
+                "video_dim": videos.dim,
+                "text_dim": texts.dim,
+                "video_feature_dims": videos.dims if len(videos.dims) > 1 else None,
+                "video_encoder": "+".join(data.video_features),
+                "text_encoder": data.text_features,
+                **config_overrides,
+            }
+        )
+        model = AutoModel.from_config(config)
+    else:
+        model = AutoModel.from_pretrained(recipe.model.model, **config_overrides)
+        videos = video_store(data, all_splits, model.config.clip_length)
+    processor = MomentRetrievalProcessor.from_config(model.config)
+
+    collator = DataCollatorForMomentRetrieval(
+        processor,
+        videos,
+        texts,
+        query_pool=splits.get("train") or next(iter(splits.values())),
+        num_levels=data.num_levels,
+        skip_flagged=data.skip_flagged,
+        irrelevant=data.irrelevant,
+        soft_boundary_seconds=data.soft_boundary_seconds,
+        draw_margin_pairs=data.margin_pairs,
+        seed=args.data_seed if args.data_seed is not None else args.seed,
+        hard_negatives=args.fine_weight > 0,
+    )
+    watched = {
+        name for name in splits if name != "train" and (name == VALIDATION or data.eval_during_training == "all")
+    }
+    if args.metric_for_best_model and VALIDATION not in args.metric_for_best_model:
+        logger.warning("the model is selected on %s, which is not a split of train", args.metric_for_best_model)
+    trainer = ShineTrainer(
+        model=model,
+        args=args,
+        data_collator=collator,
+        train_dataset=splits.get("train"),
+        eval_dataset={name: rows for name, rows in splits.items() if name in watched},
+        processing_class=processor,
+    )
+    return trainer, splits
+
+
+def _checkpoint_to_resume(args) -> str | None:
+    """`resume_from_checkpoint` is a folder, or `true` for the newest whole checkpoint of `output_dir`, if there is one."""
+    wanted = args.resume_from_checkpoint
+    if wanted is None or str(wanted).lower() in ("false", ""):
+        return None
+    if str(wanted).lower() != "true":
+        return wanted
+    checkpoint = last_whole_checkpoint(args.output_dir)
+    logger.info("resuming from %s", checkpoint) if checkpoint else logger.info("no checkpoint yet: starting anew")
+    return checkpoint
+
+
+def format_results(results: dict[str, dict[str, float]], simulated: bool = False) -> str:
+    """A table with a row per split. Numbers on simulated features say so."""
+    width = max([len(name) for name in results] + [5])
+    lines = [f"{'split':<{width}}  " + "  ".join(f"{name:>7}" for name in HEADLINE_METRICS)]
+    lines += [
+        f"{name:<{width}}  " + "  ".join(f"{metrics[key]:7.2f}" for key in HEADLINE_METRICS)
+        for name, metrics in results.items()
+    ]
+    if simulated:
+        lines.append("(simulated features: planted from the annotations, not comparable with real ones)")
+    return "\n".join(lines)

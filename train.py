@@ -1,0 +1,8 @@
+"""Entry for `accelerate launch train.py --config shine_hf/recipes/NAME.yaml …`; the same as `shine-hf train`."""
+
+import sys
+
+from shine_hf.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))
