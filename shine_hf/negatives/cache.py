@@ -32,10 +32,10 @@ CREATE TABLE answers (
     attempt INTEGER NOT NULL,
     masked_query TEXT NOT NULL,
     model TEXT NOT NULL,
-    model_version TEXT,
     prompt_version TEXT NOT NULL,
     parameters TEXT NOT NULL,
     raw TEXT NOT NULL,
+    model_version TEXT,
     finish_reason TEXT,
     prompt_tokens INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL,
@@ -46,15 +46,18 @@ CREATE TABLE answers (
 CREATE TABLE workers (id TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, heartbeat REAL NOT NULL);
 CREATE TABLE claims (key BLOB PRIMARY KEY, worker TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE batches (
-    id TEXT PRIMARY KEY,
-    worker TEXT NOT NULL,
-    state TEXT NOT NULL,
+    name TEXT PRIMARY KEY,
     endpoint TEXT NOT NULL,
-    file_id TEXT,
+    worker TEXT NOT NULL,
     batch_id TEXT,
     created_at REAL NOT NULL
 );
-CREATE TABLE batch_items (key BLOB NOT NULL, batch TEXT NOT NULL, PRIMARY KEY (batch, key)) WITHOUT ROWID;
+CREATE TABLE batch_items (
+    key BLOB NOT NULL,
+    batch TEXT NOT NULL REFERENCES batches,
+    question TEXT NOT NULL,
+    PRIMARY KEY (batch, key)
+) WITHOUT ROWID;
 CREATE INDEX batch_items_by_key ON batch_items (key);
 """
 
@@ -66,8 +69,8 @@ def request_key(**parts: object) -> bytes:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One paid answer as it came: `raw` is the whole body, also when it could not be used."""
+class Question:
+    """What is asked, as provenance: `key` stands for all that determines the answer. `attempt` counts from 0."""
 
     key: bytes
     qid: str
@@ -75,16 +78,32 @@ class Answer:
     attempt: int
     masked_query: str
     model: str
-    model_version: str | None
     prompt_version: str
     parameters: str
+
+
+@dataclass(frozen=True)
+class Answer(Question):
+    """One paid answer as it came: `raw` is the whole body, also when it could not be used."""
+
     raw: str
+    model_version: str | None
     finish_reason: str | None
     prompt_tokens: int
     completion_tokens: int
     cost_usd: float | None
     received_at: float
     batch_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch that is planned or at work. `batch_id` is None until the endpoint is known to have it."""
+
+    name: str
+    worker: str
+    batch_id: str | None
+    created_at: float
 
 
 _COLUMNS = tuple(Answer.__dataclass_fields__)
@@ -167,17 +186,8 @@ class AnswerCache:
 
     def store(self, answer: Answer) -> None:
         """Commit one answer. The first answer to a key stays: what was used once must come out of every later run."""
-        self.store_many([answer])
-
-    def store_many(self, answers: Sequence[Answer]) -> None:
-        """Commit several answers in one transaction: all of them, or none."""
-        rows = [tuple(getattr(answer, name) for name in _COLUMNS) for answer in answers]
         with self._lock:
-            if len(rows) == 1:
-                self._connection.execute(_INSERT, rows[0])
-                return
-            with self._transaction():
-                self._connection.executemany(_INSERT, rows)
+            self._connection.execute(_INSERT, _row(answer))
 
     def __len__(self) -> int:
         with self._lock:
@@ -249,8 +259,80 @@ class AnswerCache:
             return False
         return host != self._host or _process_exists(pid)
 
+    # Batches: a batch holds its questions from the moment it is planned until its answers are stored, whoever collects
+
+    def plan_batch(self, endpoint: str, questions: Sequence[Question]) -> tuple[Batch, list[Question]] | None:
+        """Reserve the questions that are neither answered nor in a batch of this endpoint; None if there are none."""
+        batch = Batch(uuid.uuid4().hex, self.worker, None, time.time())
+        with self._lock, self._transaction():
+            self._heartbeat(batch.created_at)
+            in_batch = (
+                "SELECT 1 FROM batch_items JOIN batches ON batches.name = batch_items.batch "
+                "WHERE batch_items.key = ?1 AND batches.endpoint = ?2"
+            )
+            taken = f"SELECT EXISTS (SELECT 1 FROM answers WHERE key = ?1) OR EXISTS ({in_batch})"
+            free = [q for q in questions if not self._connection.execute(taken, (q.key, endpoint)).fetchone()[0]]
+            if not free:
+                return None
+            self._connection.execute(
+                "INSERT INTO batches VALUES (?, ?, ?, NULL, ?)", (batch.name, endpoint, self.worker, batch.created_at)
+            )
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO batch_items VALUES (?, ?, ?)",
+                [(q.key, batch.name, _question_to_json(q)) for q in free],
+            )
+        return batch, free
+
+    def batch_submitted(self, name: str, batch_id: str) -> None:
+        """The endpoint has the batch under this id."""
+        with self._lock:
+            self._connection.execute("UPDATE batches SET batch_id = ? WHERE name = ?", (batch_id, name))
+
+    def open_batches(self, endpoint: str) -> list[Batch]:
+        """The batches of all workers at this endpoint that are not finished, oldest first."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT name, worker, batch_id, created_at FROM batches WHERE endpoint = ? ORDER BY created_at",
+                (endpoint,),
+            ).fetchall()
+        return [Batch(*row) for row in rows]
+
+    def batch_questions(self, name: str) -> dict[bytes, Question]:
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT key, question FROM batch_items WHERE batch = ?", (name,)
+            ).fetchall()
+        return {key: Question(key=key, **json.loads(question)) for key, question in rows}
+
+    def finish_batch(self, name: str, answers: Sequence[Answer] = ()) -> None:
+        """Store a batch's answers and free its other questions, in one transaction."""
+        with self._lock, self._transaction():
+            self._connection.executemany(_INSERT, [_row(answer) for answer in answers])
+            self._connection.execute("DELETE FROM batch_items WHERE batch = ?", (name,))
+            self._connection.execute("DELETE FROM batches WHERE name = ?", (name,))
+
+    def free_questions(self, name: str, keys: Iterable[bytes]) -> None:
+        """Take questions out of a planned batch again."""
+        with self._lock, self._transaction():
+            self._connection.executemany(
+                "DELETE FROM batch_items WHERE batch = ? AND key = ?", [(name, key) for key in keys]
+            )
+
+    def is_alive(self, worker: str) -> bool:
+        """Whether another worker still runs, as far as its process and its heartbeat tell."""
+        with self._lock:
+            return self._is_alive(worker)
+
     def _transaction(self) -> _Transaction:
         return _Transaction(self._connection)
+
+
+def _row(answer: Answer) -> tuple:
+    return tuple(getattr(answer, name) for name in _COLUMNS)
+
+
+def _question_to_json(question: Question) -> str:
+    return json.dumps({name: getattr(question, name) for name in Question.__dataclass_fields__ if name != "key"})
 
 
 class _Transaction:

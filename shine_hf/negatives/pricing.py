@@ -79,6 +79,24 @@ def estimate_tokens(text: str) -> int:
     return math.ceil(len(text) / 4)
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What a run would take. `cost_usd` is None if the price of the model is not known."""
+
+    requests: int
+    from_cache: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float | None
+
+    def __str__(self) -> str:
+        cost = "price unknown" if self.cost_usd is None else f"about ${self.cost_usd:.2f}"
+        return (
+            f"{self.requests} requests, about {self.prompt_tokens} prompt and {self.completion_tokens} completion tokens, "
+            f"{cost}; {self.from_cache} answers are in the cache (answers that fail a check are asked again)"
+        )
+
+
 @dataclass
 class Spending:
     """What a run has asked for and been charged so far. `cost_usd` is None while the model's price is unknown."""
@@ -131,6 +149,10 @@ class Budget:
         self.max_cost_usd = max_cost_usd
         self.spending = Spending(cost_usd=None if price is None else 0.0)
         self._on_the_way_usd = 0.0
+
+    def reserve_usd(self, prompt_tokens: int, max_completion_tokens: int) -> float:
+        """What a request may cost at most, as far as the estimate of its prompt goes; 0 while the price is unknown."""
+        return 0.0 if self.price is None else self.price.cost_usd(prompt_tokens, max_completion_tokens)
 
     def admit(self, estimated_usd: float) -> str | None:
         """Reserve one request. Returns None if it may be sent, else which limit stands against it."""

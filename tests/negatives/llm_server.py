@@ -184,7 +184,9 @@ class Service:
             name = hashlib.sha256(json.dumps(item["body"], sort_keys=True).encode()).hexdigest()[:16]
             self.asked[name] += 1
             result = {"id": self.new_id("batch_req"), "custom_id": item["custom_id"], "error": None}
-            if fate in ("expired", "cancelled") and number % 2:
+            if (refused := self._refusal(item["body"])) is not None:
+                result["response"] = {"status_code": refused[0], "request_id": "r", "body": refused[1]}
+            elif fate in ("expired", "cancelled") and number % 2:
                 result["response"], result["error"] = None, {"code": f"batch_{fate}", "message": "not executed"}
             elif fate == "line_errors" and number % 2:
                 body = _error("internal error", "server_error")

@@ -7,14 +7,16 @@ alone, so a process that starts again is at once where the killed one was.
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from shine_hf.negatives.cache import Answer, AnswerCache, request_key
+from shine_hf.negatives.cache import Answer, AnswerCache, Question, request_key
 from shine_hf.negatives.generators.base import Fill, FillRequest
 from shine_hf.negatives.generators.endpoint import Features, api_parameters
 from shine_hf.negatives.masking import fill_masks
-from shine_hf.negatives.pricing import estimate_tokens
+from shine_hf.negatives.pricing import Estimate, Price, estimate_tokens
 from shine_hf.negatives.prompts import PROMPT_VERSION, UnusableAnswer, answer_schema, build_messages, parse_answer
 
 # Long enough to show what was wrong, short enough for a prompt.
@@ -100,29 +102,58 @@ class Dialogue:
         prompt = sum(estimate_tokens(message["content"]) + 4 for message in self.messages)
         return prompt, 6 + 3 * len(self.request.originals)
 
-    def answer(self, raw: str, *, received_at: float, cost_usd: float | None, batch_id: str | None = None) -> Answer:
-        """The record of an answer to the open question."""
-        prompt_tokens, completion_tokens = read_usage(raw) or (0, 0)
-        completion = _as_object(raw)
-        choice = _first_choice(completion)
-        return Answer(
+    def question(self) -> Question:
+        """The open question as it goes into the cache."""
+        return Question(
             key=self.key,
             qid=self.request.qid,
             level=self.request.level,
             attempt=self.attempt,
             masked_query=self.request.masked_query,
             model=self._parameters.model,
-            model_version=_text_or_none(completion.get("model")),
             prompt_version=PROMPT_VERSION,
             parameters=json.dumps(asdict(self._parameters), sort_keys=True),
-            raw=raw,
-            finish_reason=_text_or_none(choice.get("finish_reason")),
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            cost_usd=cost_usd,
-            received_at=received_at,
-            batch_id=batch_id,
         )
+
+
+def estimate_run(
+    requests: Sequence[FillRequest],
+    parameters: ChatParameters,
+    cache: AnswerCache,
+    *,
+    max_questions: int,
+    price: Price | None,
+) -> Estimate:
+    """What filling the requests would take beyond the cache, if every first answer can be used; sends nothing."""
+    open_questions: dict[bytes, tuple[int, int]] = {}
+    from_cache = 0
+    for request in requests:
+        dialogue = Dialogue(request, parameters)
+        if dialogue.replay(cache, max_questions) is None:
+            open_questions[dialogue.key] = dialogue.estimated_tokens()
+        else:
+            from_cache += 1
+    prompt_tokens = sum(prompt for prompt, _ in open_questions.values())
+    completion_tokens = sum(completion for _, completion in open_questions.values())
+    cost = None if price is None else price.cost_usd(prompt_tokens, completion_tokens)
+    return Estimate(len(open_questions), from_cache, prompt_tokens, completion_tokens, cost)
+
+
+def record_answer(question: Question, raw: str, *, cost_usd: float | None, batch_id: str | None = None) -> Answer:
+    """The record of a completion that has just come, whatever is in it."""
+    prompt_tokens, completion_tokens = read_usage(raw) or (0, 0)
+    completion = _as_object(raw)
+    return Answer(
+        **vars(question),
+        raw=raw,
+        model_version=_text_or_none(completion.get("model")),
+        finish_reason=_text_or_none(_first_choice(completion).get("finish_reason")),
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        cost_usd=cost_usd,
+        received_at=time.time(),
+        batch_id=batch_id,
+    )
 
 
 def read_usage(raw: str) -> tuple[int, int] | None:

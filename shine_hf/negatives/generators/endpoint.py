@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import email.utils
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -95,21 +94,25 @@ class Endpoint:
     def __repr__(self) -> str:
         return f"Endpoint({self.base_url!r})"
 
-    def client(self, connections: int = 4) -> openai.AsyncOpenAI:
-        """A client for the running event loop. It never retries by itself: a retry may be paid, so it must be counted."""
+    def client(self) -> openai.OpenAI:
+        """A client that waits. It never retries by itself: what a retry does must be known and counted."""
+        import openai
+
+        return openai.OpenAI(**self._client_options())
+
+    def async_client(self, connections: int) -> openai.AsyncOpenAI:
+        """A client for the running event loop, with so many connections; without retries of its own as well."""
         import httpx2
         import openai
 
         limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
         transport = openai.DefaultAsyncHttpxClient(limits=limits, timeout=self.timeout_seconds)
-        return openai.AsyncOpenAI(
-            # The client insists on some key; local servers ignore it.
-            api_key=self._api_key or "none",
-            base_url=self.base_url,
-            max_retries=0,
-            timeout=self.timeout_seconds,
-            http_client=transport,
-        )
+        return openai.AsyncOpenAI(http_client=transport, **self._client_options())
+
+    def _client_options(self) -> dict[str, Any]:
+        # The client insists on some key; local servers ignore it.
+        key = self._api_key or "none"
+        return {"api_key": key, "base_url": self.base_url, "max_retries": 0, "timeout": self.timeout_seconds}
 
     def learn(self, sent: Features, message: str, *, nothing_accepted_yet: bool) -> bool:
         """Leave out the optional field that the endpoint refused with this message. True if sending again may help.
@@ -161,21 +164,22 @@ class Endpoint:
             return Failure("stop", message)
         return Failure("unfit", message)
 
-    async def call(self, operation: Callable[[], Awaitable[T]], *, max_retries: int = 8) -> T:
-        """Await an operation that costs nothing (files, batch status), again after errors that pass.
+    def call(self, operation: Callable[[], T], *, max_retries: int = 8) -> T:
+        """Do an operation that costs nothing (files, batch status), again after errors that pass.
 
         Raises:
             EndpointError: it failed for good.
         """
-        for tries in range(1, max_retries + 2):
+        tries = 0
+        while True:
             try:
-                return await operation()
+                return operation()
             except Exception as error:
                 failure = self.explain(error)
+            tries += 1
             if failure.kind in ("unfit", "stop") or tries > max_retries:
                 raise EndpointError(f"{self.base_url} answered {failure.message}")
-            await asyncio.sleep(backoff_seconds(tries, failure.wait_seconds))
-        raise AssertionError("unreachable")
+            time.sleep(backoff_seconds(tries, failure.wait_seconds))
 
 
 def backoff_seconds(tries: int, retry_after_seconds: float | None = None) -> float:

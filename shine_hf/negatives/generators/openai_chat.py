@@ -8,39 +8,20 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from shine_hf.negatives.cache import AnswerCache
 from shine_hf.negatives.generators.base import Fill, FillRequest
-from shine_hf.negatives.generators.dialogue import ChatParameters, Dialogue, read_usage
+from shine_hf.negatives.generators.dialogue import ChatParameters, Dialogue, estimate_run, read_usage, record_answer
 from shine_hf.negatives.generators.endpoint import Endpoint, EndpointError, Failure, Features, backoff_seconds
 from shine_hf.negatives.generators.pacing import Pacer
-from shine_hf.negatives.pricing import Budget, Price, Spending, price_of
+from shine_hf.negatives.pricing import Budget, Estimate, Price, Spending, price_of
 
 # A request turned away by a rate limit cost nothing and will be taken some time.
 MAX_REFUSALS = 50
 # So many answers that are not JSON, and none that is: that is a web page, not an endpoint.
 MAX_FOREIGN_ANSWERS = 10
 _POLL_SECONDS = 0.25
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a run would take. `cost_usd` is None if the price of the model is not known."""
-
-    requests: int
-    from_cache: int
-    prompt_tokens: int
-    completion_tokens: int
-    cost_usd: float | None
-
-    def __str__(self) -> str:
-        cost = "price unknown" if self.cost_usd is None else f"about ${self.cost_usd:.2f}"
-        return (
-            f"{self.requests} requests, about {self.prompt_tokens} prompt and {self.completion_tokens} completion tokens, "
-            f"{cost}; {self.from_cache} answers are in the cache (answers that fail a check are asked again)"
-        )
 
 
 class OpenAIChatGenerator:
@@ -109,17 +90,9 @@ class OpenAIChatGenerator:
 
     def estimate(self, requests: Sequence[FillRequest]) -> Estimate:
         """What filling these requests would take (a dry run); sends nothing."""
-        count = cached = prompt_tokens = completion_tokens = 0
-        for request in requests:
-            dialogue = Dialogue(request, self.parameters)
-            if dialogue.replay(self.cache, self.max_questions) is not None:
-                cached += 1
-                continue
-            prompt, completion = dialogue.estimated_tokens()
-            count, prompt_tokens, completion_tokens = count + 1, prompt_tokens + prompt, completion_tokens + completion
-        price = self.budget.price
-        cost = None if price is None else price.cost_usd(prompt_tokens, completion_tokens)
-        return Estimate(count, cached, prompt_tokens, completion_tokens, cost)
+        return estimate_run(
+            requests, self.parameters, self.cache, max_questions=self.max_questions, price=self.budget.price
+        )
 
     def fill(self, requests: Sequence[FillRequest]) -> Iterator[Fill]:
         """One `Fill` per request, as the answers come.
@@ -180,7 +153,7 @@ class _Run:
         self._connections = asyncio.Semaphore(concurrency)
         heartbeat = asyncio.create_task(self._keep_heart_beating())
         try:
-            async with self._endpoint.client(concurrency) as self._client:
+            async with self._endpoint.async_client(concurrency) as self._client:
                 elsewhere: list[Dialogue] = []
                 for start in range(0, len(requests), 2 * concurrency):
                     block = requests[start : start + 2 * concurrency]
@@ -246,8 +219,7 @@ class _Run:
         retries = refusals = 0
         useful_before = self._useful_answers
         prompt_tokens, _ = dialogue.estimated_tokens()
-        price = self._budget.price
-        reserve = 0.0 if price is None else price.cost_usd(prompt_tokens, self._generator.parameters.max_tokens)
+        reserve = self._budget.reserve_usd(prompt_tokens, self._generator.parameters.max_tokens)
         while True:
             async with self._connections:
                 await self._pacer.turn()
@@ -313,7 +285,7 @@ class _Run:
         else:
             cost = self._budget.answered(reserve, *usage)
             self._useful_answers += 1
-        self._cache.store(dialogue.answer(raw, received_at=time.time(), cost_usd=cost))
+        self._cache.store(record_answer(dialogue.question(), raw, cost_usd=cost))
         if self._foreign_answers >= MAX_FOREIGN_ANSWERS and not self._useful_answers:
             self._fail(
                 EndpointError(
