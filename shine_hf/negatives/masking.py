@@ -130,6 +130,25 @@ def extract_fills(masked_query: str, text: str) -> list[str] | None:
     return list(match.groups()) if match else None
 
 
+def masked_positions(tokens: Sequence[str], masked_query: str) -> tuple[int, ...] | None:
+    """Which of a query's tokens stand behind the masks of a template made elsewhere; None if it does not fit them."""
+    rest = masked_query.lstrip()
+    if not tokens:
+        return () if not rest else None
+    token, *others = tokens
+    if not token.strip():
+        return _shifted(masked_positions(others, rest))
+    if rest.startswith(MASK):
+        found = _shifted(masked_positions(others, rest[len(MASK) :]))
+        if found is not None:
+            return (0, *found)
+    return _shifted(masked_positions(others, rest[len(token) :])) if rest.startswith(token) else None
+
+
+def _shifted(positions: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    return None if positions is None else tuple(position + 1 for position in positions)
+
+
 def mask_query(tagged: TaggedQuery, options: MaskingOptions | None = None) -> MaskedQuery:
     """Choose the masked positions of one query at every level (SHINE, arXiv 2407.05118)."""
     options = options or MaskingOptions()

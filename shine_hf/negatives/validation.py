@@ -2,6 +2,7 @@
 
 A level that fails a check carries the check's name in `negative_flags`; nothing is dropped. The checks:
 
+`nothing_to_mask`       the query has no word that the masking rule would replace
 `missing`               there is no text
 `template_changed`      a word outside the masks was changed, added or dropped
 `empty_mask`            a mask was left empty
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 CHECKS = (
+    "nothing_to_mask",
     "missing",
     "template_changed",
     "empty_mask",
@@ -187,6 +189,8 @@ class Validator:
         tagged: TaggedQuery | None = None,
     ) -> list[str]:
         """The names of the checks that one negative fails, in the order of `CHECKS`."""
+        if MASK not in masked_query:
+            return ["nothing_to_mask"]
         if not text or not text.strip():
             return ["missing"]
         found = set()
@@ -214,17 +218,30 @@ class Validator:
     def check_rows(
         self, rows: Sequence[Mapping[str, Any]], tagged: Sequence[TaggedQuery | None]
     ) -> list[list[list[str]]]:
-        """`check_row` for many rows: the texts with unknown words are tagged in one go, which is much faster."""
-        if self.tagger and self.vocabulary and "part_of_speech" in self.checks:
-            doubtful = {
-                text
-                for row, query in zip(rows, tagged)
-                for masked_query, text in zip(row["masked_queries"], row["negative_queries"])
-                if text and self._misfits(row["query"], masked_query, align(masked_query, text), query)
-            }
-            texts = sorted(doubtful - self._tags_in_context.keys())
-            self._tags_in_context |= zip(texts, self.tagger.tag(texts))
+        """`check_row` for many rows, much faster where words are unknown."""
+        self.tag_unknown_words(
+            (row, query, masked_query, text)
+            for row, query in zip(rows, tagged)
+            for masked_query, text in zip(row["masked_queries"], row["negative_queries"])
+        )
         return [self.check_row(row, query) for row, query in zip(rows, tagged)]
+
+    def tag_unknown_words(
+        self, negatives: Iterable[tuple[Mapping[str, Any], TaggedQuery | None, str, str | None]]
+    ) -> None:
+        """Tag the texts that the dictionary does not settle in one go; the checks would do it one by one.
+
+        `negatives` are tuples of a row, its tagged query, a masked query and the text that fills it.
+        """
+        if not (self.tagger and self.vocabulary and "part_of_speech" in self.checks):
+            return
+        texts = {
+            text
+            for row, query, masked_query, text in negatives
+            if text and self._misfits(row["query"], masked_query, align(masked_query, text), query)
+        }
+        new = sorted(texts - self._tags_in_context.keys())
+        self._tags_in_context |= zip(new, self.tagger.tag(new))
 
     def _check_fills(self, query: str, masked_query: str, alignment: Alignment) -> set[str]:
         found = set()

@@ -42,6 +42,10 @@ class Vocabulary:
                     self.counts[part][word] += 1
         self.total = total
         self._buckets = self._sort_into_buckets()
+        self._words_of_part = {
+            part: tuple(sorted(word for (p, _), words in self._buckets.items() if p == part for word in words))
+            for part in PARTS_OF_SPEECH
+        }
         self._select = lru_cache(maxsize=None)(self._candidates)
 
     def _sort_into_buckets(self) -> dict[tuple[str, str], list[str]]:
@@ -63,6 +67,10 @@ class Vocabulary:
     def parts_of_speech(self, word: str) -> frozenset[str]:
         """All parts of speech that the tagger ever gave to a word; empty for an unknown word."""
         return frozenset(part for part, counts in self.counts.items() if word.lower() in counts)
+
+    def words(self, part_of_speech: str) -> tuple[str, ...]:
+        """All words of a part of speech that may be offered, in any form, sorted."""
+        return self._words_of_part.get(part_of_speech, ())
 
     def candidates(self, word: str, part_of_speech: str, previous: str = "") -> tuple[str, ...]:
         """Words that fit where `word` stands, most frequent first: part of speech and inflection agree.

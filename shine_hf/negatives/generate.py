@@ -1,0 +1,303 @@
+"""The driver: queries in, checked hard negatives out, with any generator.
+
+    negatives, summary = generate_negatives(dataset, generator)
+
+Nothing is kept here between runs: a generator that is slow or paid keeps its answers in its own cache, so that a run
+that was killed is simply started again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from .columns import with_column
+from .generators.base import FillRequest, Generator
+from .masking import MASK, MaskedQuery, MaskingOptions, mask_query, masked_positions
+from .tagging import TaggedQuery, Tagger
+from .validation import PositiveQueries, ValidationSummary, Validator
+from .vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+MAX_ATTEMPTS = 4
+NO_ANSWER = ["missing"]
+
+
+@dataclass
+class GenerationSummary(ValidationSummary):
+    """The counts of flags, and what became of the requests."""
+
+    requests: int = 0
+    regenerated: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        lines = [f"requests: {self.requests:,}, of these asked again after a failed check: {self.regenerated:,}"]
+        lines += [f"no answer ({error}): {count:,}" for error, count in self.errors.most_common()]
+        return "\n".join([*lines, super().__str__()])
+
+
+@dataclass
+class _Level:
+    """One row at one level: the request as it stands, the best text so far, and the newest answer, not yet checked."""
+
+    request: FillRequest
+    source: str
+    text: str = ""
+    flags: list[str] = field(default_factory=lambda: list(NO_ANSWER))
+    answer: str | None = None
+    gave_up: bool = False
+
+
+def build_request(
+    row: Mapping[str, Any], masked: MaskedQuery, level: int, vocabulary: Vocabulary | None = None
+) -> FillRequest:
+    """What a generator needs to know to write one level (from 1) of one row's negatives."""
+    positions = masked.levels[level - 1]
+    template = masked.template(level)
+    candidates = [
+        vocabulary.candidates(
+            masked.tokens[position], masked.parts_of_speech[position], template[position - 1] if position else ""
+        )
+        if vocabulary
+        else ()
+        for position in positions
+    ]
+    return FillRequest(
+        qid=row["qid"],
+        query=row["query"],
+        level=level,
+        template=template,
+        masked_query=masked.masked_query(level),
+        originals=tuple(masked.tokens[position] for position in positions),
+        parts_of_speech=tuple(masked.parts_of_speech[position] for position in positions),
+        candidates=tuple(candidates),
+    )
+
+
+def generate_negatives(
+    dataset: Dataset,
+    generator: Generator,
+    *,
+    vocabulary: Vocabulary | None = None,
+    masking: MaskingOptions | None = None,
+    tagger: Tagger | None = None,
+    validator: Validator | None = None,
+    max_attempts: int = MAX_ATTEMPTS,
+    progress: bool = True,
+) -> tuple[Dataset, GenerationSummary]:
+    """Write hard negatives for every row: mask, fill, check, ask again where a check failed, flag what still fails.
+
+    Args:
+        dataset: rows of the common schema; `qid`, `vid`, `query` and `relevant_windows` are needed.
+        generator: who fills the masks.
+        vocabulary: the dictionary of the training queries; default: of `dataset` itself.
+        masking: which words each level replaces; default: the released rule with 25, 50 and 75 percent.
+        tagger: default: the validator's, or the packaged one.
+        validator: default: all checks, with the vocabulary above and the positive queries of `dataset`.
+        max_attempts: how often one level is asked for; from the second time on the generator is told what was wrong.
+        progress: show a bar.
+
+    Returns:
+        The dataset with `masked_queries`, `negative_queries`, `negative_flags`, `source` and `level_sources` written
+        anew, and the counts. A level without an answer is an empty text with the flag `missing`.
+
+    Raises:
+        ValueError: `max_attempts` is below one.
+    """
+    tagger = tagger or (validator.tagger if validator else None) or Tagger()
+    rows = dataset.to_list()
+    tagged = tagger.tag(row["query"] for row in rows)
+    masked = [mask_query(query, masking) for query in tagged]
+    vocabulary = vocabulary or Vocabulary(masked)
+    levels = [
+        [
+            _Level(build_request(row, query, level, vocabulary), generator.source)
+            for level in range(1, len(query.levels) + 1)
+        ]
+        for row, query in zip(rows, masked)
+    ]
+    validator = validator or Validator(vocabulary=vocabulary, tagger=tagger, positives=PositiveQueries(rows))
+    summary = _fill(rows, tagged, levels, generator, validator, max_attempts, progress)
+    return _with_negatives(dataset, levels, generator.source), summary
+
+
+def repair_negatives(
+    dataset: Dataset,
+    generator: Generator,
+    *,
+    source: str,
+    vocabulary: Vocabulary | None = None,
+    tagger: Tagger | None = None,
+    validator: Validator | None = None,
+    max_attempts: int = MAX_ATTEMPTS,
+    progress: bool = True,
+) -> tuple[Dataset, GenerationSummary]:
+    """Keep the negatives that pass all checks and write the others anew, with the masks that they have.
+
+    Args:
+        dataset: rows with `masked_queries` and `negative_queries`.
+        generator: who replaces the levels that fail.
+        source: the name of the negatives as they are (`"gpt-3.5-turbo"`); the repaired ones are called `…-clean`.
+
+    The other arguments, the result and the errors are those of `generate_negatives`; `level_sources` tells for each
+    level whose it is.
+
+    Raises:
+        ValueError: a row has no negatives, or its masks do not fit its query.
+    """
+    tagger = tagger or (validator.tagger if validator else None) or Tagger()
+    rows = dataset.to_list()
+    tagged = tagger.tag(row["query"] for row in rows)
+    masked = [_masks_as_given(row, query) for row, query in zip(rows, tagged)]
+    vocabulary = vocabulary or Vocabulary(mask_query(query) for query in tagged)
+    validator = validator or Validator(vocabulary=vocabulary, tagger=tagger, positives=PositiveQueries(rows))
+    flags = validator.check_rows(rows, tagged)
+    levels = [
+        [
+            _Level(
+                # The template as it was published, to the space.
+                replace(build_request(row, query, number + 1, vocabulary), masked_query=row["masked_queries"][number]),
+                source,
+                text,
+                row_flags[number],
+            )
+            for number, text in enumerate(row["negative_queries"])
+        ]
+        for row, query, row_flags in zip(rows, masked, flags)
+    ]
+    summary = _fill(rows, tagged, levels, generator, validator, max_attempts, progress)
+    return _with_negatives(dataset, levels, f"{source}-clean"), summary
+
+
+def _fill(
+    rows: Sequence[Mapping[str, Any]],
+    tagged: Sequence[TaggedQuery],
+    levels: Sequence[Sequence[_Level]],
+    generator: Generator,
+    validator: Validator,
+    max_attempts: int,
+    progress: bool,
+) -> GenerationSummary:
+    """Ask for every level that has a flag, in rounds, until all pass or `max_attempts` is reached."""
+    if max_attempts < 1:
+        raise ValueError(f"max_attempts must be at least 1; got {max_attempts}")
+    summary = GenerationSummary()
+    for attempt in range(max_attempts):
+        pending = {
+            id(level.request): (index, level)
+            for index, row_levels in enumerate(levels)
+            for level in row_levels
+            if level.flags and not level.gave_up and MASK in level.request.template
+        }
+        if not pending:
+            break
+        summary.requests += len(pending)
+        summary.regenerated += len(pending) if attempt else 0
+        _ask(generator, [level.request for _, level in pending.values()], pending, summary, progress, attempt)
+        touched = sorted({index for index, _ in pending.values()})
+        _check(validator, touched, rows, tagged, levels, generator.source)
+    for row_levels in levels:
+        summary.add([level.flags for level in row_levels])
+    return summary
+
+
+def _ask(
+    generator: Generator,
+    requests: list[FillRequest],
+    pending: Mapping[int, tuple[int, _Level]],
+    summary: GenerationSummary,
+    progress: bool,
+    attempt: int,
+) -> None:
+    cost_so_far = getattr(generator, "cost_so_far", None)
+    title = generator.source if attempt == 0 else f"{generator.source}, attempt {attempt + 1}"
+    with tqdm(total=len(requests), desc=title, unit=" negatives", disable=not progress) as bar:
+        for fill in generator.fill(requests):
+            _, level = pending[id(fill.request)]
+            if fill.text is None:
+                # The generator has already tried as often as it is willing to.
+                level.gave_up = True
+                summary.errors[(fill.error or "no reason given").split(":")[0]] += 1
+            else:
+                level.answer = fill.text
+            if cost_so_far:
+                bar.set_postfix_str(str(cost_so_far()), refresh=False)
+            bar.update()
+    silent = [level for _, level in pending.values() if level.answer is None and not level.gave_up]
+    if silent:
+        raise ValueError(
+            f"the generator {generator.source} returned no fill for {len(silent)} of {len(requests)} requests, "
+            f"the first of qid {silent[0].request.qid}, level {silent[0].request.level}"
+        )
+
+
+def _check(
+    validator: Validator,
+    touched: Sequence[int],
+    rows: Sequence[Mapping[str, Any]],
+    tagged: Sequence[TaggedQuery],
+    levels: Sequence[Sequence[_Level]],
+    source: str,
+) -> None:
+    """Check the new answers; each level keeps the text with the fewest flags, the newest among equals."""
+    validator.tag_unknown_words(
+        (rows[index], tagged[index], level.request.masked_query, level.answer)
+        for index in touched
+        for level in levels[index]
+        if level.answer is not None
+    )
+    for index in touched:
+        earlier: list[str] = []
+        for level in levels[index]:
+            flags_of = partial(
+                validator.check_level,
+                rows[index],
+                level.request.masked_query,
+                earlier=tuple(earlier),
+                tagged=tagged[index],
+            )
+            if level.text:
+                level.flags = flags_of(text=level.text)  # a lower level may have changed
+            if level.answer is not None:
+                answer, flags = level.answer, flags_of(text=level.answer)
+                level.answer = None
+                if flags:
+                    level.request = level.request.rejected(answer, flags)
+                if not level.text or len(flags) <= len(level.flags):
+                    level.text, level.flags, level.source = answer, flags, source
+            earlier.append(level.text)
+
+
+def _with_negatives(dataset: Dataset, levels: Sequence[Sequence[_Level]], source: str) -> Dataset:
+    for name, values in {
+        "masked_queries": [[level.request.masked_query for level in row_levels] for row_levels in levels],
+        "negative_queries": [[level.text for level in row_levels] for row_levels in levels],
+        "negative_flags": [[level.flags for level in row_levels] for row_levels in levels],
+        "source": [source] * len(levels),
+        "level_sources": [[level.source for level in row_levels] for row_levels in levels],
+    }.items():
+        dataset = with_column(dataset, name, values)
+    return dataset
+
+
+def _masks_as_given(row: Mapping[str, Any], tagged: TaggedQuery) -> MaskedQuery:
+    """The masked positions of a row whose templates were made elsewhere."""
+    if not row.get("negative_queries") or len(row["negative_queries"]) != len(row["masked_queries"]):
+        raise ValueError(
+            f"qid {row['qid']}: {len(row.get('negative_queries') or [])} negative queries for "
+            f"{len(row.get('masked_queries') or [])} masked queries; there is nothing to repair, generate them first"
+        )
+    ours = mask_query(tagged)
+    positions = [masked_positions(ours.tokens, masked_query) for masked_query in row["masked_queries"]]
+    for masked_query, level in zip(row["masked_queries"], positions):
+        if level is None:
+            raise ValueError(f"qid {row['qid']}: the masked query {masked_query!r} does not fit {row['query']!r}")
+    return MaskedQuery(ours.tokens, ours.parts_of_speech, tuple(positions))

@@ -1,0 +1,57 @@
+"""Random recombination: any word of the same part of speech, whatever its form and the rest of the sentence.
+
+The baseline of SHINE (arXiv 2407.05118), and what DeCo does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+
+from ..inflection import is_inflection_of
+from ..masking import MASK, fill_masks
+from ..vocabulary import Vocabulary
+from .base import Fill, FillRequest
+
+
+class RandomWordsGenerator:
+    """Fills masks with words of the dictionary, drawn evenly.
+
+    Args:
+        vocabulary: the dictionary of the training queries.
+        seed: what is drawn depends on the seed, the qid, the level and the number of rejected answers alone.
+    """
+
+    source = "random"
+
+    def __init__(self, vocabulary: Vocabulary, seed: int = 0) -> None:
+        self.vocabulary = vocabulary
+        self.seed = seed
+
+    def fill(self, requests: Sequence[FillRequest]) -> Iterator[Fill]:
+        """One `Fill` per request, in order. A request without any fitting word is answered with an error."""
+        for request in requests:
+            words = self._draw(request)
+            if words is None:
+                yield Fill(request, None, "no candidates")
+            else:
+                yield Fill(request, fill_masks(request.masked_query, words))
+
+    def _draw(self, request: FillRequest) -> list[str] | None:
+        key = f"{self.seed}\n{request.qid}\n{request.level}\n{len(request.rejections)}"
+        generator = random.Random(hashlib.sha256(key.encode()).digest())
+        taken = {token.lower() for token in request.template if token != MASK}
+        taken.update(word.lower() for word in request.originals)
+        words = []
+        for original, part, candidates in zip(request.originals, request.parts_of_speech, request.candidates):
+            pool = self.vocabulary.words(part) or candidates
+            word = next(
+                (w for w in generator.sample(pool, len(pool)) if w not in taken and not is_inflection_of(original, w)),
+                None,
+            )
+            if word is None:
+                return None
+            taken.add(word)
+            words.append(word)
+        return words
