@@ -159,8 +159,8 @@ def video_store(args: DataArguments, splits: dict, clip_length: float):
     return FeatureStore.from_specs(args.video_features, rows=rows, clip_length=clip_length)
 
 
-def text_source(args: DataArguments, splits: dict):
-    """The text features that `text_features` describes, with the queries of all splits encoded ahead where that saves time."""
+def text_source(args: DataArguments):
+    """The text features that `text_features` describes."""
     from .text_features import TextFeatures
 
     return TextFeatures.from_spec(args.text_features)

@@ -64,7 +64,7 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
 
     config_overrides = recipe.config_overrides()
     is_new = recipe.model.model in CONFIGS
-    texts = text_source(data, splits)
+    texts = text_source(data)
     if is_new:
         config_class = CONFIGS[recipe.model.model]
         clip_length = config_overrides.get("clip_length", config_class.clip_length)

@@ -1,0 +1,76 @@
+"""Word vectors without weights: deterministic, from hashed character n-grams, so that inflections of a word lie close."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+# Words with inner apostrophes and hyphens, numbers, and single signs.
+_TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[^\w\s]")
+_SHORTEST, _LONGEST = 3, 5
+
+
+def tokenize(text: str) -> list[str]:
+    """Lower-case words and signs of a caption."""
+    return _TOKEN.findall(text.lower())
+
+
+@lru_cache(maxsize=65536)
+def word_vector(word: str, dim: int, seed: int = 0) -> np.ndarray:
+    """Unit vector `(dim,)` of a word: the mean of fixed random vectors of its character n-grams and of the whole word.
+
+    The ends are marked and prefixes count twice as much as the rest, since English inflects at the end.
+    """
+    marked = f"<{word}>"
+    weights: dict[str, float] = {marked: 1.0}
+    for size in range(_SHORTEST, _LONGEST + 1):
+        for start in range(len(marked) - size + 1):
+            gram = marked[start : start + size]
+            weights[gram] = weights.get(gram, 0.0) + (2.0 if start == 0 else 1.0)
+    vector = sum(weight * _gram_vector(gram, dim, seed) for gram, weight in weights.items())
+    vector = (vector / np.linalg.norm(vector)).astype(np.float32)
+    vector.setflags(write=False)
+    return vector
+
+
+@lru_cache(maxsize=65536)
+def _gram_vector(gram: str, dim: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng([zlib.crc32(gram.encode()), len(gram), seed])
+    return rng.standard_normal(dim).astype(np.float32)
+
+
+class WordsTextEncoder:
+    """Text encoder that needs no weights: one vector per word of the query.
+
+    Args:
+        dim (`int`): Width of the vectors.
+        seed (`int`): Seed of the hashing.
+    """
+
+    def __init__(self, dim: int = 512, seed: int = 0):
+        if dim < 1:
+            raise ValueError(f"dim must be positive, got {dim}")
+        self.dim, self.seed = dim, seed
+
+    @property
+    def spec(self) -> str:
+        """The specification that rebuilds this encoder."""
+        return f"words:dim={self.dim},seed={self.seed}"
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token features `(L, dim)` float32 of each text, L its number of words and signs.
+
+        Raises:
+            ValueError: for a text without a word.
+        """
+        encoded = []
+        for text in texts:
+            words = tokenize(text)
+            if not words:
+                raise ValueError(f"the query {text!r} has no words")
+            encoded.append(np.stack([word_vector(word, self.dim, self.seed) for word in words]))
+        return encoded
