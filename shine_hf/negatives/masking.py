@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from .caption_tags import ACTOR, caption_tags, subject_positions
 from .columns import with_column
 from .tagging import TaggedQuery, Tagger
 
@@ -25,17 +26,6 @@ PARTS_OF_SPEECH = ("VERB", "NOUN", "ADJ", "ADP", "ADV")  # in the order of maski
 RATIOS = (0.25, 0.50, 0.75)
 # What the paper uses on each benchmark.
 RATIOS_OF_DATASET = {"charades_cg": RATIOS, "activitynet_cg": (0.10, 0.30, 0.50)}
-
-PARTICLES = frozenset(["down", "up", "out", "off", "on", "away", "around", "through", "by"])
-PREPOSITIONS_BEFORE_GERUND = frozenset(
-    ["by", "from", "after", "before", "with", "for", "of", "at", "without", "about"]
-)
-ADVERBS_BEFORE_PREPOSITION = frozenset(["back", "over", "in"])
-NEVER_MASKED = frozenset(["when", "where", "how", "why", "than"])
-SUBJECT_PRONOUNS = frozenset(
-    ["i", "you", "he", "she", "it", "we", "they", "someone", "somebody", "everyone", "who", "that", "which"]
-)
-ACTOR = "person"
 
 
 @dataclass(frozen=True)
@@ -154,8 +144,8 @@ def mask_query(tagged: TaggedQuery, options: MaskingOptions | None = None) -> Ma
     options = options or MaskingOptions()
     words = tuple(token.lower() for token in tagged.tokens)
     if options.rule == "released":
-        tags = _caption_tags(words, tagged.parts_of_speech)
-        subjects = _subject_positions(words, tags)
+        tags = caption_tags(words, tagged.parts_of_speech)
+        subjects = subject_positions(words, tags)
     else:
         tags = tuple("NOUN" if tag == "PROPN" else tag for tag in tagged.parts_of_speech)
         subjects = frozenset()
@@ -207,45 +197,3 @@ def parse_ratios(text: str) -> tuple[tuple[float, ...], tuple[tuple[int, tuple[f
             f"cannot read the mask ratios {text!r}: give 0.25,0.5,0.75 or by length 6:0.25,0.5,0.75;0.1,0.3,0.5"
         ) from None
     return ratios, tuple(by_length)
-
-
-def _caption_tags(words: Sequence[str], tags: Sequence[str]) -> tuple[str, ...]:
-    """The tags by which the released masks were chosen, where they differ from Universal Dependencies."""
-    result = []
-    for position, (word, tag) in enumerate(zip(words, tags)):
-        next_tag = tags[position + 1] if position + 1 < len(tags) else ""
-        before_gerund = position + 1 < len(words) and words[position + 1].endswith("ing")
-        if not word.strip() or word in NEVER_MASKED:
-            tag = "X"
-        elif tag == "PROPN":
-            tag = "NOUN"
-        elif tag == "SCONJ" and before_gerund and word in PREPOSITIONS_BEFORE_GERUND:
-            tag = "ADP"
-        elif (tag in ("ADP", "ADV") and next_tag == "ADP" and word in ADVERBS_BEFORE_PREPOSITION) or (
-            (tag == "ADP" and word == "back") or (tag == "SCONJ" and word == "in")
-        ):
-            tag = "ADV"
-        elif tag in ("ADV", "SCONJ", "PART") and word in PARTICLES:
-            tag = "ADP"
-        result.append(tag)
-    return tuple(result)
-
-
-def _subject_positions(words: Sequence[str], tags: Sequence[str]) -> frozenset[int]:
-    """Grammatical subjects without a parser: pronouns before a verb, and the head of the first noun phrase.
-
-    A noun phrase after "person" is not the subject ("person the door opens"), nor is one after a preposition.
-    """
-    subjects = set()
-    for position, (word, tag) in enumerate(zip(words, tags)):
-        if tag == "PRON" and word in SUBJECT_PRONOUNS:
-            following = next((t for t in tags[position + 1 :] if t not in ("ADV", "PART")), "")
-            if following in ("VERB", "AUX"):
-                subjects.add(position)
-    for position, (word, tag) in enumerate(zip(words, tags)):
-        if tag in ("VERB", "AUX", "ADP") or word == ACTOR:
-            break
-        if tag == "NOUN" and tags[position + 1 : position + 2] != ("NOUN",):
-            subjects.add(position)
-            break
-    return frozenset(subjects)

@@ -10,14 +10,15 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from functools import lru_cache
 
+from .caption_tags import SUBJECT_PRONOUNS
 from .inflection import inflection, is_inflection_of, starts_with_vowel_sound, substitutes
-from .masking import PARTS_OF_SPEECH, SUBJECT_PRONOUNS, MaskedQuery
+from .masking import PARTS_OF_SPEECH, MaskedQuery
 
 # Masked pronouns are subjects; they are replaced by another subject, not by words of the dictionary.
 PERSONAL_SUBJECTS = ("someone", "he", "she", "they", "everyone", "nobody")
 RELATIVE_SUBJECTS = ("who", "that", "which")
 # A word counts for a part of speech only if the tagger gave it at least this share of the word's occurrences.
-LEAST_SHARE = 0.25
+LEAST_SHARE = 0.4
 
 
 class Vocabulary:
@@ -75,8 +76,8 @@ class Vocabulary:
     def candidates(self, word: str, part_of_speech: str, previous: str = "") -> tuple[str, ...]:
         """Words that fit where `word` stands, most frequent first: part of speech and inflection agree.
 
-        After "a" or "an" (`previous`) only words with the fitting first sound are given. Neither the word nor another
-        form of it is among them. May be empty.
+        After "a" or "an" (`previous`) words with the fitting first sound are given. Neither the word nor another form
+        of it is among them. Where no other word has the form, words of any form are given; empty if there are none.
         """
         article = previous.lower() if previous.lower() in ("a", "an") else ""
         return self._select(word.lower(), part_of_speech, article)
@@ -89,10 +90,7 @@ class Vocabulary:
             words = [other for form in forms for other in self._buckets.get((part_of_speech, form), ())]
             if len(forms) > 1:
                 words.sort(key=lambda other: (-self.counts[part_of_speech][other], other))
-        return tuple(
-            other
-            for other in words
-            if other not in self.avoid
-            and not is_inflection_of(word, other)
-            and (not article or starts_with_vowel_sound(other) == (article == "an"))
-        )
+        words = [other for other in words if other not in self.avoid and not is_inflection_of(word, other)]
+        fitting = [other for other in words if not article or starts_with_vowel_sound(other) == (article == "an")]
+        # In a small corpus a form may have one word only: then any form, and any first sound, is better than nothing.
+        return tuple(fitting or words or [w for w in self.words(part_of_speech) if not is_inflection_of(word, w)])

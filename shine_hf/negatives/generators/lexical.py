@@ -16,13 +16,14 @@ from functools import cache, lru_cache
 import numpy as np
 from scipy import sparse
 
+from ..caption_tags import ACTOR
 from ..inflection import is_inflection_of
-from ..masking import ACTOR, MASK, PARTS_OF_SPEECH, MaskedQuery, fill_masks
+from ..masking import MASK, PARTS_OF_SPEECH, MaskedQuery, extract_fills, fill_masks
 from ..synonyms import are_near_synonyms
 from .base import Fill, FillRequest
 
 SMOOTHING = 2.0  # pseudo-counts that follow the word's frequency, in the sense of a Dirichlet prior
-FREQUENCY_WEIGHT = 0.4  # below 1, so that the few commonest words do not fill the whole dataset
+FREQUENCY_WEIGHT = 0.7  # below 1, so that the few commonest words do not fill the whole dataset
 CONTENT_WEIGHT = 0.5  # neighbouring words count fully, the others of the sentence half
 SHORTLIST = 12  # the draw is among this many of the best
 
@@ -83,8 +84,14 @@ class LexicalGenerator:
         random = np.random.Generator(np.random.Philox(key=int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])))
         tokens = [token.lower() for token in request.template]
         masks = [position for position, token in enumerate(request.template) if token == MASK]
-        unwanted = {word for rejection in request.rejections for word in rejection.answer.lower().split()}
-        for number, position in enumerate(masks):
+        unwanted = {
+            word
+            for rejection in request.rejections
+            for word in extract_fills(request.masked_query, rejection.answer) or ()
+        }
+        # The verb decides what its nouns can be, and both what the prepositions and the actor can be.
+        for number in sorted(range(len(masks)), key=lambda number: _rank(request, number)):
+            position = masks[number]
             word = self._draw(request, number, position, tokens, unwanted, random)
             if word is None:
                 return None
@@ -146,6 +153,13 @@ def _matrix(counts: Counter[tuple[int, int]], size: int) -> sparse.csr_matrix:
         return sparse.csr_matrix((size, size))
     rows, columns = np.array(list(counts), dtype=np.int64).T
     return sparse.csr_matrix((np.fromiter(counts.values(), dtype=np.float64), (rows, columns)), shape=(size, size))
+
+
+def _rank(request: FillRequest, number: int) -> int:
+    part = request.parts_of_speech[number]
+    if part not in PARTS_OF_SPEECH or request.originals[number].lower() == ACTOR:
+        return len(PARTS_OF_SPEECH)
+    return PARTS_OF_SPEECH.index(part)
 
 
 @cache
