@@ -189,10 +189,12 @@ def _fill(
     """Ask for every level that has a flag, in rounds, until all pass or `max_attempts` is reached."""
     if max_attempts < 1:
         raise ValueError(f"max_attempts must be at least 1; got {max_attempts}")
+    if len({row["qid"] for row in rows}) != len(rows):
+        raise ValueError("two rows have the same qid; qids must be unique")
     summary = GenerationSummary()
     for attempt in range(max_attempts):
         pending = {
-            id(level.request): (index, level)
+            (level.request.qid, level.request.level): (index, level)
             for index, row_levels in enumerate(levels)
             for level in row_levels
             if level.flags and not level.gave_up and MASK in level.request.template
@@ -212,7 +214,7 @@ def _fill(
 def _ask(
     generator: Generator,
     requests: list[FillRequest],
-    pending: Mapping[int, tuple[int, _Level]],
+    pending: Mapping[tuple[str, int], tuple[int, _Level]],
     summary: GenerationSummary,
     progress: bool,
     attempt: int,
@@ -221,7 +223,7 @@ def _ask(
     title = generator.source if attempt == 0 else f"{generator.source}, attempt {attempt + 1}"
     with tqdm(total=len(requests), desc=title, unit=" negatives", disable=not progress) as bar:
         for fill in generator.fill(requests):
-            _, level = pending[id(fill.request)]
+            _, level = pending[fill.request.qid, fill.request.level]
             if fill.text is None:
                 # The generator has already tried as often as it is willing to.
                 level.gave_up = True

@@ -1,0 +1,60 @@
+"""Files of negatives: rows as Parquet or JSON lines, and beside them how they were made (`FILE.provenance.json`)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SUFFIXES = (".parquet", ".jsonl")
+
+
+def check_output(path: str | Path) -> Path:
+    """The path, if rows can be written to it: better to hear of a typing error before hours of work than after.
+
+    Raises:
+        ValueError: the suffix is neither `.parquet` nor `.jsonl`.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path}: the output must end in .parquet or .jsonl")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_rows(dataset: Dataset, path: str | Path) -> None:
+    """Write a dataset; the file appears whole or not at all."""
+    path = check_output(path)
+    partial = path.with_name(f".{path.name}.partial")
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        # `Dataset.to_parquet` would show a bar of its own for a moment's work.
+        pyarrow.parquet.write_table(dataset.with_format("arrow")[:], str(partial))
+    else:
+        with open(partial, "w", encoding="utf-8") as file:
+            for row in dataset:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    os.replace(partial, path)
+
+
+def provenance_path(path: str | Path) -> Path:
+    """Where it is written how the rows of a file were made."""
+    return Path(path).with_name(Path(path).name + ".provenance.json")
+
+
+def write_provenance(path: str | Path, provenance: Mapping[str, Any]) -> None:
+    """Write how the rows of `path` were made, beside them."""
+    text = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"
+    provenance_path(path).write_text(text, encoding="utf-8")
+
+
+def read_provenance(path: str | Path) -> dict[str, Any]:
+    """How the rows of `path` were made; empty where it is not known."""
+    file = provenance_path(path)
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

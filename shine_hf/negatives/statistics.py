@@ -1,0 +1,111 @@
+"""What a set of negatives looks like: masks per level and part of speech, how much each level changes, test contact."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .masking import MASK, PARTS_OF_SPEECH, mask_query, masked_positions
+from .tagging import TaggedQuery
+from .validation import TestContact, ValidationSummary, words_of
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass
+class NegativeStatistics:
+    """Counts over a set of negatives; every list has one entry per level."""
+
+    validation: ValidationSummary = field(default_factory=ValidationSummary)
+    mask_counts: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    masks_by_part_of_speech: list[Counter[str]] = field(default_factory=list)
+    changed_shares: list[list[float]] = field(default_factory=list)  # of the words of each query, 0 to 1
+
+    def __str__(self) -> str:
+        levels = range(1, len(self.changed_shares) + 1)
+        head = f"{'':<22}" + "".join(f"{f'level {level}':>10}" for level in levels)
+        lines = [str(self.validation), "", head]
+        for part in (*PARTS_OF_SPEECH, "PRON", "other"):
+            counts = [counter[part] for counter in self.masks_by_part_of_speech]
+            if any(counts):
+                lines.append(f"{'masked ' + part:<22}" + "".join(f"{count:>10,}" for count in counts))
+        means = [sum(shares) / len(shares) if shares else 0.0 for shares in self.changed_shares]
+        lines.append(f"{'words changed':<22}" + "".join(f"{f'{100 * mean:.1f} %':>10}" for mean in means))
+        lines += ["", "masks per level, most frequent first:"]
+        lines += [
+            f"  {', '.join(map(str, counts)):<14}{number:>10,}" for counts, number in self.mask_counts.most_common(8)
+        ]
+        return "\n".join(lines)
+
+
+def describe_negatives(rows: Sequence[Mapping[str, Any]], tagged: Sequence[TaggedQuery]) -> NegativeStatistics:
+    """Count over rows with `query`, `masked_queries`, `negative_queries` and `negative_flags`; rows without are left out.
+
+    Masks are counted as they stand in the data, with the parts of speech of the given tags.
+    """
+    statistics = NegativeStatistics()
+    for row, query in zip(rows, tagged):
+        if not row["negative_queries"]:
+            continue
+        masked = mask_query(query)
+        statistics.validation.add(row["negative_flags"])
+        statistics.mask_counts[tuple(text.count(MASK) for text in row["masked_queries"])] += 1
+        while len(statistics.changed_shares) < len(row["negative_queries"]):
+            statistics.changed_shares.append([])
+            statistics.masks_by_part_of_speech.append(Counter())
+        for level, (template, negative) in enumerate(zip(row["masked_queries"], row["negative_queries"])):
+            parts = [masked.parts_of_speech[i] for i in masked_positions(masked.tokens, template) or ()]
+            known = (*PARTS_OF_SPEECH, "PRON")
+            statistics.masks_by_part_of_speech[level].update(part if part in known else "other" for part in parts)
+            if negative:
+                statistics.changed_shares[level].append(changed_share(row["query"], negative))
+    return statistics
+
+
+def changed_share(query: str, negative: str) -> float:
+    """The part of a query's words that a negative does not keep in place, 0 to 1."""
+    words = words_of(query)
+    kept = sum(
+        block.size for block in difflib.SequenceMatcher(None, words, words_of(negative), False).get_matching_blocks()
+    )
+    return 1 - kept / len(words) if words else 0.0
+
+
+def test_contact_report(
+    negatives: Sequence[str], training_queries: Sequence[str], contacts: Mapping[str, TestContact]
+) -> str:
+    """How far the negatives touch the test splits (name -> what they hold): whoever reports their figures should know."""
+    known = {word for query in training_queries for word in words_of(query)}
+    words = {word for negative in negatives for word in words_of(negative)}
+    lines = [f"word forms of the negatives that training queries do not have: {len(words - known):,}"]
+    for name, contact in contacts.items():
+        if contact.novel_words:
+            met = sum(contact.has_word(word) for word in {word.lower() for word in contact.novel_words} & words)
+            lines.append(f"{name}: {met:,} of {len(set(contact.novel_words)):,} novel words occur in the negatives")
+        texts = {tuple(words_of(negative)) for negative in negatives}
+        found = sum(tuple(words_of(query)) in texts for query in contact.queries)
+        lines.append(f"{name}: {found:,} of {len(contact.queries):,} queries are among the negatives, word for word")
+    return "\n".join(lines)
+
+
+def plot_changes(statistics: NegativeStatistics, path: str | Path) -> None:
+    """A figure of how much each level changes: the spread of the share of changed words over the queries.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('the figure needs matplotlib: pip install "shine-hf[plots]"') from error
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    shares = [[100 * share for share in level] for level in statistics.changed_shares]
+    axes.boxplot(shares, showmeans=True, whis=(5, 95), showfliers=False)
+    axes.set(xlabel="level", ylabel="words of the query changed (%)", ylim=(0, 100))
+    figure.savefig(path, dpi=150)
