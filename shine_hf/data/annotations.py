@@ -76,8 +76,13 @@ def read_compositional(dataset: str, data_dir: str | Path, negatives: str | None
 
 def compositional_rows(path: Path, split: str) -> Iterator[dict]:
     """Rows of one original JSON: `{vid: {"sentences", "timestamps", "duration", ["novels" | "news"]}}`, in the file's order."""
-    for vid, video in json.loads(_read_text(path)).items():
-        sentences, timestamps = video["sentences"], video["timestamps"]
+    for vid, video in _json_object(path).items():
+        try:
+            sentences, timestamps, duration = video["sentences"], video["timestamps"], float(video["duration"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path}, video {vid!r}: `sentences`, `timestamps` and `duration` are needed ({error!r})"
+            ) from error
         compositions = video.get("novels") or video.get("news") or [{}] * len(sentences)
         if not len(sentences) == len(timestamps) == len(compositions):
             raise ValueError(
@@ -95,19 +100,23 @@ def compositional_rows(path: Path, split: str) -> Iterator[dict]:
                 "qid": f"{vid}_{QID_INFIX[split]}_{index}",
                 "vid": vid,
                 "query": query.strip(),
-                "duration": float(video["duration"]),
+                "duration": duration,
                 "relevant_windows": [[float(value) for value in window]],
                 "masked_queries": [],
                 "negative_queries": [],
                 "negative_flags": [],
-                "annotation_flags": annotation_flags(video["duration"], [window]),
+                "annotation_flags": annotation_flags(duration, [window]),
                 "composition_types": [kind for kind, _ in pairs],
                 "composition_words": [words for _, words in pairs],
             }
 
 
 def read_negatives(path: Path) -> dict[str, Mapping]:
-    """qid -> row with `query`, `masked_queries`, `negative_queries` and `negative_flags`: the authors' jsonl, or our own export."""
+    """qid -> row with `query`, `masked_queries`, `negative_queries` and `negative_flags`: the authors' jsonl, or our own export.
+
+    Raises:
+        FileNotFoundError: for a missing file. ValueError: for a qid that comes twice.
+    """
     if path.suffix == ".parquet":
         if not path.is_file():
             raise FileNotFoundError(f"no file of negatives at {path}")
@@ -117,6 +126,8 @@ def read_negatives(path: Path) -> dict[str, Mapping]:
     table = {}
     for row in rows:
         queries = row.get("negative_queries") or row.get("recomposed_queries") or []
+        if row["qid"] in table:
+            raise ValueError(f"{path}: qid {row['qid']!r} comes twice")
         table[row["qid"]] = {
             "query": row["query"].strip(),
             "masked_queries": row.get("masked_queries") or [],
@@ -177,6 +188,16 @@ def read_jsonl(path: str | Path) -> Dataset:
     check_rows(rows, source=str(path))
     features = Features({**FEATURES, **{name: OPTIONAL_FEATURES[name] for name in sorted(optional)}})
     return Dataset.from_list([{name: row.get(name) for name in features} for row in rows], features=features)
+
+
+def _json_object(path: Path) -> dict:
+    try:
+        content = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: not an object, but a {type(content).__name__}")
+    return content
 
 
 def _jsonl_objects(path: Path) -> Iterator[tuple[int, dict]]:

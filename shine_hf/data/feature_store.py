@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,9 +12,11 @@ import numpy as np
 
 # Where people find the features that the papers used.
 PUBLIC_SOURCES = (
-    "I3D features of Charades are public with VSLNet (github.com/26hzhang/VSLNet), C3D features of ActivityNet with the ActivityNet "
-    "challenge (activity-net.org); `--video_features simulated:` runs on stand-ins without any download"
+    "I3D features of Charades are public with VSLNet (github.com/26hzhang/VSLNet), C3D features of ActivityNet with MS-2D-TAN "
+    "(github.com/microsoft/VideoX); `--video_features simulated:` runs on stand-ins without any download"
 )
+# A plus sign may stand in a path: only one that begins another specification separates.
+_SPEC_SEPARATOR = re.compile(r"\+(?=[a-z0-9]+:)")
 # In the order in which they are looked for; the last two are what CLIP text extractors write.
 NPZ_KEYS = ("features", "last_hidden_state", "pooler_output")
 
@@ -44,8 +48,9 @@ class FeatureStore(ABC):
         Raises:
             ValueError: for an unknown kind. FileNotFoundError: where the folder or file does not exist.
         """
-        if "+" in spec:
-            return FeatureStore.from_specs(spec.split("+"), rows, clip_length)
+        parts = _SPEC_SEPARATOR.split(spec)
+        if len(parts) > 1:
+            return FeatureStore.from_specs(parts, rows, clip_length)
         kind, _, where = spec.partition(":")
         if kind == "simulated":
             from .simulated_features import SimulatedFeatures
@@ -96,12 +101,9 @@ class FeatureStore(ABC):
             )
         return features
 
+    @abstractmethod
     def __contains__(self, key: str) -> bool:
-        try:
-            self._read(key)
-        except KeyError:
-            return False
-        return True
+        """Whether there are features of a key; reads none."""
 
     def __iter__(self) -> Iterator[str]:
         return self.keys()
@@ -140,6 +142,9 @@ class FolderFeatures(FeatureStore):
 
     def keys(self) -> Iterator[str]:
         return (path.name.removesuffix(self.suffix) for path in sorted(self.folder.glob(f"*{self.suffix}")))
+
+    def __contains__(self, key: str) -> bool:
+        return self._path(key).is_file()
 
     def _read(self, key: str) -> np.ndarray:
         path = self._path(key)
@@ -190,31 +195,35 @@ class Hdf5Features(FeatureStore):
         self.spec = f"hdf5:{path}"
         if not path.is_file():
             raise FileNotFoundError(f"no feature file {path}. {PUBLIC_SOURCES}")
-        self.path, self._file = path, None
+        self.path, self._file, self._process = path, None, None
 
     def __getstate__(self):
-        # An open HDF5 file cannot be shared between processes: each opens its own.
         return {**self.__dict__, "_file": None}
 
     @property
     def file(self):
-        if self._file is None:
+        # An open HDF5 file cannot be shared between processes, forked ones included: each opens its own.
+        if self._file is None or self._process != os.getpid():
             import h5py
 
             try:
                 self._file = h5py.File(self.path, "r")
             except OSError as error:
                 raise ValueError(f"{self.path} cannot be read: {error}") from error
+            self._process = os.getpid()
         return self._file
 
     def keys(self) -> Iterator[str]:
         return iter(self.file.keys())
 
+    def __contains__(self, key: str) -> bool:
+        # A key with a slash would address an inner dataset, a dot the file itself.
+        return bool(key) and "/" not in key and key != "." and key in self.file
+
     def _read(self, key: str) -> np.ndarray:
-        # A key with a slash would address an inner dataset.
-        entry = self.file.get(key) if key and "/" not in key else None
-        if entry is None:
+        if key not in self:
             raise KeyError(f"no features of {key!r} in {self.path}. {PUBLIC_SOURCES}")
+        entry = self.file[key]
         if not hasattr(entry, "shape"):
             inner = next((name for name in (*NPZ_KEYS, "c3d_features") if name in entry), None)
             if inner is None:
@@ -241,7 +250,10 @@ class ConcatenatedFeatures(FeatureStore):
         return sum(self.dims)
 
     def keys(self) -> Iterator[str]:
-        return (key for key in self.stores[0] if all(key in store for store in self.stores[1:]))
+        return (key for key in self.stores[0] if key in self)
+
+    def __contains__(self, key: str) -> bool:
+        return all(key in store for store in self.stores)
 
     def _read(self, key: str) -> np.ndarray:
         parts = [store[key] for store in self.stores]

@@ -25,6 +25,8 @@ FEATURES = Features(
 """`relevant_windows` in seconds; `masked_queries`, `negative_queries` and `negative_flags` by level (all of one length, or empty);
 `composition_types` and `composition_words` in parallel, one entry per pair of words."""
 
+REQUIRED_COLUMNS = ("qid", "vid", "query", "duration", "relevant_windows")
+
 # Flags of windows that nothing can be learned from.
 UNTRAINABLE_FLAGS = frozenset({"window_empty", "window_reversed", "window_outside", "no_window"})
 
@@ -63,12 +65,15 @@ def check_rows(rows: Iterable[Mapping], source: str) -> None:
         source: Where they come from, for the message.
 
     Raises:
-        ValueError: for a duplicate qid, an empty query or vid, a duration that is not a positive number, a window that is not a pair of
-            finite numbers, or levels of negatives that do not agree; names the source, the row and the qid.
+        ValueError: for a missing column, a duplicate qid, an empty query or vid, a duration that is not a positive number, a window that
+            is not a pair of finite numbers, or levels of negatives that do not agree; names the source, the row and the qid.
     """
     seen: dict[str, int] = {}
     levels: tuple[int, str] | None = None
     for index, row in enumerate(rows):
+        missing = [name for name in REQUIRED_COLUMNS if name not in row]
+        if missing:
+            raise ValueError(f"{source}, row {index}: no column {', '.join(missing)}")
         qid = row["qid"]
         where = f"{source}, row {index} (qid {qid!r})"
         if qid in seen:
@@ -78,10 +83,10 @@ def check_rows(rows: Iterable[Mapping], source: str) -> None:
             if not isinstance(row[name], str) or not row[name].strip():
                 raise ValueError(f"{where}: empty {name}")
         duration = row["duration"]
-        if not isinstance(duration, int | float) or not math.isfinite(duration) or duration <= 0:
+        if not _is_finite(duration) or duration <= 0:
             raise ValueError(f"{where}: the duration must be a positive number of seconds, got {duration!r}")
         for window in row["relevant_windows"]:
-            if len(window) != 2 or not all(math.isfinite(value) for value in window):
+            if len(window) != 2 or not all(map(_is_finite, window)):
                 raise ValueError(f"{where}: a window must be [start, end] in seconds, got {list(window)!r}")
         lengths = {
             name: len(row[name]) for name in ("masked_queries", "negative_queries", "negative_flags") if row.get(name)
@@ -94,3 +99,7 @@ def check_rows(rows: Iterable[Mapping], source: str) -> None:
                     f"{where}: {count} negatives, but {levels[0]} in row {levels[1]!r}; all rows need the same number of levels"
                 )
             levels = levels or (count, qid)
+
+
+def _is_finite(value) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -113,6 +113,9 @@ class SimulatedFeatures(FeatureStore):
     def keys(self) -> Iterator[str]:
         return iter(self._durations)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._durations
+
     def __len__(self) -> int:
         return len(self._durations)
 
