@@ -1,6 +1,16 @@
 """Metrics of moments, highlights and saliency order, in numpy."""
 
+from .highlight_detection import highlight_detection_metrics
 from .moment_retrieval import moment_retrieval_metrics, temporal_iou
-from .saliency_hierarchy import saliency_order
+from .saliency_hierarchy import saliency_hierarchy, saliency_order
+from .submission import evaluate_submission, official_layout
 
-__all__ = ["moment_retrieval_metrics", "saliency_order", "temporal_iou"]
+__all__ = [
+    "evaluate_submission",
+    "highlight_detection_metrics",
+    "moment_retrieval_metrics",
+    "official_layout",
+    "saliency_hierarchy",
+    "saliency_order",
+    "temporal_iou",
+]

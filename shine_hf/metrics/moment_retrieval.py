@@ -1,28 +1,143 @@
-"""How well predicted moments fit the annotated windows."""
+"""How well predicted moments fit the annotated windows: recall, mean IoU and average precision, as QVHighlights' scorer counts them.
+
+Every query is scored at once, in arrays padded with NaN; the only loop is over the ranks of the predictions, because which window a
+prediction may claim depends on what the better-ranked ones have claimed.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-RECALL_THRESHOLDS = (0.3, 0.5, 0.7)
+AVERAGE_PRECISION_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+RECALL_THRESHOLDS = (0.3, *AVERAGE_PRECISION_THRESHOLDS)
+# What people read at a glance; `every_threshold` adds the rest.
+HEADLINE_RECALL_THRESHOLDS = (0.3, 0.5, 0.7)
+HEADLINE_AVERAGE_PRECISION_THRESHOLDS = (0.5, 0.75)
+# The official scorer reads no more predictions of a query than this.
+MAX_PREDICTIONS = 10
+
+
+def moment_retrieval_metrics(
+    moments: np.ndarray, windows: np.ndarray, *, every_threshold: bool = False
+) -> dict[str, float]:
+    """Recall, mean IoU and mean average precision of ranked moments, in percent, not rounded.
+
+    The first moment of a row is its answer (R1, mIoU), the first five are those of R5. Average precision ranks the first ten by score,
+    equal scores in the order given. A query without predictions counts as a miss everywhere.
+
+    Args:
+        moments (`(N, K, 3)`): Start, end and score of the predictions, best first; NaN for none. Any unit of time.
+        windows (`(N, W, 2)`): Start and end of the annotated windows in the same unit; NaN for none.
+        every_threshold: Report every IoU threshold of 0.5:0.95 instead of the usual ones.
+
+    Returns:
+        `R1@t` and `R5@t` at 0.3, 0.5 and 0.7, `mIoU`, `mAP@0.5`, `mAP@0.75`, and `mAP`, the mean over the thresholds 0.5:0.95.
+
+    Raises:
+        ValueError: for arrays of the wrong shape, or without a single query.
+    """
+    moments, windows = np.asarray(moments, dtype=float), np.asarray(windows, dtype=float)
+    if moments.ndim != 3 or moments.shape[2] != 3 or windows.ndim != 3 or windows.shape[2] != 2:
+        raise ValueError(f"expected moments (N, K, 3) and windows (N, W, 2), got {moments.shape} and {windows.shape}")
+    if len(moments) != len(windows) or not len(moments):
+        raise ValueError(f"expected as many queries in both, at least one; got {len(moments)} and {len(windows)}")
+    moments = moments[:, :MAX_PREDICTIONS]
+    iou = temporal_iou(moments[:, :, None, :2], windows[:, None])
+
+    fit = _fit_of_best_window(moments, windows, iou)
+    first, first_five = fit[:, :1].max(axis=1, initial=0), fit[:, :5].max(axis=1, initial=0)
+    recall_thresholds = RECALL_THRESHOLDS if every_threshold else HEADLINE_RECALL_THRESHOLDS
+    metrics = {f"R1@{threshold}": 100 * float(np.mean(first >= threshold)) for threshold in recall_thresholds}
+    metrics |= {f"R5@{threshold}": 100 * float(np.mean(first_five >= threshold)) for threshold in recall_thresholds}
+    metrics["mIoU"] = 100 * float(np.mean(first))
+
+    precision = average_precision(iou, moments[..., 2], ~np.isnan(windows[..., 0]), AVERAGE_PRECISION_THRESHOLDS)
+    by_threshold = precision.mean(axis=0)
+    for threshold, value in zip(AVERAGE_PRECISION_THRESHOLDS, by_threshold):
+        if every_threshold or threshold in HEADLINE_AVERAGE_PRECISION_THRESHOLDS:
+            metrics[f"mAP@{threshold}"] = 100 * float(value)
+    metrics["mAP"] = 100 * float(by_threshold.mean())
+    return metrics
 
 
 def temporal_iou(windows: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of `(..., 2)` windows that broadcast against each other -> `(...)`; NaN where one of them is."""
+    """Intersection over union of `(..., 2)` windows that broadcast against each other -> `(...)`.
+
+    0 for two windows of no length; NaN where one of the two is NaN.
+    """
     intersection = np.minimum(windows[..., 1], others[..., 1]) - np.maximum(windows[..., 0], others[..., 0])
     intersection = np.maximum(intersection, 0)
     union = (windows[..., 1] - windows[..., 0]) + (others[..., 1] - others[..., 0]) - intersection
-    return np.divide(intersection, union, out=np.zeros_like(intersection + union), where=union != 0)
+    return np.divide(intersection, union, out=np.zeros_like(union), where=union != 0)
 
 
-def moment_retrieval_metrics(moments: np.ndarray, windows: np.ndarray) -> dict[str, float]:
-    """R1 and mIoU of the best moment of each query, in percent, against the annotated window that fits it best.
+def average_precision(
+    iou: np.ndarray, scores: np.ndarray, is_window: np.ndarray, thresholds: tuple[float, ...]
+) -> np.ndarray:
+    """Interpolated average precision of each query at each IoU threshold.
+
+    From the highest score down, each prediction claims the best-fitting window that is still free and that it overlaps by at least the
+    threshold (of equally good ones the last, as in the public scorer); without one it is a false positive.
 
     Args:
-        moments (`(N, K, 3)`): Start, end and score, best first; NaN for none.
-        windows (`(N, W, 2)`): Annotated windows; NaN for none.
+        iou (`(N, K, W)`): Overlap of each prediction with each window; NaN where either does not exist.
+        scores (`(N, K)`): Scores of the predictions; NaN for none.
+        is_window (`(N, W)`): Which windows exist.
+        thresholds: `T` thresholds.
+
+    Returns:
+        `(N, T)`, in 0..1; 0 for a query without predictions or windows.
     """
-    iou = temporal_iou(moments[:, 0, None, :2], windows)
-    best = np.nan_to_num(np.fmax.reduce(iou, axis=1))
-    metrics = {f"R1@{threshold}": 100 * float(np.mean(best >= threshold)) for threshold in RECALL_THRESHOLDS}
-    return metrics | {"mIoU": 100 * float(np.mean(best))}
+    if not iou.size:
+        return np.zeros((len(iou), len(thresholds)))
+    order = np.argsort(-scores, axis=1, kind="stable")  # NaN last
+    iou = np.nan_to_num(np.take_along_axis(iou, order[:, :, None], axis=1), nan=-1.0)[:, :, ::-1]
+    limits = np.asarray(thresholds)
+    is_hit = _is_hit_of_only_window(iou, limits)
+    rows = np.flatnonzero(is_window.sum(axis=1) > 1)
+    is_hit[:, rows] = _is_hit(iou[rows], limits)
+
+    # The ranks stand first, so that sums over them run in the order of the public scorer and round alike.
+    hits = is_hit.cumsum(axis=0)  # (K, N, T)
+    precision = hits / np.arange(1, len(hits) + 1)[:, None, None]
+    interpolated = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    recall = hits / np.maximum(is_window.sum(axis=1), 1)[:, None]
+    gained = np.diff(recall, axis=0, prepend=0)
+    return (gained * interpolated).sum(axis=0)
+
+
+def _is_hit_of_only_window(iou: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """`(N, K, W)` -> `(K, N, T)`: with a single window the first prediction that fits is the hit."""
+    fits = iou.max(axis=2).T[:, :, None] >= limits
+    return fits & (fits.cumsum(axis=0) == 1)
+
+
+def _is_hit(iou: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """`(N, K, W)`, windows in reverse -> `(K, N, T)`: whether a prediction finds a free window."""
+    rows, ranks, windows = iou.shape
+    is_free = np.ones((rows, len(limits), windows), dtype=bool)
+    is_hit = np.zeros((ranks, rows, len(limits)), dtype=bool)
+    for rank in range(ranks):
+        overlap = iou[:, rank, None]
+        is_open = is_free & (overlap >= limits[:, None])
+        is_hit[rank] = is_open.any(axis=2)
+        best = np.where(is_open, overlap, -1.0).argmax(axis=2)[..., None]
+        claimed = np.take_along_axis(is_free, best, axis=2) & ~is_hit[rank][..., None]
+        np.put_along_axis(is_free, best, claimed, axis=2)
+    return is_hit
+
+
+def _fit_of_best_window(moments: np.ndarray, windows: np.ndarray, iou: np.ndarray) -> np.ndarray:
+    """`(N, K)`: the IoU of each prediction with the window that fits it best, 0 where there is none.
+
+    The public scorer takes the hull of the two as their union here. Where they overlap the two are equal but for rounding, which decides
+    whether a prediction reaches a threshold exactly; so the hull it is.
+    """
+    if not iou.size:
+        return np.zeros(moments.shape[:2])
+    best = np.nan_to_num(iou, nan=-1.0).argmax(axis=2)
+    window = np.take_along_axis(windows, best[..., None], axis=1)
+    intersection = np.minimum(moments[..., 1], window[..., 1]) - np.maximum(moments[..., 0], window[..., 0])
+    hull = np.maximum(moments[..., 1], window[..., 1]) - np.minimum(moments[..., 0], window[..., 0])
+    fit = np.divide(np.maximum(intersection, 0), hull, out=np.zeros_like(hull), where=hull != 0)
+    return np.nan_to_num(fit, nan=0.0)

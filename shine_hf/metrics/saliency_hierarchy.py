@@ -1,29 +1,123 @@
-"""Whether the saliency inside the moment falls from the query over its negatives, in the order that SHINE trains."""
+"""Whether the saliency inside the moment falls from the query over its negatives, in the order that SHINE trains.
+
+SHINE (arXiv 2407.05118) ranks positive > level 1 > level 2 > level 3 > irrelevant; this counts how often a model has learned it.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 
 
-def saliency_order(levels: np.ndarray) -> dict[str, float]:
-    """How often each link of query > level 1 > … > irrelevant holds, and the whole chain, in percent.
+def saliency_hierarchy(
+    saliency: np.ndarray,
+    negative_saliency: np.ndarray,
+    inside: np.ndarray,
+    *,
+    negative_mask: np.ndarray | None = None,
+    bootstrap: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, float]:
+    """How often each link of positive > level 1 > … > irrelevant holds inside the moment, and the whole chain, with intervals.
 
     Args:
-        levels (`(N, 1 + L)`): Mean saliency inside the moment under the query, level 1, …, and last the irrelevant query; NaN for an
-            absent one, which drops out of the chain.
+        saliency (`(N, T)`): Clip-wise saliency under the query.
+        negative_saliency (`(N, L, T)`): The same under its negatives: level 1, 2, …, and last the irrelevant query.
+        inside (`(N, T)`): Which clips lie inside the moment; False for padding, whose scores are not read.
+        negative_mask (`(N, L)`): Which negatives exist; all of them if left out.
+        bootstrap: Number of resamples of the queries for the intervals; 0 for none.
+        confidence: Share of the resamples that an interval holds.
+        seed: Of the resampling.
+
+    Returns:
+        What [`saliency_order`] returns for the mean saliency inside the moment.
+
+    Raises:
+        ValueError: for shapes that do not fit, a row without a clip inside, a score inside that is not finite.
     """
-    present = ~np.isnan(levels)
-    index = np.where(present, np.arange(levels.shape[1]), 0)
-    nearer = np.maximum.accumulate(index, axis=1)[:, :-1]
-    higher = np.take_along_axis(levels, nearer, axis=1) > levels[:, 1:]
-    linked = present[:, 1:] & present[:, :1]
-    names = ["query", *(f"level{level}" for level in range(1, levels.shape[1] - 1)), "irrelevant"]
-    metrics = {
-        f"{a}>{b}": 100 * float(higher[linked[:, i], i].mean())
-        for i, (a, b) in enumerate(zip(names, names[1:]))
-        if linked[:, i].any()
-    }
-    rows = linked.any(axis=1)
-    if rows.any():
-        metrics["chain"] = 100 * float((higher | ~linked)[rows].all(axis=1).mean())
+    saliency, negative_saliency = np.asarray(saliency, dtype=float), np.asarray(negative_saliency, dtype=float)
+    inside = np.asarray(inside, dtype=bool)
+    if saliency.ndim != 2 or negative_saliency.ndim != 3 or inside.shape != saliency.shape:
+        raise ValueError(
+            f"expected saliency (N, T), negative_saliency (N, L, T) and inside (N, T), got {saliency.shape}, "
+            f"{negative_saliency.shape} and {inside.shape}"
+        )
+    if (len(negative_saliency), negative_saliency.shape[2]) != saliency.shape:
+        raise ValueError(f"saliency {saliency.shape} and negative_saliency {negative_saliency.shape} do not fit")
+    present = np.ones(negative_saliency.shape[:2], dtype=bool)
+    if negative_mask is not None:
+        present = np.asarray(negative_mask, dtype=bool)
+        if present.shape != negative_saliency.shape[:2]:
+            raise ValueError(f"expected negative_mask {negative_saliency.shape[:2]}, got {present.shape}")
+    if not inside.any(axis=1).all():
+        raise ValueError(f"row {int(np.argmin(inside.any(axis=1)))}: no clip inside the moment")
+
+    scores = np.concatenate([saliency[:, None], negative_saliency], axis=1)
+    present = np.concatenate([np.ones((len(present), 1), dtype=bool), present], axis=1)
+    is_read = inside[:, None] & present[:, :, None]
+    if not np.isfinite(scores[is_read]).all():
+        row = np.argwhere(is_read & ~np.isfinite(scores))[0][0]
+        raise ValueError(f"row {row}: a saliency inside the moment is not a finite number")
+    means = np.where(is_read, scores, 0.0).sum(axis=2) / inside.sum(axis=1, keepdims=True)
+    return saliency_order(np.where(present, means, np.nan), bootstrap=bootstrap, confidence=confidence, seed=seed)
+
+
+def saliency_order(
+    levels: np.ndarray, *, bootstrap: int = 0, confidence: float = 0.95, seed: int = 0
+) -> dict[str, float]:
+    """How often each link of positive > level 1 > … > irrelevant holds, and the whole chain, in percent.
+
+    A link counts in the rows that have both of its ends. An absent level drops out of the chain: its neighbours are compared with
+    each other. A tie is a failure, so a model whose saliency ignores the query has 0 and not one half.
+
+    Args:
+        levels (`(N, 1 + L)`): Mean saliency inside the moment under the query, level 1, 2, …, and last the irrelevant query; NaN for an
+            absent one. A row without the query, or without any negative, does not count.
+        bootstrap: Number of resamples of the queries for percentile intervals; 0 for none.
+        confidence: Share of the resamples that an interval holds.
+        seed: Of the resampling.
+
+    Returns:
+        `positive>level1`, `level1>level2`, …, `chain`, each with `…_low` and `…_high` if `bootstrap` is set. A link that no row has is
+        left out.
+
+    Raises:
+        ValueError: for an array that is not `(N, 1 + L)`, or a confidence outside 0..1.
+    """
+    levels = np.asarray(levels, dtype=float)
+    if levels.ndim != 2:
+        raise ValueError(f"expected levels (N, 1 + L), got {levels.shape}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"the confidence must lie between 0 and 1, got {confidence}")
+    rng = np.random.default_rng(seed)
+    metrics = {}
+    for name, holds, counts in _links(levels):
+        total, held = int(counts.sum()), int((holds & counts).sum())
+        if not total:
+            continue
+        metrics[name] = 100 * held / total
+        if bootstrap:
+            # Each resampled row holds or fails, so the number that hold is binomial: no rows need to be drawn.
+            values = 100 * rng.binomial(total, held / total, size=bootstrap) / total
+            low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+            metrics |= {f"{name}_low": float(low), f"{name}_high": float(high)}
     return metrics
+
+
+def _links(levels: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, whether it holds `(N,)`, and whether it counts `(N,)`, of each link and of the chain."""
+    present = ~np.isnan(levels) & ~np.isnan(levels[:, :1])
+    names = ["positive", *(f"level{level}" for level in range(1, levels.shape[1] - 1)), "irrelevant"]
+    for index, (above, below) in enumerate(zip(names, names[1:])):
+        yield (
+            f"{above}>{below}",
+            levels[:, index] > levels[:, index + 1],
+            present[:, index] & present[:, index + 1],
+        )
+    # For each column the nearest one above it that is present.
+    index = np.where(present, np.arange(levels.shape[1]), 0)
+    above = np.maximum.accumulate(index, axis=1)[:, :-1]
+    holds = np.take_along_axis(levels, above, axis=1) > levels[:, 1:]
+    yield "chain", (holds | ~present[:, 1:]).all(axis=1), present[:, 1:].any(axis=1)

@@ -1,0 +1,77 @@
+"""Highlight detection: whether the clips with the highest predicted saliency are those that the annotators liked (QVHighlights)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Name -> lowest grade (of 0 to 4) that makes a clip a highlight.
+HIGHLIGHT_GRADES = {"Fair": 2, "Good": 3, "VeryGood": 4}
+
+
+def highlight_detection_metrics(scores: np.ndarray, grades: np.ndarray) -> dict[str, float]:
+    """Mean average precision and HIT@1 of clip scores, in percent, not rounded.
+
+    Average precision is taken for each annotator and averaged; for HIT@1 it is enough that one of them liked the best clip. As in the
+    official scorer, clips without a score count as scored 0 for the average precision, a best clip past the end of the video is a miss,
+    an annotator who liked no clip gives 0 and one who liked every clip 1.
+
+    Args:
+        scores (`(N, S)`): Predicted saliency of each clip; NaN for none.
+        grades (`(N, T, A)`): Grades 0 to 4 of each clip by each of `A` annotators; NaN for clips past the end of the video.
+
+    Returns:
+        `min-Fair-mAP`, `min-Fair-Hit1`, `min-Good-mAP`, …: for each of [`HIGHLIGHT_GRADES`].
+
+    Raises:
+        ValueError: for arrays of the wrong shape, without a query, or with a query that has no clip at all.
+    """
+    scores, grades = np.asarray(scores, dtype=float), np.asarray(grades, dtype=float)
+    if scores.ndim != 2 or grades.ndim != 3 or len(scores) != len(grades) or not len(scores):
+        raise ValueError(
+            f"expected scores (N, S) and grades (N, T, A) with N > 0, got {scores.shape} and {grades.shape}"
+        )
+    is_clip, is_scored = ~np.isnan(grades[:, :, 0]), ~np.isnan(scores)
+    if not (is_clip.any(axis=1).all() and is_scored.any(axis=1).all()):
+        raise ValueError("every query needs at least one clip with grades and one with a score")
+    rows = np.arange(len(scores))
+    best = np.where(is_scored, scores, -np.inf).argmax(axis=1)
+    inside = best < grades.shape[1]
+    best_grades = np.where(inside[:, None], grades[rows, np.where(inside, best, 0)], np.nan)
+
+    clips = _fit_to_clips(scores, grades.shape[1])
+    metrics = {}
+    for name, grade in HIGHLIGHT_GRADES.items():
+        # Comparisons with NaN are false: a clip past the end is no highlight.
+        precision = _average_precision(clips, grades >= grade, is_clip)
+        metrics[f"min-{name}-mAP"] = 100 * float(precision.mean())
+        metrics[f"min-{name}-Hit1"] = 100 * float((best_grades >= grade).any(axis=1).mean())
+    return metrics
+
+
+def _fit_to_clips(scores: np.ndarray, num_clips: int) -> np.ndarray:
+    """Cut or fill up with 0 to `(N, num_clips)`."""
+    fitted = np.zeros((len(scores), num_clips))
+    known = np.nan_to_num(scores[:, :num_clips], nan=0.0)
+    fitted[:, : known.shape[1]] = known
+    return fitted
+
+
+def _average_precision(scores: np.ndarray, is_highlight: np.ndarray, is_clip: np.ndarray) -> np.ndarray:
+    """Interpolated precision, averaged over the distinct levels of recall: `(N, T)`, `(N, T, A)`, `(N, T)` -> `(N, A)`.
+
+    Clips with equal scores are recalled together, and however many highlights are among them they make one level.
+    """
+    order = np.argsort(np.where(is_clip, -scores, np.inf), axis=1, kind="stable")
+    ranked = np.take_along_axis(np.where(is_clip, scores, np.nan), order, axis=1)
+    # The last clip of each group of equal scores; comparisons with the NaN behind the last clip are true.
+    ends_group = (ranked != np.concatenate([ranked[:, 1:], np.full((len(ranked), 1), np.nan)], axis=1)) & ~np.isnan(
+        ranked
+    )
+    hits = np.take_along_axis(is_highlight, order[..., None], axis=1).cumsum(axis=1)
+    precision = np.where(ends_group[..., None], hits / np.arange(1, hits.shape[1] + 1)[:, None], 0.0)
+    interpolated = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    at_ends = np.maximum.accumulate(np.where(ends_group[..., None], hits, 0), axis=1)
+    is_level = np.diff(at_ends, axis=1, prepend=0) > 0
+    levels = is_level.sum(axis=1)
+    average = np.where(is_level, interpolated, 0.0).sum(axis=1) / np.maximum(levels, 1)
+    return np.where(is_highlight.sum(axis=1) == is_clip.sum(axis=1)[:, None], 1.0, average)

@@ -1,0 +1,219 @@
+"""Score a submission file: the figures of the official QVHighlights scorer, for any benchmark in the common jsonl format.
+
+The scorer followed is `standalone_eval` of github.com/jayleicn/moment_detr; R1@0.3, R5 and mIoU are counted in its manner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+
+import numpy as np
+
+from .highlight_detection import HIGHLIGHT_GRADES, highlight_detection_metrics
+from .moment_retrieval import (
+    AVERAGE_PRECISION_THRESHOLDS,
+    MAX_PREDICTIONS,
+    RECALL_THRESHOLDS,
+    moment_retrieval_metrics,
+)
+
+# Seconds, the shorter bound excluded. Longer windows than 150 s count in `full` only.
+LENGTH_RANGES_SECONDS = {"long": (30, 150), "middle": (10, 30), "short": (0, 10)}
+CLIP_LENGTH_SECONDS = 2
+MOMENTS, SALIENCY = "pred_relevant_windows", "pred_saliency_scores"
+
+
+def evaluate_submission(submission: Iterable[Mapping], ground_truth: Iterable[Mapping]) -> dict[str, float]:
+    """Every metric of a submission under its official name, in percent, rounded to two decimals as the official scorer does.
+
+    Args:
+        submission: One row per query with `qid` and `pred_relevant_windows` (`[[start, end, score], …]` in seconds, best first),
+            `pred_saliency_scores` (one per clip of 2 s), or both. At most ten windows are read; none at all counts as a miss.
+        ground_truth: One row per query with `qid` and `relevant_windows` (`[[start, end], …]` in seconds), and for highlights
+            `duration`, `relevant_clip_ids` and `saliency_scores` (grades 0 to 4 of each annotator for each of these clips).
+
+    Returns:
+        `MR-{full,long,middle,short}-{R1@t,R5@t,mIoU,mAP@t,mAP}` and `HL-min-{Fair,Good,VeryGood}-{mAP,Hit1}`. The highlights are
+        left out where either side has no saliency, the moments where the submission has none, and a range of lengths that has no window.
+        [`official_layout`] arranges them as in the official JSON.
+
+    Raises:
+        ValueError: for qids that are missing, unknown or there twice; for moments that are no `[start, end, score]` of finite numbers
+            with start <= end; for annotations without window; for scores that are not finite; where only some of the rows have a
+            column. Names the qid.
+    """
+    predictions, truth = _by_qid(submission, "submission"), _by_qid(ground_truth, "ground truth")
+    _check_same_qids(predictions, truth)
+    truth = {qid: truth[qid] for qid in predictions}
+    metrics: dict[str, float] = {}
+    if _has_column(predictions, MOMENTS, "submission"):
+        metrics |= _score_moments(predictions, truth)
+    has_saliency = _has_column(predictions, SALIENCY, "submission")
+    if has_saliency and _has_column(truth, "saliency_scores", "ground truth"):
+        metrics |= _score_highlights(predictions, truth)
+    if not metrics:
+        found = f"only {SALIENCY}, for which the ground truth has no saliency_scores" if has_saliency else "neither"
+        raise ValueError(f"nothing to score: the submission needs {MOMENTS} or {SALIENCY}, but has {found}")
+    return {name: float(f"{value:.2f}") for name, value in metrics.items()}
+
+
+def official_layout(metrics: Mapping[str, float]) -> dict[str, dict]:
+    """What [`evaluate_submission`] returns, nested as in the official JSON: `brief`, `HL-min-Fair`, …, `full`, `long`, `middle`, `short`.
+
+    R1@0.3, R5 and mIoU stand beside the official figures.
+    """
+    brief_names = [
+        *(f"MR-full-{name}" for name in ("R1@0.3", "R1@0.5", "R1@0.7", "R5@0.5", "R5@0.7")),
+        *(f"MR-full-{name}" for name in ("mAP", "mAP@0.5", "mAP@0.75", "mIoU")),
+        *(f"MR-{name}-mAP" for name in LENGTH_RANGES_SECONDS),
+        *(f"HL-min-{name}-{figure}" for name in HIGHLIGHT_GRADES for figure in ("mAP", "Hit1")),
+    ]
+    layout: dict[str, dict] = {"brief": {name: metrics[name] for name in brief_names if name in metrics}}
+    for name in (f"HL-min-{grade}" for grade in HIGHLIGHT_GRADES):
+        if f"{name}-mAP" in metrics:
+            layout[name] = {f"HL-{figure}": metrics[f"{name}-{figure}"] for figure in ("mAP", "Hit1")}
+    for name in ("full", *LENGTH_RANGES_SECONDS):
+        prefix = f"MR-{name}-"
+        if f"{prefix}mAP" in metrics:
+            layout[name] = {
+                "MR-mAP": {str(t): metrics[f"{prefix}mAP@{t}"] for t in AVERAGE_PRECISION_THRESHOLDS}
+                | {"average": metrics[f"{prefix}mAP"]},
+                "MR-R1": {str(t): metrics[f"{prefix}R1@{t}"] for t in RECALL_THRESHOLDS},
+                "MR-R5": {str(t): metrics[f"{prefix}R5@{t}"] for t in RECALL_THRESHOLDS},
+                "MR-mIoU": metrics[f"{prefix}mIoU"],
+            }
+    return layout
+
+
+def _score_moments(predictions: Mapping[str, Mapping], truth: Mapping[str, Mapping]) -> dict[str, float]:
+    qids = list(predictions)
+    moments = _pad(
+        qids,
+        [row[MOMENTS][:MAX_PREDICTIONS] for row in predictions.values()],
+        (3,),
+        "submission",
+        "[start, end, score]",
+    )
+    windows = _pad(qids, [row["relevant_windows"] for row in truth.values()], (2,), "ground truth", "[start, end]")
+    _refuse(np.isnan(windows[:, :1, 0]), qids, "ground truth", "no relevant_windows; remove the query from both files")
+    for array, source in ((moments, "submission"), (windows, "ground truth")):
+        _refuse(array[..., 0] > array[..., 1], qids, source, "starts after its end")
+
+    metrics = {}
+    lengths = windows[..., 1] - windows[..., 0]
+    for name, (shortest, longest) in {"full": (-np.inf, np.inf), **LENGTH_RANGES_SECONDS}.items():
+        is_in_range = (lengths > shortest) & (lengths <= longest)
+        rows = is_in_range.any(axis=1)
+        if rows.any():
+            in_range = np.where(is_in_range[..., None], windows, np.nan)
+            found = moment_retrieval_metrics(moments[rows], in_range[rows], every_threshold=True)
+            metrics |= {f"MR-{name}-{key}": value for key, value in found.items()}
+    return metrics
+
+
+def _score_highlights(predictions: Mapping[str, Mapping], truth: Mapping[str, Mapping]) -> dict[str, float]:
+    qids = list(predictions)
+    scores = _pad(qids, [row[SALIENCY] for row in predictions.values()], (), "submission", "a number")
+    _refuse(np.isnan(scores[:, :1]), qids, "submission", f"no {SALIENCY}")
+    num_annotators = max((len(grades) for row in truth.values() for grades in row["saliency_scores"][:1]), default=1)
+    ids = _pad(qids, [row["relevant_clip_ids"] for row in truth.values()], (), "ground truth", "the index of a clip")
+    given = _pad(
+        qids,
+        [row["saliency_scores"] for row in truth.values()],
+        (num_annotators,),
+        "ground truth",
+        f"{num_annotators} grades",
+    )
+    is_id, is_given = ~np.isnan(ids), ~np.isnan(given[..., 0])
+    if is_id.shape != is_given.shape or (is_id != is_given).any():
+        counts = is_id.sum(axis=1), is_given.sum(axis=1)
+        row = int(np.argmax(counts[0] != counts[1]))
+        raise ValueError(
+            f"ground truth, qid {qids[row]!r}: {counts[0][row]} relevant_clip_ids, but saliency_scores of {counts[1][row]} clips"
+        )
+    durations = np.array([row["duration"] for row in truth.values()], dtype=float)
+    num_clips = (durations / CLIP_LENGTH_SECONDS).astype(int)
+    _refuse(
+        num_clips[:, None] < 1, qids, "ground truth", f"the video is shorter than a clip of {CLIP_LENGTH_SECONDS} s"
+    )
+    _refuse((ids < 0) | (ids >= num_clips[:, None]), qids, "ground truth", "is the index of a clip outside the video")
+
+    is_clip = np.arange(num_clips.max()) < num_clips[:, None]
+    grades = np.where(is_clip[..., None], 0.0, np.full(num_annotators, np.nan))
+    rows, columns = np.nonzero(is_id)
+    grades[rows, ids[rows, columns].astype(int)] = given[rows, columns]
+    return {f"HL-{name}": value for name, value in highlight_detection_metrics(scores, grades).items()}
+
+
+def _by_qid(rows: Iterable[Mapping], source: str) -> dict[str, Mapping]:
+    """Rows by qid. Numbers and their text are the same qid: QVHighlights writes numbers, the schema of this package strings."""
+    table: dict[str, Mapping] = {}
+    for index, row in enumerate(rows):
+        if row.get("qid") is None:
+            raise ValueError(f"{source}, row {index}: no qid")
+        qid = str(row["qid"])
+        if qid in table:
+            raise ValueError(f"{source}, row {index}: qid {qid!r} is there twice; give one row per query")
+        table[qid] = row
+    if not table:
+        raise ValueError(f"the {source} is empty")
+    return table
+
+
+def _check_same_qids(predictions: Mapping, truth: Mapping) -> None:
+    unknown, missing = [q for q in predictions if q not in truth], [q for q in truth if q not in predictions]
+    parts = [
+        f"{len(qids)} {what} (first: {', '.join(map(repr, qids[:3]))})"
+        for qids, what in ((missing, "queries have no prediction"), (unknown, "predictions have an unknown qid"))
+        if qids
+    ]
+    if parts:
+        raise ValueError(f"submission and ground truth must have the same qids, but {' and '.join(parts)}")
+
+
+def _has_column(rows: Mapping[str, Mapping], column: str, source: str) -> bool:
+    """Whether all rows have a column, or none; a mixture is an error."""
+    lacking = [qid for qid, row in rows.items() if row.get(column) is None]
+    if lacking and len(lacking) < len(rows):
+        raise ValueError(f"{source}, qid {lacking[0]!r}: no {column}, which other rows have")
+    return not lacking
+
+
+def _pad(qids: Sequence[str], lists: Sequence[Sequence], item: tuple[int, ...], source: str, form: str) -> np.ndarray:
+    """`N` lists of items of shape `item` -> `(N, longest, *item)`, filled up with NaN."""
+    try:
+        flat = np.array(list(chain.from_iterable(lists)), dtype=float)
+    except (TypeError, ValueError):
+        flat = None
+    if flat is None or (flat.size and flat.shape[1:] != item) or not np.isfinite(flat).all():
+        raise _malformed(qids, lists, item, source, form)
+    lengths = np.array([len(values) for values in lists])
+    padded = np.full((len(lists), lengths.max(), *item), np.nan)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = flat.reshape(-1, *item)
+    return padded
+
+
+def _malformed(
+    qids: Sequence[str], lists: Sequence[Sequence], item: tuple[int, ...], source: str, form: str
+) -> ValueError:
+    """Find the item that cannot be padded and say what is wrong with it."""
+    for qid, values in zip(qids, lists):
+        if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str):
+            return ValueError(f"{source}, qid {qid!r}: expected a list, each item {form}, got {values!r}")
+        for value in values:
+            try:
+                array = np.array(value, dtype=float)
+            except (TypeError, ValueError):
+                array = None
+            if array is None or array.shape != item or not np.isfinite(array).all():
+                return ValueError(f"{source}, qid {qid!r}: expected {form}, each a finite number, got {value!r}")
+    raise AssertionError("no item is malformed")
+
+
+def _refuse(is_bad: np.ndarray, qids: Sequence[str], source: str, problem: str) -> None:
+    """Raise for the first `True` of `(N, items)`."""
+    if is_bad.any():
+        row, position = np.argwhere(is_bad)[0]
+        where = f" item {position + 1}" if is_bad.shape[1] > 1 else ""
+        raise ValueError(f"{source}, qid {qids[row]!r}:{where} {problem}")
