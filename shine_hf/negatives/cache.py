@@ -148,13 +148,16 @@ class AnswerCache:
         self._connection.execute("PRAGMA synchronous=NORMAL")
         with self._transaction():
             version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
+            if version == SCHEMA_VERSION:
+                # Killed processes leave their row; long after the lease nobody asks for it.
+                self._connection.execute("DELETE FROM workers WHERE heartbeat < ?", (time.time() - 86_400,))
+            elif version == 0:
                 if self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                     raise ValueError(f"{self.path} is an SQLite file, but not a cache of answers; choose another path")
                 for statement in _SCHEMA.split(";")[:-1]:
                     self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-            elif version != SCHEMA_VERSION:
+            else:
                 raise ValueError(
                     f"{self.path} has cache schema {version}, this version of shine_hf reads {SCHEMA_VERSION}; "
                     "use the version that wrote it, or another file"

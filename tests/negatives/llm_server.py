@@ -70,7 +70,7 @@ class Service:
         self._not_before: dict[str, float] = {}
         self._tokens, self._refilled = float(config.burst), time.monotonic()
         self._ids = 0
-        self.first_request_at = self.last_request_at = 0.0
+        self.taken_per_second: Counter[int] = Counter()  # requests that were neither refused nor dropped
 
     def stats(self) -> dict:
         return {
@@ -82,7 +82,7 @@ class Service:
             "early": self.early,
             "batches": {name: batch["status"] for name, batch in self.batches.items()},
             "files": len(self.files),
-            "seconds": self.last_request_at - self.first_request_at,
+            "taken_per_second": self.taken_per_second,
         }
 
     def new_id(self, prefix: str) -> str:
@@ -110,8 +110,6 @@ class Service:
     def chat(self, raw: bytes) -> tuple[int, dict | str, str | None]:
         """Status, body and fault of one chat completion."""
         now = time.monotonic()
-        self.first_request_at = self.first_request_at or now
-        self.last_request_at = now
         name = hashlib.sha256(raw).hexdigest()[:16]
         self.asked[name] += 1
         if now < self._not_before.pop(name, 0.0) - 0.001:
@@ -121,6 +119,7 @@ class Service:
             return *refused, None
         fault = "rate_limit" if self.rate_limited() else self.draw_fault(name)
         self.counts[fault or "good"] += 1
+        self.taken_per_second[int(now)] += fault != "rate_limit"
         if fault == "rate_limit":
             self._not_before[name] = now + 1.0
             return 429, _error("Rate limit reached", "rate_limit_exceeded"), fault
@@ -310,7 +309,7 @@ class Connection(asyncio.Protocol):
         elif path == "/v1/batches":
             newest_first = [service.see_batch(name) for name in reversed(service.batches)]
             self.send(200, {"object": "list", "data": newest_first, "has_more": False})
-        elif path.startswith("/v1/batches/"):
+        elif path.startswith("/v1/batches/") and path.split("/")[3] in service.batches:
             self.send(200, service.see_batch(path.split("/")[3]))
         else:
             self.send(404, _error(f"Unknown request URL: {method} {path}", "unknown_url"))

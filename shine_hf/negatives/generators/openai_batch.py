@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING
 from shine_hf.negatives.cache import Answer, AnswerCache, Batch, Question
 from shine_hf.negatives.generators.base import Fill, FillRequest
 from shine_hf.negatives.generators.dialogue import ChatParameters, Dialogue, estimate_run, read_usage, record_answer
-from shine_hf.negatives.generators.endpoint import Endpoint, EndpointError, backoff_seconds
+from shine_hf.negatives.generators.endpoint import Endpoint, EndpointError, Features, backoff_seconds
 from shine_hf.negatives.pricing import BATCH_DISCOUNT, Budget, Estimate, Price, Spending, price_of
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ class OpenAIBatchGenerator:
             model=model,
         )
         self._reserved_usd: dict[bytes, float] = {}
+        self._sent_features: dict[str, Features] = {}
         self.cache = cache if isinstance(cache, AnswerCache) else AnswerCache(cache)
 
     def cost_so_far(self) -> Spending:
@@ -156,6 +157,7 @@ class OpenAIBatchGenerator:
                     self.cache.finish_batch(batch.name)
                     continue
                 pending = [d for d in part if d.key in free - written - kept_back.keys()] + pending
+                self._sent_features[batch.name] = self.endpoint.features
                 file_id = self._upload(batch, file)
             self.cache.batch_submitted(batch.name, self._create(batch, file_id))
         return kept_back
@@ -259,33 +261,39 @@ class OpenAIBatchGenerator:
 
     def _finish(self, batch: Batch, remote: RemoteBatch, failures: Counter[bytes], problems: dict[bytes, str]) -> None:
         questions = self.cache.batch_questions(batch.name)
+        sent = self._sent_features.pop(batch.name, Features())
         answers: list[Answer] = []
         problem_of = dict.fromkeys(questions, f"batch {remote.id} {remote.status} without an answer")
-        features = self.endpoint.features
-        refused = 0
+        refused, hopeless = 0, ""
         for item in self._results(remote):
             question = questions.get(_key_of(item))
             if question is None:
                 continue
             response = item.get("response") or {}
-            if response.get("status_code") == 200:
+            status = response.get("status_code")
+            if status == 200:
                 answers.append(self._answer(question, response.get("body"), remote.id))
                 del problem_of[question.key]
                 continue
             message = self.endpoint.scrub(json.dumps(response.get("body") or item.get("error")))
-            problem_of[question.key] = f"{response.get('status_code', remote.status)}: {message[:300]}"
-            if response.get("status_code") in (400, 422):
+            problem_of[question.key] = f"{status or remote.status}: {message[:300]}"
+            if status in (401, 403, 404) or "insufficient_quota" in message:
+                hopeless = problem_of[question.key]
+            elif status in (400, 422):
                 refused += 1
-                self.endpoint.learn(features, message, nothing_accepted_yet=not answers)
+                self.endpoint.learn(sent, message, nothing_accepted_yet=not answers)
         self.cache.finish_batch(batch.name, answers)
+        other_form = self.endpoint.features != sent
         for key, problem in problem_of.items():
             self.budget.refused(self._reserved_usd.pop(key, 0.0))
             problems[key] = problem
-            failures[key] += self.endpoint.features == features  # else it is asked in another form
+            failures[key] += not other_form
         if remote.status == "failed":
             self._explain_rejected_batch(remote)
-        if refused and refused == len(questions) and self.endpoint.features == features:
-            raise EndpointError(f"{self.endpoint.base_url} refused all {refused} requests of a batch: {message[:300]}")
+        if refused == len(questions) and not other_form:
+            hopeless = problem
+        if hopeless:
+            raise EndpointError(f"{self.endpoint.base_url} refused the requests of batch {remote.id}: {hopeless}")
 
     def _results(self, remote: RemoteBatch) -> Iterator[dict]:
         for file_id in (remote.output_file_id, remote.error_file_id):

@@ -1,0 +1,26 @@
+"""Made-up requests for the tests of the generators that talk to language models."""
+
+from __future__ import annotations
+
+from shine_hf.negatives.generators.base import FillRequest
+
+VERBS = ("opens", "closes", "lifts", "carries", "washes", "paints", "drinks", "pours", "holds", "throws")
+NOUNS = ("table", "window", "basket", "jacket", "garden", "door", "cup", "book", "phone", "laptop")
+
+
+def make_request(number: int = 0, level: int = 2) -> FillRequest:
+    """`person <mask> the <mask> NUMBER.`; every number is another request."""
+    return FillRequest(
+        qid=f"row_{number}",
+        query=f"person opens the door {number}.",
+        level=level,
+        template=("person", "<mask>", "the", "<mask>", str(number), "."),
+        masked_query=f"person <mask> the <mask> {number}.",
+        originals=("opens", "door"),
+        parts_of_speech=("VERB", "NOUN"),
+        candidates=(VERBS, NOUNS),
+    )
+
+
+def make_requests(count: int) -> list[FillRequest]:
+    return [make_request(number) for number in range(count)]
