@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -152,7 +154,7 @@ class FolderFeatures(FeatureStore):
             raise KeyError(f"no features of {key!r}: {path} does not exist. {PUBLIC_SOURCES}")
         try:
             return self._load(path)
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
 
     def _path(self, key: str) -> Path:
