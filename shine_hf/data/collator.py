@@ -86,9 +86,11 @@ class DataCollatorForMomentRetrieval:
         epoch = int(self._epoch) if self.fixed_epoch is None else self.fixed_epoch
         videos = [self.video_features[row["vid"]] for row in rows]
         texts = [self.text_features(query=row["query"], qid=row["qid"], level=None) for row in rows]
-        negatives = [
-            [*self._hard_negatives(row), self._irrelevant(index, rows, epoch)] for index, row in enumerate(rows)
-        ]
+        hard_negatives = [self._hard_negatives(row) for row in rows]
+        if all(features is None for row in hard_negatives for features in row):
+            # Splits without negatives, test splits say: nothing is gained by encoding padding.
+            hard_negatives = [[]] * len(rows)
+        negatives = [[*hard_negatives[index], self._irrelevant(index, rows, epoch)] for index in range(len(rows))]
         inputs = self.processor(videos, texts, negatives, names=[row["qid"] for row in rows])
         num_clips = inputs["video_attention_mask"].sum(dim=1).tolist()
         return {**inputs, "labels": self._labels(rows, num_clips, epoch)}

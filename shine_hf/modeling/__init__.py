@@ -4,7 +4,7 @@ The folder is copied into every pushed model repository (`auto_map`), so its fil
 nothing else of shine_hf.
 """
 
-from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
 
 from .configuration_moment_detr import MomentDetrConfig
 from .configuration_qd_detr import QDDetrConfig
@@ -20,10 +20,12 @@ for config_class, model_class in (
 ):
     AutoConfig.register(config_class.model_type, config_class)
     AutoModel.register(config_class, model_class)
+    AutoFeatureExtractor.register(config_class, MomentRetrievalProcessor)
     AutoProcessor.register(config_class, MomentRetrievalProcessor)
     config_class.register_for_auto_class()
     model_class.register_for_auto_class("AutoModel")
-MomentRetrievalProcessor.register_for_auto_class("AutoProcessor")
+# The Trainer takes every `ProcessorMixin` for the owner of a tokenizer, hence a feature extractor.
+MomentRetrievalProcessor.register_for_auto_class("AutoFeatureExtractor")
 
 __all__ = [
     "MomentDetrConfig",

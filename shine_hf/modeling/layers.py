@@ -123,7 +123,11 @@ class Attention(nn.Module):
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def attend(self, query, key, value, attention_mask):
+        dropout = self.config.dropout if self.training else 0.0
         interface = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        if dropout and query.device.type == "cpu":
+            # torch has no fused kernel for dropout on a CPU: its fallback takes several times as long as plain attention.
+            interface = eager_attention_forward
         output, weights = interface(
             self,
             query,
@@ -131,7 +135,7 @@ class Attention(nn.Module):
             value,
             attention_mask,
             scaling=query.shape[-1] ** -0.5,
-            dropout=self.config.dropout if self.training else 0.0,
+            dropout=dropout,
         )
         return self.o_proj(output.flatten(-2)), weights
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature, FeatureExtractionMixin
 
 from .spans import span_to_window, temporal_iou
 
@@ -14,7 +14,7 @@ def covered_seconds(num_clips, clip_length: float):
     return num_clips * clip_length
 
 
-class MomentRetrievalProcessor(ProcessorMixin):
+class MomentRetrievalProcessor(FeatureExtractionMixin):
     """
     Prepares clip and token features for a model, and turns its outputs into moments.
 

@@ -1,6 +1,6 @@
 """Callbacks of [`ShineTrainer`]."""
 
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 
 class SetEpochCallback(TrainerCallback):
@@ -11,3 +11,11 @@ class SetEpochCallback(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.collator.set_epoch(int(state.epoch or 0))
+
+
+class StopWithoutProgress(EarlyStoppingCallback):
+    """Early stopping that looks only at the evaluations of the split on which the model is selected."""
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        if f"eval_{args.metric_for_best_model.removeprefix('eval_')}" in metrics:
+            super().on_evaluate(args, state, control, metrics, **kwargs)

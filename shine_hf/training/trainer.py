@@ -9,15 +9,16 @@ from collections import defaultdict
 
 import numpy as np
 import torch
-from transformers import EarlyStoppingCallback, EvalPrediction, Trainer
+from transformers import EvalPrediction, Trainer
 
 from ..losses import ShineLoss
 from ..metrics import moment_retrieval_metrics, saliency_order
 from ..modeling.moment_retrieval_loss import is_inside, masked_mean
-from .callbacks import SetEpochCallback
+from .callbacks import SetEpochCallback, StopWithoutProgress
 from .training_args import ShineTrainingArguments
 
 BEST_MODEL_FOLDER = "best"
+BOOTSTRAP_RESAMPLES = 1000
 
 
 class ShineTrainer(Trainer):
@@ -63,7 +64,7 @@ class ShineTrainer(Trainer):
         if hasattr(data_collator, "set_epoch"):
             self.add_callback(SetEpochCallback(data_collator))
         if args.early_stopping_patience is not None:
-            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+            self.add_callback(StopWithoutProgress(args.early_stopping_patience))
 
     # ---- loss ------------------------------------------------------------------------------------------------------
 
@@ -138,7 +139,7 @@ class ShineTrainer(Trainer):
         return output
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Reduce the outputs to what the metrics read: moments `(B, Q, 3)` and mean saliency inside the moment `(B, 1 + N)`."""
+        """Reduce the outputs to what the metrics read: moments `(B, Q, 3)` and mean saliency inside the moment."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
@@ -153,17 +154,20 @@ class ShineTrainer(Trainer):
             self.args.round_to_clip_length,
             self.args.nms_threshold,
         )
-        levels = _saliency_inside(outputs, inputs)
-        return loss.detach(), (moments.float(), levels), labels["windows"]
+        return loss.detach(), (moments.float(), _saliency_inside(outputs, inputs)), labels["windows"]
 
     def compute_moment_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """R1@0.3/0.5/0.7, mIoU and mAP of the moments, and how often the saliency is in the order that SHINE trains (in percent)."""
-        moments, levels = prediction.predictions
+        moments, scores = prediction.predictions
         windows = prediction.label_ids
-        # Absent windows are negative (padding of the collator and of the Trainer); real ones start at 0 or later.
-        windows = np.where((windows[..., 1:] >= 0) | (windows[..., :1] >= 0), windows, np.nan)
+        # Absent windows are negative (padding of the collator and of the Trainer); real ones end after 0.
+        windows = np.where(windows[..., 1:] >= 0, windows, np.nan)
         moments = np.where(moments[..., 2:] >= 0, moments, np.nan)
-        return moment_retrieval_metrics(moments, windows) | saliency_order(levels)
+        # The Trainer pads batches with fewer levels by -100, behind the others: hence the irrelevant query comes first.
+        scores = np.where(scores == -100, np.nan, scores)
+        levels = np.concatenate([scores[:, :1], scores[:, 2:], scores[:, 1:2]], axis=1)
+        bootstrap = 0 if self.is_in_train else BOOTSTRAP_RESAMPLES
+        return moment_retrieval_metrics(moments, windows) | saliency_order(levels, bootstrap=bootstrap)
 
     # ---- optimisation and checkpoints ----------------------------------------------------------------------------------
 
@@ -230,11 +234,15 @@ def last_whole_checkpoint(output_dir: str) -> str | None:
 
 
 def _saliency_inside(outputs, inputs) -> torch.Tensor:
-    """Mean saliency of the clips inside the moment under the query and each negative, `(B, 1 + N)`; NaN for what does not exist."""
+    """Mean saliency of the clips inside the moment under the query, the irrelevant query, and levels 1, 2, …: `(B, 1 + N)`.
+
+    NaN for what does not exist.
+    """
     inside = is_inside(inputs["labels"]["saliency"]) & inputs["video_attention_mask"].bool()
     scores, present = outputs["saliency_scores"].unsqueeze(1), inside.any(dim=1, keepdim=True)
     negatives = outputs.get("negative_saliency_scores")
     if negatives is not None:
-        scores = torch.cat([scores, negatives], dim=1)
-        present = torch.cat([present, present & inputs["negative_text_attention_mask"].any(dim=-1)], dim=1)
+        scores = torch.cat([scores, negatives[:, -1:], negatives[:, :-1]], dim=1)
+        exists = inputs["negative_text_attention_mask"].any(dim=-1).roll(1, dims=1)
+        present = torch.cat([present, present & exists], dim=1)
     return masked_mean(scores.float(), inside.unsqueeze(1), 2).masked_fill(~present, torch.nan)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from ..losses import ShineLoss
@@ -57,6 +58,15 @@ class ShineTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Leave False: the collator needs all columns."}
     )
     label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Leave as it is."})
+    # Pinned memory needs an accelerator to copy to.
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.cuda.is_available, metadata={"help": "Pin the memory of batches."}
+    )
+    # Batches of videos of like length waste less on padding.
+    train_sampling_strategy: str = field(
+        default="group_by_length", metadata={"help": "How training rows are ordered: group_by_length or random."}
+    )
+    length_column_name: str = field(default="duration", metadata={"help": "Column that tells the length of a row."})
     # A loss that is not a number must be seen.
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave False: NaN stops the training."})
 
