@@ -1,0 +1,100 @@
+import logging
+
+import pytest
+from datasets import Dataset
+
+from shine_hf.data.loading import DataArguments, load_splits, split_validation, text_source, training_rows, video_store
+from shine_hf.data.schema import FEATURES
+
+from .made_up import make_row, make_rows, write_compositional_files, write_jsonl
+
+
+def dataset(rows):
+    return Dataset.from_list(rows, features=FEATURES)
+
+
+def test_original_files(tmp_path):
+    write_compositional_files(tmp_path)
+    splits = load_splits(DataArguments(dataset="charades_cg", data_dir=str(tmp_path), negatives="none"))
+    assert list(splits) == ["train", "test_trivial", "novel_composition", "novel_word"]
+    assert all(rows.features == FEATURES for rows in splits.values())
+
+
+def test_jsonl_files(tmp_path):
+    train, test = (
+        write_jsonl(tmp_path / "train.jsonl", make_rows(4)),
+        write_jsonl(tmp_path / "test.jsonl", make_rows(2)),
+    )
+    splits = load_splits(DataArguments(dataset=f"train={train},val={test}"))
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 4, "val": 2}
+    assert list(load_splits(DataArguments(dataset=str(test)))) == ["test"]
+    with pytest.raises(FileNotFoundError, match=r"gone\.jsonl"):
+        load_splits(DataArguments(dataset=str(tmp_path / "gone.jsonl")))
+
+
+def test_a_limit_on_evaluation_leaves_training_whole(tmp_path):
+    train, test = (
+        write_jsonl(tmp_path / "train.jsonl", make_rows(6)),
+        write_jsonl(tmp_path / "test.jsonl", make_rows(6)),
+    )
+    splits = load_splits(DataArguments(dataset=f"train={train},test={test}", max_eval_samples=2))
+    assert len(splits["train"]) == 6 and splits["test"]["qid"] == ["video0_train_0", "video0_train_1"]
+
+
+def test_a_dataset_that_is_nowhere_says_what_to_do():
+    with pytest.raises(FileNotFoundError, match=r"shine/charades-cg-negatives.*--data_dir"):
+        load_splits(DataArguments(dataset="charades_cg"))
+
+
+def test_rows_that_nothing_can_be_learned_from_are_left_out_aloud(caplog):
+    rows = [
+        make_row(0),
+        make_row(1, relevant_windows=[[4.0, 4.0]]),
+        make_row(2, relevant_windows=[[5.0, 3.0]]),
+        make_row(3, relevant_windows=[[99.0, 100.0]]),
+        make_row(4, relevant_windows=[[3.0, 99.0]]),
+    ]
+    with caplog.at_level(logging.WARNING):
+        kept = training_rows(dataset(rows))
+    assert kept["qid"] == ["video0_train_0", "video2_train_4"]
+    assert "3 of 5 training rows are left out" in caplog.text
+
+
+def test_validation_is_a_split_by_video():
+    rows = dataset(make_rows(40))
+    train, validation = split_validation(rows, 0.25, seed=0)
+    assert len(set(validation["vid"])) == 5 and len(train) + len(validation) == 40
+    assert not set(train["vid"]) & set(validation["vid"])
+    # The order of the rows does not matter, the seed does.
+    backwards = split_validation(rows.select(range(39, -1, -1)), 0.25, seed=0)[1]
+    assert set(backwards["vid"]) == set(validation["vid"]) != set(split_validation(rows, 0.25, seed=1)[1]["vid"])
+    for fraction in (0, 1, 1.5):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            split_validation(rows, fraction)
+    with pytest.raises(ValueError, match="cannot set apart"):
+        split_validation(rows.select(range(2)), 0.5)
+
+
+def test_video_features_are_never_chosen_silently(tmp_path):
+    splits = {"train": dataset(make_rows(4)), "test": dataset([make_row(9, vid="other")])}
+    with pytest.raises(ValueError, match=r"no video features are named.*simulated:"):
+        video_store(DataArguments(), splits, 0.5)
+    store = video_store(DataArguments(video_features=["simulated:dim=8", "simulated:dim=4,seed=1"]), splits, 0.5)
+    assert store.dim == 12 and "other" in store and "video0" in store
+
+
+def test_text_features_and_options():
+    assert text_source(DataArguments(text_features="words:dim=24")).dim == 24
+    with pytest.raises(ValueError, match="eval_during_training"):
+        DataArguments(eval_during_training="test")
+
+
+def test_real_rows_that_are_left_out(shared, caplog):
+    splits = load_splits(DataArguments(dataset="activitynet_cg", data_dir=str(shared / "data")))
+    with caplog.at_level(logging.WARNING):
+        kept = training_rows(splits["train"])
+    assert len(kept) == 36720
+    left_out = {
+        row["vid"] for row in splits["train"] if {"window_empty", "window_reversed"} & set(row["annotation_flags"])
+    }
+    assert left_out == {"v_N7ppHQNikv8", "v_4rKTw99bM8g", "v_0bosp4-pyTM", "v_rhOtqArO-3Y"}
