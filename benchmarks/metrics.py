@@ -10,15 +10,13 @@ serves the tests as an independent second opinion.
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import statistics
 import time
 from pathlib import Path
 
 import numpy as np
 
-from shine_hf.metrics import evaluate_submission
+from shine_hf.metrics import evaluate_submission, read_rows
 from shine_hf.metrics.moment_retrieval import AVERAGE_PRECISION_THRESHOLDS, RECALL_THRESHOLDS
 
 RANGES = {"full": None, "long": (30, 150), "middle": (10, 30), "short": (0, 10)}
@@ -173,12 +171,6 @@ def made_up_benchmark(num_queries: int, seed: int = 0) -> tuple[list[dict], list
     return submission, ground_truth
 
 
-def _read(path: Path) -> list[dict]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--queries", type=int, default=1550, help="size of the made-up benchmark")
@@ -189,7 +181,7 @@ def main() -> None:
     if (args.submission is None) != (args.ground_truth is None):
         parser.error("--submission and --ground-truth go together")
     if args.submission:
-        submission, ground_truth = _read(args.submission), _read(args.ground_truth)
+        submission, ground_truth = read_rows(args.submission), read_rows(args.ground_truth)
     else:
         submission, ground_truth = made_up_benchmark(args.queries)
 

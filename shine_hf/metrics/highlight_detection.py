@@ -38,11 +38,12 @@ def highlight_detection_metrics(scores: np.ndarray, grades: np.ndarray) -> dict[
     inside = best < grades.shape[1]
     best_grades = np.where(inside[:, None], grades[rows, np.where(inside, best, 0)], np.nan)
 
-    clips = _fit_to_clips(scores, grades.shape[1])
+    ranked_grades, ends_group = _rank(_fit_to_clips(scores, grades.shape[1]), grades)
+    num_clips = is_clip.sum(axis=1)
     metrics = {}
     for name, grade in HIGHLIGHT_GRADES.items():
         # Comparisons with NaN are false: a clip past the end is no highlight.
-        precision = _average_precision(clips, grades >= grade, is_clip)
+        precision = _average_precision(ranked_grades >= grade, ends_group, num_clips)
         metrics[f"min-{name}-mAP"] = 100 * float(precision.mean())
         metrics[f"min-{name}-Hit1"] = 100 * float((best_grades >= grade).any(axis=1).mean())
     return metrics
@@ -56,22 +57,25 @@ def _fit_to_clips(scores: np.ndarray, num_clips: int) -> np.ndarray:
     return fitted
 
 
-def _average_precision(scores: np.ndarray, is_highlight: np.ndarray, is_clip: np.ndarray) -> np.ndarray:
-    """Interpolated precision, averaged over the distinct levels of recall: `(N, T)`, `(N, T, A)`, `(N, T)` -> `(N, A)`.
+def _rank(scores: np.ndarray, grades: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Order the clips by score: grades `(N, A, T)`, and which clip is the last of those with an equal score `(N, 1, T)`."""
+    scores = np.where(np.isnan(grades[:, :, 0]), np.nan, scores)
+    order = np.argsort(-scores, axis=1, kind="stable")  # NaN last
+    ranked = np.take_along_axis(scores, order, axis=1)
+    following = np.pad(ranked[:, 1:], ((0, 0), (0, 1)), constant_values=np.nan)
+    ends_group = (ranked != following) & ~np.isnan(ranked)
+    return np.take_along_axis(grades.transpose(0, 2, 1), order[:, None], axis=2), ends_group[:, None]
+
+
+def _average_precision(is_highlight: np.ndarray, ends_group: np.ndarray, num_clips: np.ndarray) -> np.ndarray:
+    """Interpolated precision, averaged over the distinct levels of recall: `(N, A, T)`, `(N, 1, T)`, `(N,)` -> `(N, A)`.
 
     Clips with equal scores are recalled together, and however many highlights are among them they make one level.
     """
-    order = np.argsort(np.where(is_clip, -scores, np.inf), axis=1, kind="stable")
-    ranked = np.take_along_axis(np.where(is_clip, scores, np.nan), order, axis=1)
-    # The last clip of each group of equal scores; comparisons with the NaN behind the last clip are true.
-    ends_group = (ranked != np.concatenate([ranked[:, 1:], np.full((len(ranked), 1), np.nan)], axis=1)) & ~np.isnan(
-        ranked
-    )
-    hits = np.take_along_axis(is_highlight, order[..., None], axis=1).cumsum(axis=1)
-    precision = np.where(ends_group[..., None], hits / np.arange(1, hits.shape[1] + 1)[:, None], 0.0)
-    interpolated = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    at_ends = np.maximum.accumulate(np.where(ends_group[..., None], hits, 0), axis=1)
-    is_level = np.diff(at_ends, axis=1, prepend=0) > 0
-    levels = is_level.sum(axis=1)
-    average = np.where(is_level, interpolated, 0.0).sum(axis=1) / np.maximum(levels, 1)
-    return np.where(is_highlight.sum(axis=1) == is_clip.sum(axis=1)[:, None], 1.0, average)
+    found = is_highlight.cumsum(axis=2)
+    precision = np.where(ends_group, found / np.arange(1, found.shape[2] + 1), 0.0)
+    interpolated = np.maximum.accumulate(precision[:, :, ::-1], axis=2)[:, :, ::-1]
+    recalled = np.maximum.accumulate(np.where(ends_group, found, 0), axis=2)
+    is_level = np.diff(recalled, axis=2, prepend=0) > 0
+    average = np.where(is_level, interpolated, 0.0).sum(axis=2) / np.maximum(is_level.sum(axis=2), 1)
+    return np.where(found[:, :, -1] == num_clips[:, None], 1.0, average)

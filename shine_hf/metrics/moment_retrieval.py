@@ -92,10 +92,7 @@ def average_precision(
         return np.zeros((len(iou), len(thresholds)))
     order = np.argsort(-scores, axis=1, kind="stable")  # NaN last
     iou = np.nan_to_num(np.take_along_axis(iou, order[:, :, None], axis=1), nan=-1.0)[:, :, ::-1]
-    limits = np.asarray(thresholds)
-    is_hit = _is_hit_of_only_window(iou, limits)
-    rows = np.flatnonzero(is_window.sum(axis=1) > 1)
-    is_hit[:, rows] = _is_hit(iou[rows], limits)
+    is_hit = _is_hit(iou, np.asarray(thresholds))
 
     # The ranks stand first, so that sums over them run in the order of the public scorer and round alike.
     hits = is_hit.cumsum(axis=0)  # (K, N, T)
@@ -104,12 +101,6 @@ def average_precision(
     recall = hits / np.maximum(is_window.sum(axis=1), 1)[:, None]
     gained = np.diff(recall, axis=0, prepend=0)
     return (gained * interpolated).sum(axis=0)
-
-
-def _is_hit_of_only_window(iou: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """`(N, K, W)` -> `(K, N, T)`: with a single window the first prediction that fits is the hit."""
-    fits = iou.max(axis=2).T[:, :, None] >= limits
-    return fits & (fits.cumsum(axis=0) == 1)
 
 
 def _is_hit(iou: np.ndarray, limits: np.ndarray) -> np.ndarray:

@@ -5,8 +5,12 @@ The scorer followed is `standalone_eval` of github.com/jayleicn/moment_detr; R1@
 
 from __future__ import annotations
 
+import gzip
+import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +26,28 @@ from .moment_retrieval import (
 LENGTH_RANGES_SECONDS = {"long": (30, 150), "middle": (10, 30), "short": (0, 10)}
 CLIP_LENGTH_SECONDS = 2
 MOMENTS, SALIENCY = "pred_relevant_windows", "pred_saliency_scores"
+
+
+def read_rows(path: str | Path) -> list[dict]:
+    """The rows of a submission or ground-truth file: one JSON object a line (`.jsonl`, or `.jsonl.gz`).
+
+    Raises:
+        FileNotFoundError: for a missing file. ValueError: for one that cannot be unpacked or a line that is no JSON object, with its number.
+    """
+    opener = gzip.open if Path(path).suffix == ".gz" else open
+    rows = []
+    with opener(path, "rt", encoding="utf-8") as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    rows.append(json.loads(line))
+                    if not isinstance(rows[-1], dict):
+                        raise ValueError(f"{path}, line {number}: expected an object, got {line.strip()[:40]}")
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error}); expected one object a line") from error
+        except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} cannot be read as lines of text ({error})") from error
+    return rows
 
 
 def evaluate_submission(submission: Iterable[Mapping], ground_truth: Iterable[Mapping]) -> dict[str, float]:
