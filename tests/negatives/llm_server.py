@@ -61,7 +61,9 @@ class Service:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.asked: Counter[str] = Counter()  # by request
-        self.answers: dict[str, list[str]] = defaultdict(list)  # request -> ids of the answers that were delivered
+        self.answers: dict[str, list[str]] = defaultdict(
+            list
+        )  # request -> ids of the answers written to an open connection
         self.lost: dict[str, list[str]] = defaultdict(list)
         self.counts: Counter[str] = Counter()
         self.files: dict[str, bytes] = {}
@@ -70,7 +72,7 @@ class Service:
         self._not_before: dict[str, float] = {}
         self._tokens, self._refilled = float(config.burst), time.monotonic()
         self._ids = 0
-        self.taken_per_second: Counter[int] = Counter()  # requests that were neither refused nor dropped
+        self.taken_per_second: Counter[int] = Counter()  # requests that the rate limit let pass
 
     def stats(self) -> dict:
         return {
@@ -107,8 +109,8 @@ class Service:
             return None
         return chooser.choice(self.config.faults)
 
-    def chat(self, raw: bytes) -> tuple[int, dict | str, str | None]:
-        """Status, body and fault of one chat completion."""
+    def chat(self, raw: bytes) -> tuple[int, dict | str, str | None, tuple[str, str] | None]:
+        """Status, body and fault of one chat completion; and, if it is charged, the request and the answer's id."""
         now = time.monotonic()
         name = hashlib.sha256(raw).hexdigest()[:16]
         self.asked[name] += 1
@@ -116,22 +118,23 @@ class Service:
             self.early.append(now)
         request = json.loads(raw)
         if (refused := self._refusal(request)) is not None:
-            return *refused, None
-        fault = "rate_limit" if self.rate_limited() else self.draw_fault(name)
+            return *refused, None, None
+        limited = self.rate_limited()
+        self.taken_per_second[int(now)] += not limited
+        fault = "rate_limit" if limited else self.draw_fault(name)
         self.counts[fault or "good"] += 1
-        self.taken_per_second[int(now)] += fault != "rate_limit"
         if fault == "rate_limit":
             self._not_before[name] = now + 1.0
-            return 429, _error("Rate limit reached", "rate_limit_exceeded"), fault
+            return 429, _error("Rate limit reached", "rate_limit_exceeded"), fault, None
         if fault == "server_error":
-            return 503, _error("The server is overloaded", "server_error"), fault
+            return 503, _error("The server is overloaded", "server_error"), fault, None
         if fault == "drop_before":
-            return 0, "", fault
+            return 0, "", fault, None
         answer_id = self.new_id("chatcmpl")
-        (self.lost if fault in PAID_BUT_LOST else self.answers)[name].append(answer_id)
+        charged = (name, answer_id)
         if fault == "not_json":
-            return 200, f"<html>gateway {answer_id}</html>", fault
-        return 200, completion(request, answer_id, fault, self.config.as_sentence), fault
+            return 200, f"<html>gateway {answer_id}</html>", fault, charged
+        return 200, completion(request, answer_id, fault, self.config.as_sentence), fault, charged
 
     def _refusal(self, request: dict) -> tuple[int, dict] | None:
         if self.config.error == "insufficient_quota":
@@ -314,17 +317,24 @@ class Connection(asyncio.Protocol):
         else:
             self.send(404, _error(f"Unknown request URL: {method} {path}", "unknown_url"))
 
-    def answer_chat(self, status: int, body: dict | str, fault: str | None) -> None:
-        config = self.service.config
-        delay = config.latency_seconds + (config.stall_seconds if fault == "stall" else 0.0)
-        if fault in ("drop_before", "drop_after"):
-            asyncio.get_running_loop().call_later(delay, self.transport.abort)
-            return
-        headers = ""
+    def answer_chat(self, status: int, body: dict | str, fault: str | None, charged: tuple[str, str] | None) -> None:
+        config, headers = self.service.config, ""
         if status == 429:
-            seconds = config.retry_after
-            headers = f"Retry-After: {email.utils.formatdate(time.time() + 2, usegmt=True) if seconds == 'date' else seconds}\r\n"
-        asyncio.get_running_loop().call_later(delay, self.send, status, body, headers, fault == "cut_off")
+            date = email.utils.formatdate(time.time() + 2, usegmt=True)
+            headers = f"Retry-After: {date if config.retry_after == 'date' else config.retry_after}\r\n"
+
+        def deliver() -> None:
+            if charged:
+                name, answer_id = charged
+                lost = fault in PAID_BUT_LOST or self.transport.is_closing()
+                (self.service.lost if lost else self.service.answers)[name].append(answer_id)
+            if fault in ("drop_before", "drop_after"):
+                self.transport.abort()
+            else:
+                self.send(status, body, headers, cut_off=fault == "cut_off")
+
+        delay = config.latency_seconds + (config.stall_seconds if fault == "stall" else 0.0)
+        asyncio.get_running_loop().call_later(delay, deliver)
 
     def send(self, status: int, body: dict | str, headers: str = "", cut_off: bool = False) -> None:
         kind = "text/html" if isinstance(body, str) else "application/json"

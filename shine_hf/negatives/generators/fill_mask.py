@@ -56,7 +56,8 @@ class FillMaskGenerator:
         if self._tokenizer.mask_token_id is None:
             raise ValueError(f"{model} has no mask token: name a masked language model, such as bert-base-uncased")
         self._model = AutoModelForMaskedLM.from_pretrained(model, revision=revision).eval().to(self.device)
-        self._max_tokens = min(self._tokenizer.model_max_length, self._model.config.max_position_embeddings)
+        longest = self._tokenizer.model_max_length
+        self._max_tokens = min(longest, getattr(self._model.config, "max_position_embeddings", longest))
         self._token_of = lru_cache(maxsize=None)(self._single_token)
         self._whole_words = self._find_whole_words()
 
@@ -138,15 +139,17 @@ class FillMaskGenerator:
         return ids[0] if len(ids) == 1 and ids[0] != self._tokenizer.unk_token_id else None
 
     def _find_whole_words(self) -> dict[str, int]:
-        """Every token that is a word by itself."""
+        """Every token that is a lower-case word by itself."""
         special = set(self._tokenizer.all_special_ids)
         ids = [token for token in range(len(self._tokenizer)) if token not in special]
         words = [self._tokenizer.decode([token]).strip() for token in ids]
         plausible = [
-            (token, word) for token, word in zip(ids, words) if len(word) > 1 and word.isascii() and word.isalpha()
+            (token, word)
+            for token, word in zip(ids, words)
+            if len(word) > 1 and word.isascii() and word.isalpha() and word.islower()
         ]
         encoded = self._tokenizer([" " + word for _, word in plausible], add_special_tokens=False)["input_ids"]
-        return {word.lower(): token for (token, word), tokens in zip(plausible, encoded) if tokens == [token]}
+        return {word: token for (token, word), tokens in zip(plausible, encoded) if tokens == [token]}
 
 
 class _Gaps:

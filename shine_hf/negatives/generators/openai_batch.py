@@ -64,7 +64,7 @@ class OpenAIBatchGenerator:
         max_tokens: int = 256,
         timeout_seconds: float = 600.0,
         poll_seconds: float = 20.0,
-        max_questions: int = 3,
+        max_questions: int = 5,
         max_requests: int | None = None,
         max_cost_usd: float | None = None,
         prices: Mapping[str, Price] | None = None,

@@ -61,7 +61,7 @@ class OpenAIChatGenerator:
         concurrency: int = 64,
         timeout_seconds: float = 60.0,
         max_retries: int = 8,
-        max_questions: int = 3,
+        max_questions: int = 5,
         max_requests: int | None = None,
         max_cost_usd: float | None = None,
         prices: Mapping[str, Price] | None = None,
