@@ -188,9 +188,18 @@ class AnswerCache:
         return Answer(*row) if row else None
 
     def store(self, answer: Answer) -> None:
-        """Commit one answer. The first answer to a key stays: what was used once must come out of every later run."""
-        with self._lock:
-            self._connection.execute(_INSERT, _row(answer))
+        """Commit one answer. The first answer to a key stays: what was used once must come out of every later run.
+
+        Raises:
+            OSError: it cannot be written (disk full, file locked for a minute).
+        """
+        try:
+            with self._lock:
+                self._connection.execute(_INSERT, _row(answer))
+        except sqlite3.OperationalError as error:
+            raise OSError(
+                f"cannot keep the answer to {answer.qid}, level {answer.level}, in {self.path}: {error}"
+            ) from error
 
     def __len__(self) -> int:
         with self._lock:

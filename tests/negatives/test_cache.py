@@ -55,6 +55,16 @@ def test_first_answer_stays(path):
         assert cache.get(make_question().key).raw == "first" and len(cache) == 1
 
 
+def test_a_full_disk_is_an_error_that_names_file_and_row(path):
+    with AnswerCache(path) as cache:
+        cache.store(make_answer(0))
+        pages = cache._connection.execute("PRAGMA page_count").fetchone()[0]
+        cache._connection.execute(f"PRAGMA max_page_count={pages}")
+        with pytest.raises(OSError, match=r"row_1, level 1, in .*answers\.sqlite"):
+            cache.store(make_answer(1, raw="x" * 100_000))
+        assert cache.get(make_question(0).key) is not None
+
+
 def test_uses_write_ahead_log(path):
     with AnswerCache(path):
         assert sqlite3.connect(path).execute("PRAGMA journal_mode").fetchone() == ("wal",)

@@ -176,6 +176,7 @@ def test_right_key_is_used_but_not_stored(path, monkeypatch):
         ({"model": "another"}, "does not exist"),
         ({"error": "insufficient_quota"}, "exceeded your current quota"),
         ({"error": "bad_request"}, "closed for maintenance"),
+        ({"fault_rate": 1.0, "faults": ["rate_limit"], "retry_after": "3600"}, "asks to wait 3600 s"),
         ({"fault_rate": 1.0, "faults": ["not_json"]}, "is the base URL right"),
     ],
 )
@@ -219,6 +220,16 @@ def test_no_endpoint_at_all(path):
     with pytest.raises(EndpointError, match="connection failed"):
         list(generator.fill(make_requests(3)))
     assert generator.cost_so_far().lost == 0  # nothing was sent, so nothing can be charged
+
+
+def test_a_full_disk_ends_the_run(path):
+    with LLMServer() as server:
+        generator = make_generator(server, path)
+        pages = generator.cache._connection.execute("PRAGMA page_count").fetchone()[0]
+        generator.cache._connection.execute(f"PRAGMA max_page_count={pages + 40}")
+        with pytest.raises(OSError, match="cannot keep the answer"):
+            list(generator.fill(make_requests(2000)))
+        assert server.stats()["requests"] < 1000
 
 
 def test_budget_of_requests_holds_while_many_are_on_their_way(path):

@@ -39,7 +39,8 @@ class OpenAIBatchGenerator:
 
     `fill` uploads, waits and collects; it may be interrupted and called again, in another process too. Answers that
     cannot be used are asked again in a further batch, `max_questions` times at most. The cache is shared with
-    `OpenAIChatGenerator`: an answer that one has paid for serves the other.
+    `OpenAIChatGenerator`: an answer that one has paid for serves the other. (The chat generator does not wait for batches
+    that are still at work; it asks by itself what they have not answered yet.)
 
     Args:
         model, cache, base_url, api_key, temperature, seed, max_tokens, max_questions, max_requests, max_cost_usd, prices:
