@@ -14,7 +14,14 @@ from .spans import inverse_sigmoid
 
 
 class XavierLinear(nn.Linear):
-    """A linear map whose weight the model draws Xavier-uniform, as the DETR family does inside its transformer."""
+    """A linear map whose weight the model draws Xavier-uniform, as the DETR family does inside its transformer.
+
+    `gain` scales the weight and `zero_bias` clears the bias; the drawing itself is in `_init_weights` of the models.
+    """
+
+    def __init__(self, in_features: int, out_features: int, gain: float = 1.0, zero_bias: bool = False):
+        self.gain, self.zero_bias = gain, zero_bias
+        super().__init__(in_features, out_features)
 
 
 class MLP(nn.Module):
@@ -116,7 +123,7 @@ class Attention(nn.Module):
         super().__init__()
         self.config = config
         self.num_heads = config.num_attention_heads
-        self.o_proj = XavierLinear(config.hidden_size, config.hidden_size)
+        self.o_proj = XavierLinear(config.hidden_size, config.hidden_size, zero_bias=True)
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
         """`(B, S, H)` -> `(B, heads, S, H / heads)`."""
@@ -145,7 +152,10 @@ class MultiHeadAttention(Attention):
 
     def __init__(self, config):
         super().__init__(config)
-        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(config.hidden_size, config.hidden_size) for _ in range(3))
+        # In torch's attention the three are one matrix, whose larger fan-out makes the bound smaller.
+        self.q_proj, self.k_proj, self.v_proj = (
+            XavierLinear(config.hidden_size, config.hidden_size, gain=2**-0.5, zero_bias=True) for _ in range(3)
+        )
 
     def forward(self, query, key, value, attention_mask=None):
         query, key, value = (
@@ -334,6 +344,8 @@ class AnchorDecoder(nn.Module):
         several = config.decoder_layers > 1
         self.content_scale_head = MLP(size, size, size, 2, xavier=True) if several else None
         self.refinement_head = MLP(size, size, 2, 3, xavier=True) if several else None
+        if several:
+            self.refinement_head.layers[-1].zero_bias = True
 
     def forward(self, anchor_logits, memory, memory_position, memory_mask):
         size = memory.shape[-1]

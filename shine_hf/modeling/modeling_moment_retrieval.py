@@ -13,7 +13,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .layers import MLP, InputProjection, MultiHeadAttention, XavierLinear, append_endpoint_features
+from .layers import MLP, InputProjection, XavierLinear, append_endpoint_features
 from .moment_retrieval_loss import moment_retrieval_loss
 
 
@@ -104,26 +104,19 @@ class MomentRetrievalPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module):
         """As the public code does: Xavier inside the transformer, torch's defaults in the projections and heads."""
         if isinstance(module, nn.Linear):
-            if isinstance(module, XavierLinear):
-                init.xavier_uniform_(module.weight)
-            else:
-                init.kaiming_uniform_(module.weight, a=5**0.5)
             bound = module.in_features**-0.5
             init.uniform_(module.bias, -bound, bound)
+            if isinstance(module, XavierLinear):
+                init.xavier_uniform_(module.weight, gain=module.gain)
+                if module.zero_bias:
+                    init.zeros_(module.bias)
+            else:
+                init.kaiming_uniform_(module.weight, a=5**0.5)
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, nn.PReLU):
             init.constant_(module.weight, 0.25)
-        elif isinstance(module, MultiHeadAttention):
-            for projection in (module.q_proj, module.k_proj, module.v_proj):
-                # In torch's attention the three are one matrix, whose larger fan-out makes the bound smaller.
-                init.xavier_uniform_(projection.weight, gain=2**-0.5)
-                init.zeros_(projection.bias)
-        if hasattr(module, "o_proj"):
-            init.zeros_(module.o_proj.bias)
-        if getattr(module, "refinement_head", None) is not None:
-            init.zeros_(module.refinement_head.layers[-1].bias)
         for name in ("global_token", "global_position", "anchor_logits", "query_vectors"):
             if isinstance(getattr(module, name, None), nn.Parameter):
                 init.normal_(getattr(module, name))

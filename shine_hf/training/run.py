@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel, set_seed
 
 from ..data.collator import DataCollatorForMomentRetrieval
@@ -69,17 +70,18 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
         config_class = CONFIGS[recipe.model.model]
         clip_length = config_overrides.get("clip_length", config_class.clip_length)
         videos = video_store(data, all_splits, clip_length)
-        config = config_class(
-            **{
-                "video_dim": videos.dim,
-                "text_dim": texts.dim,
-                "video_feature_dims": videos.dims if len(videos.dims) > 1 else None,
-                "video_encoder": "+".join(data.video_features),
-                "text_encoder": data.text_features,
-                **config_overrides,
-            }
-        )
-        model = AutoModel.from_config(config)
+        settings = {
+            "video_dim": videos.dim,
+            "text_dim": texts.dim,
+            "video_feature_dims": videos.dims if len(videos.dims) > 1 else None,
+            "video_encoder": "+".join(data.video_features),
+            "text_encoder": data.text_features,
+            **config_overrides,
+        }
+        try:
+            model = AutoModel.from_config(config_class(**settings))
+        except StrictDataclassError as error:
+            raise ValueError(str(error.__cause__ or error)) from error
     else:
         model = AutoModel.from_pretrained(recipe.model.model, **config_overrides)
         videos = video_store(data, all_splits, model.config.clip_length)

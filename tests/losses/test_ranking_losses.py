@@ -1,0 +1,148 @@
+"""The SHINE losses on cases that can be worked out by hand."""
+
+import pytest
+import torch
+
+from shine_hf import ShineLoss, coarse_ranking_loss, fine_ranking_loss
+
+
+def test_coarse_loss_by_hand():
+    scores = torch.tensor([[3.0, 1.0, 0.5, 9.0]])
+    irrelevant = torch.tensor([[0.0, 2.0, 7.0, 9.0]])
+    labels, mask = torch.tensor([[1.0, 1.0, 0.0, 0.0]]), torch.tensor([[1, 1, 1, 0]])
+    loss = coarse_ranking_loss(scores, irrelevant, labels, mask, top_k_divisor=2)
+    # k = 1: inside 3, outside 0.5 (the padded 9 does not count), irrelevant 2.
+    assert loss.intra.item() == 0 and loss.inter.item() == pytest.approx(2 + 2 - 3)
+    both = coarse_ranking_loss(scores, irrelevant, labels, mask, top_k_divisor=1)
+    # k = 2: inside 2, irrelevant 1.
+    assert both.intra.item() == 0 and both.inter.item() == pytest.approx(2 + 1 - 2)
+
+
+def test_coarse_loss_of_a_moment_over_the_whole_video_and_of_none():
+    scores = torch.tensor([[2.0, 1.0], [5.0, 5.0]])
+    labels, mask = torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.ones(2, 2)
+    loss = coarse_ranking_loss(scores, torch.zeros(2, 2), labels, mask)
+    # Nothing is outside, so the first clip stands in; the second row has no moment and no term.
+    assert loss.intra.item() == pytest.approx(1 + 2 - 2) and loss.inter.item() == pytest.approx(2 + 0 - 2)
+    nothing = coarse_ranking_loss(scores, scores, torch.zeros(2, 2), mask)
+    assert nothing.intra.item() == 0 and nothing.inter.item() == 0
+
+
+def test_soft_labels_count_from_one_half():
+    hard, soft = torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([[0.4, 0.5, 0.1]])
+    scores, mask = torch.tensor([[0.3, 0.1, 0.2]]), torch.ones(1, 3)
+    assert coarse_ranking_loss(scores, scores, hard, mask) == coarse_ranking_loss(scores, scores, soft, mask)
+
+
+def distances(scores, negatives, labels):
+    to_query = -(labels * scores.sigmoid().log()).mean()
+    return [to_query, *(-(scores.sigmoid() * n.sigmoid().log()).mean() for n in negatives)]
+
+
+@pytest.mark.parametrize("compare_to", ["previous", "first"])
+def test_fine_loss_by_hand(compare_to):
+    torch.manual_seed(0)
+    scores, negatives, labels = torch.randn(1, 5), torch.randn(1, 3, 5), torch.tensor([[0, 1.0, 1, 0, 0]])
+    d = distances(scores[0], negatives[0], labels[0])
+    margins = (0.1, 0.2, 0.3)
+    nearer = [d[0], d[1], d[2]] if compare_to == "previous" else [d[0], d[1], d[1]]
+    want = sum((m + a - b).relu() for m, a, b in zip(margins, nearer, d[1:]))
+    got = fine_ranking_loss(scores, negatives, labels, torch.ones(1, 5), margins=margins, compare_to=compare_to)
+    assert got.item() == pytest.approx(want.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("compare_to", ["previous", "first"])
+@pytest.mark.parametrize("absent", [0, 1, 2, 3])
+def test_an_absent_level_drops_out_of_the_chain(absent, compare_to):
+    torch.manual_seed(1)
+    scores, negatives, labels = torch.randn(2, 6), torch.randn(2, 4, 6), torch.tensor([[0, 1.0, 1, 0, 0, 0]] * 2)
+    margins = (0.5, 0.6, 0.7, 0.8)
+    mask = torch.ones(2, 4, dtype=torch.bool)
+    mask[:, absent] = False
+    kept = [n for n in range(4) if n != absent]
+    arguments = dict(saliency_labels=labels, video_attention_mask=torch.ones(2, 6), compare_to=compare_to)
+    masked = fine_ranking_loss(scores, negatives, negative_mask=mask, margins=margins, **arguments)
+    without = fine_ranking_loss(scores, negatives[:, kept], margins=tuple(margins[n] for n in kept), **arguments)
+    assert masked.item() == pytest.approx(without.item(), rel=1e-6)
+    changed = negatives.clone()
+    changed[:, absent] += 3
+    again = fine_ranking_loss(scores, changed, negative_mask=mask, margins=margins, **arguments)
+    assert again.item() == masked.item()
+
+
+def test_each_hinge_is_averaged_over_the_rows_that_have_it():
+    torch.manual_seed(2)
+    scores, negatives, labels = torch.randn(2, 6), torch.randn(2, 2, 6), torch.tensor([[0, 1.0, 1, 0, 0, 0]] * 2)
+    mask = torch.tensor([[True, True], [False, False]])
+    margins = (9.0, 9.0)
+    both = fine_ranking_loss(scores, negatives, labels, torch.ones(2, 6), margins=margins, negative_mask=mask)
+    first = fine_ranking_loss(scores[:1], negatives[:1], labels[:1], torch.ones(1, 6), margins=margins)
+    assert both.item() == pytest.approx(first.item())
+
+
+def test_the_scores_that_set_the_pace_get_no_gradient_from_the_negatives():
+    scores = torch.randn(1, 4, requires_grad=True)
+    negatives = torch.randn(1, 2, 4, requires_grad=True)
+    labels, mask = torch.tensor([[0.0, 1, 0, 0]]), torch.ones(1, 4)
+    # With a margin that only the second hinge reaches, nothing flows to the positive scores.
+    loss = fine_ranking_loss(scores, negatives, labels, mask, margins=(-100.0, 100.0))
+    loss.backward()
+    assert not scores.grad.any() and negatives.grad.any()
+
+
+def test_padding_never_counts():
+    torch.manual_seed(3)
+    scores, negatives = torch.randn(2, 6), torch.randn(2, 4, 6)
+    labels, mask = torch.tensor([[0, 1.0, 1, 0, 0, 0]] * 2), torch.tensor([[1, 1, 1, 1, 0, 0]] * 2)
+    loss = ShineLoss()
+    total, terms = loss(scores, negatives, labels, mask)
+    cut, _ = loss(scores[:, :4], negatives[..., :4], labels[:, :4], mask[:, :4])
+    scores[:, 4:], negatives[..., 4:] = torch.inf, torch.nan
+    spoiled, _ = loss(scores, negatives, labels, mask)
+    assert total.item() == pytest.approx(cut.item()) == pytest.approx(spoiled.item())
+    assert total.item() == pytest.approx(sum(value.item() for value in terms.values()))
+
+
+def test_weights_choose_the_losses():
+    scores, negatives, labels, mask = torch.randn(2, 6), torch.randn(2, 4, 6), torch.ones(2, 6), torch.ones(2, 6)
+    assert set(ShineLoss(fine_weight=0)(scores, negatives, labels, mask)[1]) == {
+        "loss_coarse_intra",
+        "loss_coarse_inter",
+    }
+    assert set(ShineLoss(coarse_weight=0)(scores, negatives, labels, mask)[1]) == {"loss_fine"}
+    # The irrelevant query alone: nothing to rank finely.
+    assert "loss_fine" not in ShineLoss()(scores, negatives[:, :1], labels, mask)[1]
+    double, terms = ShineLoss(coarse_weight=2, fine_weight=0)(scores, negatives, labels, mask)
+    assert double.item() == pytest.approx(2 * sum(v.item() for v in terms.values()))
+
+
+def test_bad_settings_are_refused():
+    scores, negatives, labels = torch.randn(1, 4), torch.randn(1, 3, 4), torch.ones(1, 4)
+    with pytest.raises(ValueError, match="2 margins for 3 negatives"):
+        fine_ranking_loss(scores, negatives, labels, labels, margins=(1.0, 1.0))
+    with pytest.raises(ValueError, match="compare_to"):
+        fine_ranking_loss(scores, negatives, labels, labels, margins=(1.0,) * 3, compare_to="last")
+    with pytest.raises(ValueError, match="top_k_divisor"):
+        coarse_ranking_loss(scores, scores, labels, labels, top_k_divisor=0)
+    with pytest.raises(ValueError, match="fine_margins"):
+        ShineLoss(fine_margins=(0.1, 0.2))(scores, negatives, labels, labels)
+
+
+def test_losses_move_nothing_to_the_host():
+    """No `.item()` or `.cpu()` in the ranking losses and the matching: on the meta device either would raise."""
+    from shine_hf import QDDetrConfig
+    from shine_hf.modeling.moment_retrieval_loss import match_windows
+
+    meta = dict(device="meta")
+    scores, negatives = torch.empty(2, 6, **meta), torch.empty(2, 4, 6, **meta)
+    labels, mask = torch.empty(2, 6, **meta), torch.empty(2, 6, **meta)
+    total, _ = ShineLoss()(scores, negatives, labels, mask, negative_mask=torch.empty(2, 4, dtype=torch.bool, **meta))
+    assert total.device.type == "meta"
+    index, _ = match_windows(
+        torch.empty(2, 2, 5, 2, **meta),
+        torch.empty(2, 2, 5, 2, **meta),
+        torch.empty(2, 1, 2, **meta),
+        torch.empty(2, 1, dtype=torch.bool, **meta),
+        QDDetrConfig(),
+    )
+    assert index.shape == (2, 2, 1)
