@@ -1,0 +1,164 @@
+"""Frames of video files at the times a clip needs them, through PyAV, one frame in memory at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+# A header may promise a little more than the frames hold; beyond this share of the duration the file was cut off.
+_TOLERATED_LOSS = 0.05
+# FFmpeg opens these, but they are lists of other files or still images.
+_NO_VIDEO_FORMATS = ("hls", "concat", "dash", "image2")
+
+
+def video_duration(path: str | Path) -> float:
+    """Length of a video in seconds, by its header; where that does not tell, by the last time stamp in the file.
+
+    Raises:
+        FileNotFoundError: for a missing file. ValueError: for a file that is not a video. ImportError: without PyAV.
+    """
+    with _opened(path) as (container, stream):
+        if stream.duration:
+            return float(stream.duration * stream.time_base)
+        if container.duration:
+            return container.duration / 1e6
+        times = [
+            (packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base)
+            for packet in container.demux(stream)
+            if packet.pts is not None
+        ]
+        if not times:
+            raise ValueError(f"{path}: the file holds no frames")
+        return float(max(begin + length for begin, length in times) - min(begin for begin, _ in times))
+
+
+def read_clips(
+    path: str | Path, clip_length: float, frames_per_clip: int, frame_size: tuple[int, int] | None = None
+) -> Iterator[np.ndarray]:
+    """The frames that are on screen at evenly spaced times of each clip.
+
+    Clip c takes the times `(c + (i + 0.5) / frames_per_clip) * clip_length` from the start of the picture, and of each the frame whose
+    presentation time stamp precedes it, so that a variable frame rate is right. A clip exists where its first time lies within the
+    video (a video has at least one); its times behind the end show the last frame. Frames are turned as the file's metadata says.
+
+    Args:
+        path: Video file. Its content decides, not its extension.
+        clip_length: Seconds per clip.
+        frames_per_clip: Times per clip (F).
+        frame_size: `(height, width)` to scale the frames to; `None` keeps that of the first frame.
+
+    Yields:
+        `(F, H, W, 3)` uint8 RGB, clip by clip.
+
+    Raises:
+        FileNotFoundError: for a missing file. ValueError: for a file that is empty, not a video, or without a frame that can be decoded.
+        ImportError: without PyAV. What is left of a damaged file is used, and a warning says how much.
+    """
+    if clip_length <= 0 or frames_per_clip < 1:
+        raise ValueError(f"clip_length and frames_per_clip must be positive, got {clip_length} and {frames_per_clip}")
+    step = clip_length / frames_per_clip
+    clip: list[np.ndarray] = []
+    shown, sampled, duration = None, 0, 0.0
+    for begin, end, frame in _timed_frames(path):
+        # Frames between two sample times are decoded, but never converted.
+        if (sampled + 0.5) * step < begin and shown is not None:
+            image = _rgb(shown, frame_size)
+            frame_size = frame_size or image.shape[:2]
+            while (sampled + 0.5) * step < begin:
+                clip.append(image)
+                sampled += 1
+                if len(clip) == frames_per_clip:
+                    yield np.stack(clip)
+                    clip = []
+        shown, duration = frame, end
+    if shown is None:
+        raise ValueError(f"{path}: not one frame could be decoded; the file is damaged or holds no pictures")
+    image = _rgb(shown, frame_size)
+    while (sampled + 0.5) * step < duration or sampled == 0 or clip:
+        clip.append(image)
+        sampled += 1
+        if len(clip) == frames_per_clip:
+            yield np.stack(clip)
+            clip = []
+
+
+def _timed_frames(path: str | Path) -> Iterator[tuple[float, float, object]]:
+    """`(begin, end, frame)` in seconds from the first frame; `end` is a guess from the frame's own duration."""
+    import av
+
+    with _opened(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        promised = float(stream.duration * stream.time_base) if stream.duration else 0.0
+        usual_length = float(1 / stream.average_rate) if stream.average_rate else 0.04
+        first, end, damaged, previous = None, 0.0, 0, None
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets)
+                frames = packet.decode()
+            except StopIteration:
+                break
+            except av.error.FFmpegError:
+                damaged += 1
+                continue
+            for frame in frames:
+                time = frame.time if frame.time is not None else (previous or 0.0) + usual_length
+                first = time if first is None else first
+                begin = time - first
+                if previous is not None and begin < previous:
+                    continue  # A clock that jumps back: the frame is shown out of order by no player either.
+                length = float(frame.duration * frame.time_base) if frame.duration else usual_length
+                previous, end = begin, begin + length
+                yield begin, end, frame
+        if first is not None and promised and end < promised * (1 - _TOLERATED_LOSS) - 0.5:
+            logger.warning(
+                "%s: the header promises %.1f s, but only %.1f s can be decoded; the rest is missing",
+                path,
+                promised,
+                end,
+            )
+        elif first is not None and damaged:
+            logger.warning("%s: %d damaged packets were passed over", path, damaged)
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path):
+    """The container of a file and its first video stream."""
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError('reading videos needs PyAV: pip install "shine-hf[video]"') from error
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no video file {path}")
+    if not path.stat().st_size:
+        raise ValueError(f"{path}: the file is empty (0 bytes)")
+    # Through a file object FFmpeg sees no file name, and the white list lets no playlist in it open other files or addresses.
+    with path.open("rb") as file:
+        try:
+            container = av.open(file, options={"protocol_whitelist": "none"})
+        except (av.error.FFmpegError, ValueError) as error:
+            raise ValueError(
+                f"{path}: not a video that can be read ({getattr(error, 'strerror', None) or error}); an interrupted download looks so too"
+            ) from error
+        with container:
+            names = container.format.name.split(",")
+            if not container.streams.video or any(n in _NO_VIDEO_FORMATS or n.endswith("_pipe") for n in names):
+                raise ValueError(f"{path}: no video, but {container.format.long_name or container.format.name}")
+            yield container, container.streams.video[0]
+
+
+def _rgb(frame, size: tuple[int, int] | None) -> np.ndarray:
+    """A decoded frame as `(H, W, 3)` uint8, upright."""
+    turns = round(frame.rotation / 90) % 4
+    height, width = size or ((frame.width, frame.height) if turns % 2 else (frame.height, frame.width))
+    if turns % 2:
+        height, width = width, height
+    frame = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(), turns))

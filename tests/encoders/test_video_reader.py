@@ -1,0 +1,159 @@
+import logging
+import wave
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shine_hf.encoders.video_reader import read_clips, video_duration
+
+from .videos import grey, write_video
+
+
+def levels(clips) -> list[list[int]]:
+    """Mean brightness of each frame of each clip."""
+    return [[round(float(frame.mean())) for frame in clip] for clip in clips]
+
+
+def close(found: list[list[int]], expected: list[list[int]]) -> bool:
+    return np.shape(found) == np.shape(expected) and np.abs(np.subtract(found, expected)).max() <= 4
+
+
+def test_frames_on_screen_at_the_times_of_each_clip(tmp_path):
+    path = write_video(tmp_path / "a.mp4", [grey(20 * i) for i in range(12)], fps=4)
+    clips = list(read_clips(path, clip_length=1.0, frames_per_clip=2))
+    assert clips[0].shape == (2, 32, 48, 3) and clips[0].dtype == np.uint8
+    # Times 0.25 and 0.75 of each second: at 4 frames a second the frames 1 and 3, 5 and 7, 9 and 11.
+    assert close(levels(clips), [[20, 60], [100, 140], [180, 220]])
+    assert video_duration(path) == pytest.approx(3.0, abs=0.01)
+
+
+def test_slower_than_the_sampling_repeats_frames(tmp_path):
+    path = write_video(tmp_path / "slow.mp4", [grey(0), grey(100), grey(200)], fps=1)
+    assert close(levels(read_clips(path, 0.5, 2)), [[0, 0], [0, 0], [100, 100], [100, 100], [200, 200], [200, 200]])
+
+
+def test_variable_frame_rate_follows_the_time_stamps(tmp_path):
+    # Ten frames in the first second, then one that stands for three seconds, then one more.
+    times = [*np.arange(10) / 10, 1.0, 4.0]
+    path = write_video(tmp_path / "vfr.mkv", [*[grey(20)] * 10, grey(120), grey(220)], fps=10, times=times)
+    assert close(levels(read_clips(path, 1.0, 1))[:4], [[20], [120], [120], [120]])
+
+
+def test_a_clip_exists_where_one_of_its_frames_does(tmp_path):
+    # 2.25 s: the third clip has its first time (2.125 s) inside, and ends with the last frame.
+    path = write_video(tmp_path / "rest.mp4", [grey(20 * i) for i in range(9)], fps=4)
+    assert close(levels(read_clips(path, 1.0, 4))[2:], [[160, 160, 160, 160]])
+    # 2.02 s: nothing of a third clip.
+    path = write_video(tmp_path / "tiny_rest.mp4", [grey(i) for i in range(101)], fps=50)
+    assert len(list(read_clips(path, 1.0, 4))) == 2
+
+
+def test_a_single_frame_is_one_clip(tmp_path):
+    path = write_video(tmp_path / "one.mp4", [grey(90)], fps=25)
+    assert close(levels(read_clips(path, 2.0, 3)), [[90, 90, 90]])
+
+
+@pytest.mark.parametrize("rotation", [90, 180, -90])
+def test_frames_are_turned_upright(tmp_path, rotation):
+    frame = np.zeros((32, 48, 3), np.uint8)
+    frame[:16, :24] = 255
+    path = write_video(tmp_path / "turned.mp4", [frame] * 4, rotation=rotation)
+    expected = np.rot90(frame, rotation // 90 % 4)
+    (clip,) = read_clips(path, 1.0, 1)
+    assert clip[0].shape == expected.shape
+    assert np.abs(clip[0].astype(int) - expected).mean() < 5
+    # The size that is asked for is that of the upright frame.
+    assert next(read_clips(path, 1.0, 1, frame_size=(8, 12))).shape == (1, 8, 12, 3)
+
+
+def test_odd_sizes_sound_and_wrong_extensions(tmp_path):
+    path = write_video(tmp_path / "odd.mp4", [grey(50, 31, 45)] * 4, audio=True)
+    path = path.rename(tmp_path / "odd.jpg")
+    (clip,) = read_clips(path, 1.0, 2)
+    assert clip.shape == (2, 31, 45, 3) and close(levels([clip]), [[50, 50]])
+
+
+def test_scaled_frames_average(tmp_path):
+    frame = np.zeros((32, 32, 3), np.uint8)
+    frame[:, ::2] = 200
+    path = write_video(tmp_path / "stripes.mp4", [frame] * 4)
+    (clip,) = read_clips(path, 1.0, 1, frame_size=(8, 8))
+    assert np.abs(clip.astype(int) - 100).max() < 25
+
+
+def test_missing_empty_and_foreign_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.mp4"):
+        next(read_clips(tmp_path / "nowhere.mp4", 1.0, 1))
+    for name, content, message in (
+        ("empty.mp4", b"", "empty"),
+        ("text.mp4", b"this is no video\n" * 100, "not a video"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name}.*{message}"):
+            next(read_clips(tmp_path / name, 1.0, 1))
+        with pytest.raises(ValueError, match=name):
+            video_duration(tmp_path / name)
+
+
+def test_sound_and_still_images_are_no_videos(tmp_path):
+    with wave.open(str(tmp_path / "sound.mp4"), "wb") as file:
+        file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000), file.writeframes(bytes(16000))
+    Image.new("RGB", (16, 16)).save(tmp_path / "still.png")
+    for name in ("sound.mp4", "still.png"):
+        with pytest.raises(ValueError, match=f"{name}: no video, but"):
+            next(read_clips(tmp_path / name, 1.0, 1))
+
+
+def test_a_playlist_opens_no_other_file(tmp_path):
+    write_video(tmp_path / "secret.ts", [grey(10)] * 8, fps=25)
+    playlists = {
+        "list.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nsecret.ts\n#EXT-X-ENDLIST\n",
+        "list.ffconcat": "ffconcat version 1.0\nfile secret.ts\n",
+    }
+    for name, text in playlists.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=name):
+            next(read_clips(tmp_path / name, 1.0, 1))
+
+
+def test_what_is_left_of_a_truncated_file_is_used_with_a_warning(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 255, (32, 48, 3), dtype=np.uint8) for _ in range(40)]
+    path = write_video(tmp_path / "whole.mp4", frames, options={"movflags": "faststart"})
+    content = path.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])
+    with caplog.at_level(logging.WARNING):
+        clips = list(read_clips(tmp_path / "cut.mp4", 1.0, 1))
+    assert 3 <= len(clips) <= 7 and "cut.mp4" in caplog.text and "10.0 s" in caplog.text
+    # With the index at the end, nothing is left.
+    path = write_video(tmp_path / "index_last.mp4", frames)
+    (tmp_path / "cut.mp4").write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(ValueError, match=r"cut\.mp4: not a video"):
+        next(read_clips(tmp_path / "cut.mp4", 1.0, 1))
+
+
+def test_damaged_packets_are_passed_over(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    frames = [rng.integers(0, 255, (32, 48, 3), dtype=np.uint8) for _ in range(40)]
+    path = write_video(tmp_path / "damaged.mkv", frames)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = bytes(200)
+    path.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        assert 5 <= len(list(read_clips(path, 1.0, 1))) <= 11
+
+
+def test_only_sampled_clips_are_held_in_memory(tmp_path):
+    """The reader is a generator: the first clip is there before the rest is decoded."""
+    path = write_video(tmp_path / "long.mp4", [grey(i % 200) for i in range(200)], fps=10)
+    reader = read_clips(path, 1.0, 1)
+    assert next(reader).shape == (1, 32, 48, 3)
+    reader.close()
+
+
+@pytest.mark.parametrize(("clip_length", "frames"), [(0, 1), (-1.0, 1), (1.0, 0)])
+def test_sizes_must_be_positive(tmp_path, clip_length, frames):
+    with pytest.raises(ValueError, match="must be positive"):
+        next(read_clips(tmp_path / "x.mp4", clip_length, frames))

@@ -1,0 +1,49 @@
+"""Small made-up video files for the tests of everything that reads videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+
+def write_video(
+    path: Path,
+    frames: Sequence[np.ndarray],
+    fps: int = 4,
+    times: Sequence[float] | None = None,
+    rotation: int = 0,
+    codec: str = "libx264",
+    audio: bool = False,
+    options: dict | None = None,
+) -> Path:
+    """Write `(H, W, 3)` uint8 frames, at a constant rate or at the given times in seconds."""
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.height, stream.width = frames[0].shape[:2]
+        # Chroma in full, since odd sizes have no half.
+        stream.pix_fmt = "yuv444p" if codec == "libx264" else "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        if rotation:
+            stream.set_display_rotation(rotation)
+        sound = container.add_stream("aac", rate=16000) if audio else None
+        for index, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
+            frame.pts = round(1000 * (times[index] if times is not None else index / fps))
+            frame.time_base = Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+        if sound:
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+            silence.sample_rate, silence.pts = 16000, 0
+            container.mux(sound.encode(silence))
+            container.mux(sound.encode())
+    return path
+
+
+def grey(level: int, height: int = 32, width: int = 48) -> np.ndarray:
+    """A uniform frame."""
+    return np.full((height, width, 3), level, np.uint8)
