@@ -114,14 +114,8 @@ def official_layout(metrics: Mapping[str, float]) -> dict[str, dict]:
 
 def _score_moments(predictions: Mapping[str, Mapping], truth: Mapping[str, Mapping]) -> dict[str, float]:
     qids = list(predictions)
-    moments = _pad(
-        qids,
-        [row[MOMENTS][:MAX_PREDICTIONS] for row in predictions.values()],
-        (3,),
-        "submission",
-        "[start, end, score]",
-    )
-    windows = _pad(qids, [row["relevant_windows"] for row in truth.values()], (2,), "ground truth", "[start, end]")
+    moments = _pad(predictions, MOMENTS, "submission", (3,), "[start, end, score]", longest=MAX_PREDICTIONS)
+    windows = _pad(truth, "relevant_windows", "ground truth", (2,), "[start, end]")
     _refuse(np.isnan(windows[:, :1, 0]), qids, "ground truth", "no relevant_windows; remove the query from both files")
     for array, source in ((moments, "submission"), (windows, "ground truth")):
         _refuse(array[..., 0] > array[..., 1], qids, source, "starts after its end")
@@ -140,17 +134,12 @@ def _score_moments(predictions: Mapping[str, Mapping], truth: Mapping[str, Mappi
 
 def _score_highlights(predictions: Mapping[str, Mapping], truth: Mapping[str, Mapping]) -> dict[str, float]:
     qids = list(predictions)
-    scores = _pad(qids, [row[SALIENCY] for row in predictions.values()], (), "submission", "a number")
+    scores = _pad(predictions, SALIENCY, "submission", (), "a number")
     _refuse(np.isnan(scores[:, :1]), qids, "submission", f"no {SALIENCY}")
-    num_annotators = max((len(grades) for row in truth.values() for grades in row["saliency_scores"][:1]), default=1)
-    ids = _pad(qids, [row["relevant_clip_ids"] for row in truth.values()], (), "ground truth", "the index of a clip")
-    given = _pad(
-        qids,
-        [row["saliency_scores"] for row in truth.values()],
-        (num_annotators,),
-        "ground truth",
-        f"{num_annotators} grades",
-    )
+    ids = _pad(truth, "relevant_clip_ids", "ground truth", (), "the index of a clip")
+    first_clips = [grades[0] for grades in _lists(truth, "saliency_scores", "ground truth", "a list") if len(grades)]
+    num_annotators = max((len(grades) for grades in first_clips if isinstance(grades, Sequence)), default=0) or 1
+    given = _pad(truth, "saliency_scores", "ground truth", (num_annotators,), f"{num_annotators} grades")
     is_id, is_given = ~np.isnan(ids), ~np.isnan(given[..., 0])
     if is_id.shape != is_given.shape or (is_id != is_given).any():
         counts = is_id.sum(axis=1), is_given.sum(axis=1)
@@ -158,12 +147,15 @@ def _score_highlights(predictions: Mapping[str, Mapping], truth: Mapping[str, Ma
         raise ValueError(
             f"ground truth, qid {qids[row]!r}: {counts[0][row]} relevant_clip_ids, but saliency_scores of {counts[1][row]} clips"
         )
-    durations = np.array([row["duration"] for row in truth.values()], dtype=float)
-    num_clips = (durations / CLIP_LENGTH_SECONDS).astype(int)
+    seconds = {qid: {"duration": [row.get("duration")]} for qid, row in truth.items()}
+    durations = _pad(seconds, "duration", "ground truth", (), "seconds")
     _refuse(
-        num_clips[:, None] < 1, qids, "ground truth", f"the video is shorter than a clip of {CLIP_LENGTH_SECONDS} s"
+        durations < CLIP_LENGTH_SECONDS, qids, "ground truth", f"the video is shorter than {CLIP_LENGTH_SECONDS} s"
     )
-    _refuse((ids < 0) | (ids >= num_clips[:, None]), qids, "ground truth", "is the index of a clip outside the video")
+    num_clips = (durations[:, 0] / CLIP_LENGTH_SECONDS).astype(int)
+    # Comparisons with the padding are false.
+    is_no_clip = (ids < 0) | (ids >= num_clips[:, None]) | (ids % 1 > 0)
+    _refuse(is_no_clip, qids, "ground truth", "of relevant_clip_ids is not a clip of the video")
 
     is_clip = np.arange(num_clips.max()) < num_clips[:, None]
     grades = np.where(is_clip[..., None], 0.0, np.full(num_annotators, np.nan))
@@ -206,35 +198,38 @@ def _has_column(rows: Mapping[str, Mapping], column: str, source: str) -> bool:
     return not lacking
 
 
-def _pad(qids: Sequence[str], lists: Sequence[Sequence], item: tuple[int, ...], source: str, form: str) -> np.ndarray:
-    """`N` lists of items of shape `item` -> `(N, longest, *item)`, filled up with NaN."""
-    try:
-        flat = np.array(list(chain.from_iterable(lists)), dtype=float)
-    except (TypeError, ValueError):
-        flat = None
-    if flat is None or (flat.size and flat.shape[1:] != item) or not np.isfinite(flat).all():
-        raise _malformed(qids, lists, item, source, form)
+def _lists(rows: Mapping[str, Mapping], column: str, source: str, form: str) -> list[Sequence]:
+    lists = [row.get(column) for row in rows.values()]
+    for qid, values in zip(rows, lists):
+        if not isinstance(values, list | tuple | np.ndarray):
+            raise ValueError(f"{source}, qid {qid!r}: {column} must be a list, each item {form}, not {values!r}")
+    return lists
+
+
+def _pad(
+    rows: Mapping[str, Mapping], column: str, source: str, item: tuple[int, ...], form: str, longest: int | None = None
+) -> np.ndarray:
+    """The lists in a column, items of shape `item`, no more of them than `longest` -> `(N, longest, *item)`, filled up with NaN."""
+    lists = [values[:longest] for values in _lists(rows, column, source, form)]
+    flat = _finite(list(chain.from_iterable(lists)))
+    if flat is None or (flat.size and flat.shape[1:] != item):
+        for qid, value in ((qid, value) for qid, values in zip(rows, lists) for value in values):
+            array = _finite(value)
+            if array is None or array.shape != item:
+                raise ValueError(f"{source}, qid {qid!r}: {column} needs {form}, finite numbers, not {value!r}")
     lengths = np.array([len(values) for values in lists])
     padded = np.full((len(lists), lengths.max(), *item), np.nan)
     padded[np.arange(padded.shape[1]) < lengths[:, None]] = flat.reshape(-1, *item)
     return padded
 
 
-def _malformed(
-    qids: Sequence[str], lists: Sequence[Sequence], item: tuple[int, ...], source: str, form: str
-) -> ValueError:
-    """Find the item that cannot be padded and say what is wrong with it."""
-    for qid, values in zip(qids, lists):
-        if not isinstance(values, Sequence | np.ndarray) or isinstance(values, str):
-            return ValueError(f"{source}, qid {qid!r}: expected a list, each item {form}, got {values!r}")
-        for value in values:
-            try:
-                array = np.array(value, dtype=float)
-            except (TypeError, ValueError):
-                array = None
-            if array is None or array.shape != item or not np.isfinite(array).all():
-                return ValueError(f"{source}, qid {qid!r}: expected {form}, each a finite number, got {value!r}")
-    raise AssertionError("no item is malformed")
+def _finite(values: object) -> np.ndarray | None:
+    """As an array, if it is one of finite numbers."""
+    try:
+        array = np.array(values, dtype=float)
+    except (TypeError, ValueError):
+        return None
+    return array if np.isfinite(array).all() else None
 
 
 def _refuse(is_bad: np.ndarray, qids: Sequence[str], source: str, problem: str) -> None:

@@ -168,27 +168,32 @@ def _set(which, index, **columns):
         (lambda submission, _: submission.clear(), "the submission is empty"),
         (lambda _, truth: truth.clear(), "the ground truth is empty"),
         (lambda submission, _: submission[0].pop("qid"), "submission, row 0: no qid"),
-        (_set("submission", 0, pred_relevant_windows=[[0, 4, float("nan")]]), "submission, qid '1': .*finite.*nan"),
-        (_set("submission", 0, pred_relevant_windows=[[0, float("inf"), 1]]), "submission, qid '1': .*finite.*inf"),
+        (_set("submission", 0, pred_relevant_windows=[[0, 4, float("nan")]]), "submission, qid '1': pred_relevant_windows needs .*finite.*nan"),
+        (_set("submission", 0, pred_relevant_windows=[[0, float("inf"), 1]]), "submission, qid '1': pred_relevant_windows needs .*finite.*inf"),
         (_set("submission", 1, pred_relevant_windows=[[0, 4, 1], [5, 3, 1]]), "submission, qid '2': item 2 starts after"),
-        (_set("submission", 0, pred_relevant_windows=[[0, 4]]), r"submission, qid '1': expected \[start, end, score\]"),
-        (_set("submission", 0, pred_relevant_windows=[0, 4, 1]), r"submission, qid '1': expected \[start, end, score\]"),
-        (_set("submission", 0, pred_relevant_windows="none"), "submission, qid '1': expected a list"),
-        (_set("submission", 0, pred_relevant_windows={"start": 1}), "submission, qid '1': expected a list"),
+        (_set("submission", 0, pred_relevant_windows=[[0, 4]]), r"submission, qid '1': pred_relevant_windows needs \[start, end, score\]"),
+        (_set("submission", 0, pred_relevant_windows=[0, 4, 1]), r"submission, qid '1': pred_relevant_windows needs \[start, end, score\]"),
+        (_set("submission", 0, pred_relevant_windows="none"), "submission, qid '1': pred_relevant_windows must be a list"),
+        (_set("submission", 0, pred_relevant_windows={"start": 1}), "submission, qid '1': pred_relevant_windows must be a list"),
         (_set("submission", 0, pred_relevant_windows=None), "qid '1': no pred_relevant_windows, which other rows have"),
         (_set("submission", 1, pred_saliency_scores=None), "qid '2': no pred_saliency_scores, which other rows have"),
         (_set("submission", 1, pred_saliency_scores=[]), "submission, qid '2': no pred_saliency_scores"),
         (_set("submission", 1, pred_saliency_scores=[0.1, float("nan")]), "submission, qid '2': .*finite"),
         (_set("truth", 0, relevant_windows=[]), "ground truth, qid '2': no relevant_windows"),
-        (_set("truth", 0, relevant_windows=None), "ground truth, qid '2': .*relevant_windows"),
+        (_set("truth", 0, relevant_windows=None), "ground truth, qid '2': relevant_windows must be a list"),
+        (lambda _, truth: truth[1].pop("relevant_windows"), "ground truth, qid '1': relevant_windows must be a list"),
         (_set("truth", 0, relevant_windows=[[4, 0]]), "ground truth, qid '2'.*starts after"),
-        (_set("truth", 0, relevant_windows=[["a", 0]]), r"ground truth, qid '2': expected \[start, end\]"),
-        (_set("truth", 0, duration=None), "ground truth, qid '2': .*duration"),
-        (_set("truth", 0, duration=1), "ground truth, qid '2': the video is shorter than a clip"),
-        (_set("truth", 0, relevant_clip_ids=None), "ground truth, qid '2': .*relevant_clip_ids"),
-        (_set("truth", 0, relevant_clip_ids=[0, 4]), "ground truth, qid '2': item 2 is the index of a clip outside"),
+        (_set("truth", 0, relevant_windows=[["a", 0]]), r"ground truth, qid '2': relevant_windows needs \[start, end\]"),
+        (_set("truth", 0, duration=None), "ground truth, qid '2': duration needs seconds"),
+        (_set("truth", 0, duration="long"), "ground truth, qid '2': duration needs seconds"),
+        (_set("truth", 0, duration=1), "ground truth, qid '2': the video is shorter than 2 s"),
+        (_set("truth", 0, relevant_clip_ids=None), "ground truth, qid '2': relevant_clip_ids must be a list"),
+        (_set("truth", 0, relevant_clip_ids=[0, 0.5]), "ground truth, qid '2': item 2 of relevant_clip_ids is not a clip"),
+        (_set("truth", 0, relevant_clip_ids=[0, 4]), "ground truth, qid '2': item 2 of relevant_clip_ids is not a clip"),
         (_set("truth", 0, relevant_clip_ids=[0]), "ground truth, qid '2': 1 relevant_clip_ids, but saliency_scores of 2"),
-        (_set("truth", 1, saliency_scores=[[1, 2, 3], [1, 2]]), "ground truth, qid '1': expected 3 grades"),
+        (_set("truth", 1, saliency_scores=[[1, 2, 3], [1, 2]]), "ground truth, qid '1': saliency_scores needs 3 grades"),
+        (_set("truth", 1, saliency_scores=[1, 2]), "ground truth, qid '1': saliency_scores needs 3 grades"),
+        (_set("truth", 1, saliency_scores=3), "ground truth, qid '1': saliency_scores must be a list"),
     ],
 )  # fmt: skip
 def test_broken_files(files, spoil, message):
@@ -203,9 +208,7 @@ def test_nothing_to_score(files):
     with pytest.raises(ValueError, match="has neither"):
         evaluate_submission([{"qid": row["qid"]} for row in submission], ground_truth)
     with pytest.raises(ValueError, match="only pred_saliency_scores"):
-        evaluate_submission(
-            _without(submission, "pred_relevant_windows"), _without(ground_truth, "saliency_scores")
-        )
+        evaluate_submission(_without(submission, "pred_relevant_windows"), _without(ground_truth, "saliency_scores"))
 
 
 def test_rows_are_read_packed_or_not(tmp_path):
