@@ -1,0 +1,140 @@
+"""The order of saliency: which links count, what ties and absent levels do, and what the intervals are worth."""
+
+import numpy as np
+import pytest
+
+from shine_hf.metrics import saliency_hierarchy, saliency_order
+
+ABSENT = np.nan
+LINKS = ("positive>level1", "level1>level2", "level2>level3", "level3>irrelevant")
+
+
+def test_each_link_and_the_chain():
+    levels = [
+        [5, 4, 3, 2, 1],
+        [5, 4, 3, 2, 2.5],  # the last link fails
+        [3, 4, 3, 2, 1],  # the first
+        [5, 4, 1, 2, 1.5],  # the one between levels 1 and 2 holds, between 2 and 3 fails
+    ]
+    metrics = saliency_order(np.array(levels))
+    assert list(metrics) == [*LINKS, "chain"]
+    assert metrics == {**dict(zip(LINKS, (75, 100, 75, 75))), "chain": 25}
+
+
+def test_a_tie_is_a_failure():
+    """A model whose saliency ignores the query must not look like one that orders half of them."""
+    assert set(saliency_order(np.ones((10, 5))).values()) == {0}
+
+
+def test_an_absent_level_drops_out_and_its_neighbours_are_compared():
+    right = saliency_order(np.array([[5, ABSENT, 3, 2, 1]]))
+    assert right == {"level2>level3": 100, "level3>irrelevant": 100, "chain": 100}
+    assert saliency_order(np.array([[3, ABSENT, 5, 2, 1]]))["chain"] == 0
+    assert saliency_order(np.array([[5, ABSENT, ABSENT, ABSENT, 6]])) == {"chain": 0}
+
+
+def test_a_link_counts_where_both_ends_are():
+    levels = np.array([[2, 1, 0], [2, ABSENT, 0], [1, 2, 0]])
+    assert saliency_order(levels) == {"positive>level1": 50, "level1>irrelevant": 100, "chain": pytest.approx(200 / 3)}
+
+
+def test_rows_without_anything_to_compare_do_not_count():
+    levels = np.array([[2, 1], [2, ABSENT], [ABSENT, 1]])
+    assert saliency_order(levels) == {"positive>irrelevant": 100, "chain": 100}
+    assert saliency_order(np.array([[1.0], [2.0]])) == {}
+    assert saliency_order(np.zeros((0, 5))) == {}
+
+
+def test_infinite_scores_are_scores():
+    assert saliency_order(np.array([[0.0, -np.inf]]))["chain"] == 100
+
+
+def test_intervals_are_those_of_resampled_rows():
+    """Percentiles of a bootstrap done the long way, row by row."""
+    rng = np.random.default_rng(0)
+    levels = rng.normal(size=(200, 3)) + [0.5, 0, -0.5]
+    levels[rng.random((200, 3)) < [0, 0.1, 0.1]] = ABSENT
+    metrics = saliency_order(levels, bootstrap=4000, confidence=0.9)
+    drawn = [saliency_order(levels[rng.integers(200, size=200)]) for _ in range(1000)]
+    for name in ("positive>level1", "level1>irrelevant", "chain"):
+        low, high = np.quantile([values[name] for values in drawn], [0.05, 0.95])
+        assert metrics[f"{name}_low"] == pytest.approx(low, abs=1.5)
+        assert metrics[f"{name}_high"] == pytest.approx(high, abs=1.5)
+        assert metrics[f"{name}_low"] < metrics[name] < metrics[f"{name}_high"]
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    rng = np.random.default_rng(1)
+    hits = 0
+    for seed in range(300):
+        levels = np.stack([rng.random(150), np.full(150, 0.4)], axis=1)  # holds in 60 %
+        metrics = saliency_order(levels, bootstrap=500, confidence=0.8, seed=seed)
+        hits += metrics["chain_low"] <= 60 <= metrics["chain_high"]
+    assert 0.7 < hits / 300 < 0.9
+
+
+def test_more_confidence_is_a_wider_interval_and_the_seed_decides():
+    levels = np.random.default_rng(2).normal(size=(60, 2))
+    wide, narrow = (saliency_order(levels, bootstrap=1000, confidence=value) for value in (0.99, 0.5))
+    assert wide["chain_low"] < narrow["chain_low"] < narrow["chain_high"] < wide["chain_high"]
+    again, other = (saliency_order(levels, bootstrap=50, seed=seed) for seed in (0, 1))
+    assert again == saliency_order(levels, bootstrap=50) != other
+
+
+def test_hierarchy_reads_the_clips_inside_the_moment_only():
+    saliency = np.array([[9.0, 1, 1, np.nan]])
+    negatives = np.array([[[0, 0.5, 0.5, np.nan], [0, 2, 2, np.nan]]])
+    inside = np.array([[False, True, True, False]])
+    assert saliency_hierarchy(saliency, negatives, inside, bootstrap=0) == {
+        "positive>level1": 100,
+        "level1>irrelevant": 0,
+        "chain": 0,
+    }
+    assert saliency_hierarchy(saliency, negatives, ~inside & [True, True, True, False], bootstrap=0)["chain"] == 0
+
+
+def test_hierarchy_is_the_order_of_the_means():
+    rng = np.random.default_rng(3)
+    saliency, negatives, inside = rng.normal(size=(50, 9)), rng.normal(size=(50, 4, 9)), rng.random((50, 9)) < 0.5
+    inside[:, 0] = True
+    present = rng.random((50, 4)) < 0.8
+    negatives[~present] = np.inf  # the scores of an absent negative mean nothing
+    levels = np.full((50, 5), ABSENT)
+    for row in range(50):
+        levels[row, 0] = saliency[row, inside[row]].mean()
+        for level in np.flatnonzero(present[row]):
+            levels[row, level + 1] = negatives[row, level, inside[row]].mean()
+    metrics = saliency_hierarchy(saliency, negatives, inside, negative_mask=present, bootstrap=100)
+    assert metrics == saliency_order(levels, bootstrap=100)
+    assert {"chain", "chain_low", "chain_high", *LINKS} <= set(metrics)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((3,), (3, 2, 4), (3, 4)), "expected saliency"),
+        (((3, 4), (3, 4), (3, 4)), "expected saliency"),
+        (((3, 4), (3, 2, 4), (3, 5)), "expected saliency"),
+        (((3, 4), (3, 2, 5), (3, 4)), "do not fit"),
+        (((3, 4), (2, 2, 4), (3, 4)), "do not fit"),
+    ],
+)
+def test_wrong_shapes(shapes, message):
+    with pytest.raises(ValueError, match=message):
+        saliency_hierarchy(*map(np.ones, shapes))
+
+
+def test_wrong_values():
+    saliency, negatives, inside = np.zeros((3, 4)), np.zeros((3, 2, 4)), np.ones((3, 4), dtype=bool)
+    with pytest.raises(ValueError, match=r"expected negative_mask \(3, 2\)"):
+        saliency_hierarchy(saliency, negatives, inside, negative_mask=np.ones((3, 3)))
+    with pytest.raises(ValueError, match="confidence"):
+        saliency_hierarchy(saliency, negatives, inside, confidence=95)
+    with pytest.raises(ValueError, match="expected levels"):
+        saliency_order(np.zeros(5))
+    inside[1] = False
+    with pytest.raises(ValueError, match="row 1: no clip inside"):
+        saliency_hierarchy(saliency, negatives, inside)
+    inside[1], negatives[2, 1, 3] = True, np.nan
+    with pytest.raises(ValueError, match=r"row 2: .* not a finite number"):
+        saliency_hierarchy(saliency, negatives, inside)
