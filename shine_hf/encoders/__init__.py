@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from .video_encoder import VideoEncoder
+
 TEXT_ENCODERS = ("words", "clip")
+VIDEO_ENCODERS = ("pixels", "clip", "auto")
 
 
 class TextEncoder(Protocol):
@@ -45,3 +49,41 @@ def text_encoder(spec: str) -> TextEncoder:
 
         return ClipTextEncoder(options) if options else ClipTextEncoder()
     raise ValueError(f"unknown text encoder {spec!r}; expected {' or '.join(f'{kind}:' for kind in TEXT_ENCODERS)}")
+
+
+def is_video_encoder_spec(spec: str) -> bool:
+    """Whether a specification names a video encoder (and not a feature store)."""
+    return spec.partition(":")[0] in VIDEO_ENCODERS
+
+
+def video_encoder(spec: str) -> VideoEncoder:
+    """The video encoder of a specification: `pixels:[size=…,frames=…]`, `clip:MODEL[,frames=…]`, or `auto:MODEL[,frames=…]` for any video
+    model of transformers. MODEL is a Hub name or a local folder.
+
+    Raises:
+        ValueError: for an unknown kind or option.
+    """
+    from ..options import parse_options
+
+    kind, _, options = spec.partition(":")
+    if kind == "pixels":
+        from .pixels import PixelEncoder
+
+        return PixelEncoder(**parse_options(options, {"size": int, "frames": int}, "pixels:"))
+    if kind not in VIDEO_ENCODERS:
+        raise ValueError(
+            f"unknown video encoder {spec!r}; expected {', '.join(f'{kind}:' for kind in VIDEO_ENCODERS)} and its options"
+        )
+    # The name of a model may hold a comma as long as no option seems to follow it.
+    model, separator, frames = options.rpartition(",frames=")
+    settings = parse_options(f"frames={frames}" if separator else "", {"frames": int}, f"{kind}:")
+    model = model if separator else options
+    if kind == "clip":
+        from .clip import ClipVideoEncoder
+
+        return ClipVideoEncoder(model, **settings) if model else ClipVideoEncoder(**settings)
+    if not model:
+        raise ValueError("auto: needs the name of a model, auto:MCG-NJU/videomae-base say")
+    from .auto import AutoVideoEncoder
+
+    return AutoVideoEncoder(model, **settings)

@@ -1,0 +1,40 @@
+"""Clip features without weights: small frames and where they change."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .video_encoder import VideoEncoder
+
+
+class PixelEncoder(VideoEncoder):
+    """
+    The average of the clip's frames, scaled down to `size` by `size` and centred on 0, followed by the motion energy: the mean absolute
+    difference of frames that follow each other.
+
+    Enough for simple scenes such as Shapes-CG, and a floor for anything else.
+
+    Args:
+        size (`int`): Height and width of the small frames.
+        frames (`int`): Frames per clip.
+    """
+
+    batch_clips = 64
+
+    def __init__(self, size: int = 16, frames: int = 8):
+        if size < 1 or frames < 1:
+            raise ValueError(f"pixels: size and frames must be positive, got {size} and {frames}")
+        self.size, self.frames_per_clip = size, frames
+        self.frame_size = (size, size)
+        self.dim = 2 * 3 * size * size
+
+    @property
+    def spec(self) -> str:
+        return f"pixels:size={self.size},frames={self.frames_per_clip}"
+
+    def encode_clips(self, clips: np.ndarray) -> np.ndarray:
+        """`(N, F, size, size, 3)` uint8 -> `(N, 6 * size * size)` float32."""
+        frames = clips.astype(np.float32) / 255
+        still = frames.mean(axis=1) - 0.5
+        motion = np.abs(np.diff(frames, axis=1)).mean(axis=1) if frames.shape[1] > 1 else np.zeros_like(still)
+        return np.concatenate([still.reshape(len(clips), -1), motion.reshape(len(clips), -1)], axis=1)

@@ -1,0 +1,34 @@
+import numpy as np
+
+from shine_hf.encoders import video_encoder
+
+from .videos import grey, write_video
+
+
+def test_average_and_motion_energy():
+    encoder = video_encoder("pixels:size=2,frames=3")
+    clips = np.zeros((2, 3, 2, 2, 3), np.uint8)
+    clips[1, 1, 0, 0, 2] = 255  # One pixel flashes blue in the second frame.
+    features = encoder.encode_clips(clips)
+    assert features.shape == (2, encoder.dim) == (2, 24) and features.dtype == np.float32
+    still, motion = features[1, :12].reshape(2, 2, 3), features[1, 12:].reshape(2, 2, 3)
+    np.testing.assert_allclose(still[0, 0], [-0.5, -0.5, 1 / 3 - 0.5], atol=1e-6)
+    np.testing.assert_allclose(motion[0, 0], [0, 0, 1], atol=1e-6)
+    assert motion.sum() == motion[0, 0, 2] and (features[0, 12:] == 0).all()
+
+
+def test_a_video(tmp_path):
+    path = write_video(tmp_path / "a.mp4", [grey(0)] * 8 + [grey(255 * (i % 2)) for i in range(8)], fps=8)
+    features = video_encoder("pixels:size=4,frames=8").encode_video(path, 1.0)
+    assert features.shape == (2, 96)
+    assert np.abs(features[0, 48:]).max() < 0.05 and features[1, 48:].min() > 0.9
+
+
+def test_one_frame_has_no_motion():
+    assert (
+        video_encoder("pixels:size=2,frames=1").encode_clips(np.ones((1, 1, 2, 2, 3), np.uint8))[:, 12:] == 0
+    ).all()
+
+
+def test_the_specification_rebuilds_the_encoder():
+    assert video_encoder("pixels:").spec == video_encoder(video_encoder("pixels:").spec).spec
