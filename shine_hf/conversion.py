@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import pickle
 import re
+from pathlib import Path
 
 import torch
 
@@ -64,13 +67,143 @@ _HEAD_RULES = (
 )
 
 
-def convert_state_dict(state_dict: dict[str, torch.Tensor], architecture: str) -> dict[str, torch.Tensor]:
+# Original option -> field of our configuration. Sizes are read off the weights instead.
+_OPTIONS = {
+    "nheads": "num_attention_heads",
+    "input_dropout": "input_dropout",
+    "dropout": "dropout",
+    "max_q_l": "max_text_length",
+    "clip_length": "clip_length",
+    "aux_loss": "auxiliary_loss",
+    "span_loss_coef": "span_loss_weight",
+    "giou_loss_coef": "giou_loss_weight",
+    "label_loss_coef": "label_loss_weight",
+    "lw_saliency": "saliency_loss_weight",
+    "eos_coef": "background_weight",
+    "set_cost_span": "matcher_span_cost",
+    "set_cost_giou": "matcher_giou_cost",
+    "set_cost_class": "matcher_class_cost",
+    "saliency_margin": "saliency_margin",
+}
+
+
+def load_original_checkpoint(path: str | Path, architecture: str, **overrides):
+    """The `…ForMomentRetrieval` model of an original checkpoint.
+
+    Sizes and depths are read off the weights, the other settings from the checkpoint's own options where they are there.
+
+    Args:
+        path: A checkpoint of jayleicn/moment_detr, wjun0830/QD-DETR (video or audio-visual) or zxccade/SHINE: a pickle with the entries
+            `model` and `opt`, or a state dict alone.
+        architecture: One of `moment_detr`, `qd_detr`, `shine`.
+        overrides: Fields of the configuration that the checkpoint does not tell, or tells wrongly: `clip_length`,
+            `video_feature_dims` (widths of the concatenated feature types, audio last), `batch_coupled_text_mask`, …
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: for a file that is no such checkpoint, or whose pickle holds anything but tensors, plain values and argparse options (it
+            is not executed).
+    """
+    from .modeling import MomentDetrConfig, MomentDetrForMomentRetrieval, QDDetrConfig, QDDetrForMomentRetrieval
+
+    state_dict, options = _read_checkpoint(Path(path))
+    if architecture == "moment_detr":
+        config_class, model_class = MomentDetrConfig, MomentDetrForMomentRetrieval
+    else:
+        config_class, model_class = QDDetrConfig, QDDetrForMomentRetrieval
+    use_tef = overrides.get("use_tef", "tef" in options.get("ctx_mode", "video_tef"))
+    audio_dim = options.get("a_feat_dim") or 0
+    converted = convert_state_dict(state_dict, architecture, audio_dim=audio_dim if use_tef else 0)
+    fields = {**_sizes(converted, use_tef), **_settings(options, converted), **overrides}
+    model = model_class(config_class(**fields))
+    missing, unexpected = model.load_state_dict(converted, strict=False)
+    if missing or unexpected:
+        raise ValueError(
+            f"{path} is no {architecture} checkpoint: it lacks {', '.join(missing[:3]) or 'nothing'} and has "
+            f"{', '.join(unexpected[:3]) or 'nothing'} beyond it"
+        )
+    return model.eval()
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """State dict and options of a checkpoint, without running any code that a pickle may hold."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
+        refused = re.search(r"(?:GLOBAL|Unsupported class|global) ([\w.]+)", str(error))
+        raise ValueError(
+            f"{path} is not loaded: "
+            + (f"its pickle wants to use {refused[1]}, and " if refused else "")
+            + "only tensors, plain values and argparse options are accepted from a pickle"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+    options = content.get("opt", {})
+    options = vars(options) if isinstance(options, argparse.Namespace) else options
+    state_dict = content.get("model", content)
+    if not isinstance(state_dict, dict) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
+        raise ValueError(f"{path} has no state dict under `model`; its entries are {', '.join(map(str, content))}")
+    return state_dict, options if isinstance(options, dict) else {}
+
+
+def _sizes(converted: dict[str, torch.Tensor], use_tef: bool) -> dict:
+    """The fields of the configuration that the shapes of converted weights tell.
+
+    Raises:
+        ValueError: where a weight that every model has is missing.
+    """
+    try:
+        video_in = converted["model.video_projection.linears.0.weight"].shape[1]
+        queries = converted.get("model.query_vectors", converted.get("model.anchor_logits"))
+        sizes = {
+            "video_dim": video_in - (2 if use_tef else 0),
+            "use_tef": use_tef,
+            "text_dim": converted["model.text_projection.linears.0.weight"].shape[1],
+            "hidden_size": converted["class_head.weight"].shape[1],
+            "intermediate_size": converted["model.encoder.0.feed_forward.linear_in.weight"].shape[0],
+            "num_queries": queries.shape[0],
+            "num_input_projections": _depth(converted, "model.video_projection.linears."),
+            "encoder_layers": _depth(converted, "model.encoder."),
+            "decoder_layers": _depth(converted, "model.decoder.layers."),
+        }
+    except (KeyError, AttributeError) as error:
+        raise ValueError(f"no checkpoint of these models: {error} is missing") from error
+    if layers := _depth(converted, "model.text_to_video."):
+        sizes["text_to_video_layers"] = layers
+    return sizes
+
+
+def _settings(options: dict, converted: dict[str, torch.Tensor]) -> dict:
+    """The fields of the configuration that the checkpoint's options tell."""
+    fields = {ours: options[theirs] for theirs, ours in _OPTIONS.items() if options.get(theirs) is not None}
+    if (options.get("max_v_l") or -1) > 0:
+        fields["max_video_length"] = options["max_v_l"]
+    if options.get("no_norm_vfeat") is not None:
+        if options["no_norm_vfeat"] != options.get("no_norm_tfeat", options["no_norm_vfeat"]):
+            raise ValueError(
+                "the checkpoint normalises video and text features differently, which this library does not do"
+            )
+        fields["normalize_features"] = not options["no_norm_vfeat"]
+    if "contrastive_query_head.weight" in converted:
+        fields["contrastive_loss_weight"] = options.get("contrastive_align_loss_coef") or 0.02
+        fields["contrastive_size"] = converted["contrastive_query_head.weight"].shape[0]
+    return fields
+
+
+def convert_state_dict(
+    state_dict: dict[str, torch.Tensor], architecture: str, audio_dim: int = 0
+) -> dict[str, torch.Tensor]:
     """Rename (and split) the entries of an original state dict to those of the `…ForMomentRetrieval` model.
 
     Args:
         state_dict: Original names -> tensors, as in the `"model"` entry of a checkpoint of jayleicn/moment_detr,
             wjun0830/QD-DETR or zxccade/SHINE; a `module.` prefix of data-parallel training is dropped.
         architecture: One of `moment_detr`, `qd_detr`, `shine` (the same network as `qd_detr`).
+        audio_dim: Width of the audio features of an audio-visual checkpoint with endpoint features. The original puts them behind the
+            endpoint features, which come last here.
 
     Returns:
         New names -> tensors. Entries that the original models never use are dropped.
@@ -101,7 +234,16 @@ def convert_state_dict(state_dict: dict[str, torch.Tensor], architecture: str) -
             converted[new] = tensor
     if unknown:
         raise ValueError(f"not entries of a {architecture} checkpoint: {', '.join(sorted(unknown)[:5])}")
+    if audio_dim:
+        for name in ("norms.0.weight", "norms.0.bias", "linears.0.weight"):
+            video, endpoints, audio = _split_channels(converted[f"model.video_projection.{name}"], audio_dim)
+            converted[f"model.video_projection.{name}"] = torch.cat([video, audio, endpoints], dim=-1)
     return converted
+
+
+def _split_channels(weight: torch.Tensor, audio_dim: int) -> tuple[torch.Tensor, ...]:
+    """The input channels of the first projection: video, the two endpoint features, audio."""
+    return weight.split([weight.shape[-1] - 2 - audio_dim, 2, audio_dim], dim=-1)
 
 
 def _only_for_several_layers(name: str) -> bool:

@@ -1,0 +1,45 @@
+"""`shine-hf convert`: an original Moment-DETR, QD-DETR or SHINE checkpoint in, a folder for `from_pretrained` out."""
+
+from __future__ import annotations
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--checkpoint", required=True, help="original file, model_best.ckpt say")
+    parser.add_argument("--architecture", required=True, choices=["moment_detr", "qd_detr", "shine"])
+    parser.add_argument("--output", required=True, help="folder to write")
+    parser.add_argument("--clip-length", type=float, help="seconds per clip, where the checkpoint does not tell it")
+    parser.add_argument(
+        "--video-feature-dims",
+        type=int,
+        nargs="+",
+        help="widths of the feature types that were concatenated (2304 512 for SlowFast and CLIP), each normalised on its own",
+    )
+    parser.add_argument(
+        "--batch-coupled-text-mask",
+        action="store_true",
+        help="keep the public QD-DETR code's attention mask, by which samples of a batch influence each other",
+    )
+
+
+def main(args) -> None:
+    from ..conversion import load_original_checkpoint
+    from ..modeling import MomentRetrievalProcessor
+
+    overrides = {}
+    if args.clip_length is not None:
+        overrides["clip_length"] = args.clip_length
+    if args.video_feature_dims:
+        overrides["video_feature_dims"] = args.video_feature_dims
+    if args.batch_coupled_text_mask:
+        if args.architecture == "moment_detr":
+            raise ValueError("--batch-coupled-text-mask: Moment-DETR has no such mask")
+        overrides["batch_coupled_text_mask"] = True
+    model = load_original_checkpoint(args.checkpoint, args.architecture, **overrides)
+    model.save_pretrained(args.output)
+    MomentRetrievalProcessor.from_config(model.config).save_pretrained(args.output)
+    config = model.config
+    print(
+        f"{type(model).__name__} with {model.num_parameters():,} parameters -> {args.output}\n"
+        f"video_dim {config.video_dim}, text_dim {config.text_dim}, {config.encoder_layers} encoder and {config.decoder_layers} decoder "
+        f"layers, clip_length {config.clip_length} s"
+    )
