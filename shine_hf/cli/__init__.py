@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "score a submission file, or a model on the test splits",
     "predict": "find moments for queries, from features or a video file",
     "negatives": "tag, mask, generate, validate and export hard negatives",
+    "features": "pack and check features",
     "convert": "convert original Moment-DETR, QD-DETR and SHINE checkpoints",
 }
 

@@ -42,8 +42,8 @@ class FeatureStore(ABC):
         """The store that a specification describes.
 
         Args:
-            spec: `i3d:DIR` (a folder of `.npy` files), `npz:DIR`, `hdf5:FILE` or `simulated:[options]`, see
-                [`SimulatedFeatures`]; several joined by `+` are concatenated.
+            spec: `i3d:DIR` (a folder of `.npy` files), `npz:DIR`, `hdf5:FILE`, `packed:DIR_OR_HUB_NAME` (see [`PackedFeatures`]) or
+                `simulated:[options]` (see [`SimulatedFeatures`]); several joined by `+` are concatenated.
             rows: Annotations of all splits, which `simulated:` plants into its features.
             clip_length: Seconds per clip, for `simulated:`.
 
@@ -60,10 +60,13 @@ class FeatureStore(ABC):
             if rows is None:
                 raise ValueError("simulated: plants annotations into features, so it needs the rows of all splits")
             return SimulatedFeatures.from_options(where, rows=rows, clip_length=clip_length)
+        if kind == "packed":
+            from .packed_features import PackedFeatures
+
+            return PackedFeatures(where)
         if kind not in _FILE_STORES:
-            raise ValueError(
-                f"unknown feature store {spec!r}: expected KIND:PATH with one of {', '.join([*_FILE_STORES, 'simulated'])}"
-            )
+            kinds = ", ".join([*_FILE_STORES, "packed", "simulated"])
+            raise ValueError(f"unknown feature store {spec!r}: expected KIND:PATH with one of {kinds}")
         return _FILE_STORES[kind](Path(where).expanduser())
 
     @staticmethod
@@ -87,7 +90,7 @@ class FeatureStore(ABC):
             key = next(iter(self), None)
             if key is None:
                 raise FileNotFoundError(f"{self.spec} holds no features. {PUBLIC_SOURCES}")
-            self._dim = int(self._checked(key, self._read(key)).shape[1])
+            self._dim = int(self._two_dimensional(key, self._read(key)).shape[1])
         return self._dim
 
     @property
@@ -96,7 +99,16 @@ class FeatureStore(ABC):
         return [self.dim]
 
     def __getitem__(self, key: str) -> np.ndarray:
-        features = self._checked(key, self._read(key))
+        features = self._two_dimensional(key, self._read(key)).astype(np.float32, copy=False)
+        if not features.size:
+            raise ValueError(
+                f"{self.spec}: features of {key!r} have shape {features.shape}; at least one row and channel is needed"
+            )
+        finite = np.isfinite(features).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"{self.spec}: features of {key!r} hold NaN or infinite numbers in row {int(np.argmin(finite))}"
+            )
         if features.shape[1] != self.dim:
             raise ValueError(
                 f"{self.spec}: features of {key!r} have {features.shape[1]} channels, the others {self.dim}"
@@ -113,20 +125,16 @@ class FeatureStore(ABC):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def _checked(self, key: str, features: np.ndarray) -> np.ndarray:
-        features = np.asarray(features, dtype=np.float32)
+    def _two_dimensional(self, key: str, features: np.ndarray) -> np.ndarray:
+        features = np.asarray(features)
         if features.ndim == 1:  # One pooled vector.
             features = features[None]
         elif features.ndim == 3 and len(features) == 1:  # An extractor's batch axis.
             features = features[0]
-        if features.ndim != 2 or not features.size:
+        if features.ndim != 2 or features.dtype.kind not in "fiu":
             raise ValueError(
-                f"{self.spec}: features of {key!r} have shape {features.shape}; (length, channels) with at least one of each is needed"
-            )
-        finite = np.isfinite(features).all(axis=1)
-        if not finite.all():
-            raise ValueError(
-                f"{self.spec}: features of {key!r} hold NaN or infinite numbers in row {int(np.argmin(finite))}"
+                f"{self.spec}: features of {key!r} have shape {features.shape} and type {features.dtype}; numbers of shape "
+                "(length, channels) are needed"
             )
         return features
 

@@ -61,6 +61,7 @@ def test_missing_features_are_named_with_their_public_source(tmp_path, kind):
     [
         (np.zeros((0, 4)), r"shape \(0, 4\)"),
         (np.zeros((2, 3, 4)), r"shape \(2, 3, 4\)"),
+        (np.array([[b"words"] * 4]), r"type .*S5"),
         (np.array([[0.0, 1, 2, 3], [np.nan, 1, 2, 3]]), "NaN or infinite numbers in row 1"),
         (np.array([[np.inf, 1, 2, 3], [0, 1, 2, 3]]), "NaN or infinite numbers in row 0"),
         (features(dim=6), "6 channels, the others 4"),

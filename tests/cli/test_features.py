@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from shine_hf.cli import main
+from shine_hf.data.feature_store import FeatureStore
+from tests.data.made_up import make_rows, write_jsonl
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "npy"
+    folder.mkdir()
+    for index in range(3):
+        np.save(folder / f"video{index}.npy", np.full((4, 8), index, dtype=np.float32))
+    return folder
+
+
+@pytest.fixture
+def annotations(tmp_path):
+    return write_jsonl(tmp_path / "own.jsonl", make_rows(4))  # video0 and video1
+
+
+def test_pack_all_and_check(tmp_path, folder, capsys):
+    output = tmp_path / "packed"
+    assert main(["features", "pack", "--features", f"i3d:{folder}", "--output", str(output), "--half-precision"]) == 0
+    assert "3 keys, 12 x 8" in capsys.readouterr().out
+    np.testing.assert_array_equal(FeatureStore.from_spec(f"packed:{output}")["video2"], np.full((4, 8), 2.0))
+    assert main(["features", "check", "--features", f"packed:{output}"]) == 0
+    assert "0 faults" in capsys.readouterr().out
+
+
+def test_pack_the_videos_of_a_dataset(tmp_path, folder, annotations, capsys):
+    command = ["features", "pack", "--features", f"i3d:{folder}", "--dataset", str(annotations), "--output"]
+    assert main([*command, str(tmp_path / "whole")]) == 0
+    assert list(FeatureStore.from_spec(f"packed:{tmp_path / 'whole'}")) == ["video0", "video1"]
+    (folder / "video1.npy").unlink()
+    assert main([*command, str(tmp_path / "refused")]) == 2
+    assert "no features of 1 of 2 keys: video1" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "partial"), "--allow-missing"]) == 0
+    assert "without features (1): video1" in capsys.readouterr().out
+
+
+def test_check_names_every_fault(folder, annotations, capsys):
+    np.save(folder / "video0.npy", np.full((4, 8), np.nan))
+    (folder / "video1.npy").unlink()
+    assert main(["features", "check", "--features", f"i3d:{folder}", "--dataset", str(annotations)]) == 1
+    printed = capsys.readouterr().out
+    assert "2 keys, 2 faults" in printed and "'video0' hold NaN" in printed and "no features of 'video1'" in printed
