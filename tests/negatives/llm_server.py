@@ -49,6 +49,7 @@ class Config:
     model: str = ""
     unsupported: list[str] = field(default_factory=list)  # fields that give an error 400
     error: str = ""  # every chat completion fails: "insufficient_quota", "bad_request"
+    without_usage: bool = False
     as_sentence: bool = False  # answers with the whole sentence instead of JSON
     batch_seconds: float = 0.2
     batch_fate: str = "completed"  # of the first batch; "failed", "expired", "cancelled", "line_errors"
@@ -134,7 +135,10 @@ class Service:
         charged = (name, answer_id)
         if fault == "not_json":
             return 200, f"<html>gateway {answer_id}</html>", fault, charged
-        return 200, completion(request, answer_id, fault, self.config.as_sentence), fault, charged
+        body = completion(request, answer_id, fault, self.config.as_sentence)
+        if self.config.without_usage:
+            del body["usage"]
+        return 200, body, fault, charged
 
     def _refusal(self, request: dict) -> tuple[int, dict] | None:
         if self.config.error == "insufficient_quota":

@@ -149,6 +149,13 @@ def test_an_answer_in_plain_words_is_taken_if_it_keeps_the_template(path):
         assert all(fill.text for fill in make_generator(server, path).fill(make_requests(5)))
 
 
+def test_an_endpoint_that_does_not_count_tokens_is_booked_by_estimate(path):
+    with LLMServer(without_usage=True) as server:
+        generator = make_generator(server, path, prices={"test-model": Price(1.0, 1.0)})
+        assert all(fill.text for fill in generator.fill(make_requests(30)))
+    assert generator.cost_so_far().cost_usd > 0
+
+
 def test_wrong_key_stops_at_once_and_is_never_shown(path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-0123456789")
     with LLMServer(api_key="another") as server:

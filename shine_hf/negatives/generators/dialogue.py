@@ -165,6 +165,11 @@ def read_usage(raw: str) -> tuple[int, int] | None:
     return counts if all(type(count) is int and count >= 0 for count in counts) else None
 
 
+def is_completion(raw: str) -> bool:
+    """Whether a body is a chat completion at all, whatever it says."""
+    return bool(_first_choice(_as_object(raw)))
+
+
 def read_content(raw: str) -> str:
     """The text of a chat completion.
 

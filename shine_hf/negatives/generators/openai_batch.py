@@ -317,7 +317,7 @@ class OpenAIBatchGenerator:
         usage = read_usage(raw)
         cost = None
         if usage is None:
-            self.budget.lost(reserve)
+            self.budget.lost(reserve)  # it does not say what it took: at most what was reserved for it
         else:
             cost = self.budget.answered(reserve, *usage)
         return record_answer(question, raw, cost_usd=cost, batch_id=batch_id)

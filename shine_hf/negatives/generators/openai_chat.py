@@ -12,14 +12,21 @@ from pathlib import Path
 
 from shine_hf.negatives.cache import AnswerCache
 from shine_hf.negatives.generators.base import Fill, FillRequest
-from shine_hf.negatives.generators.dialogue import ChatParameters, Dialogue, estimate_run, read_usage, record_answer
+from shine_hf.negatives.generators.dialogue import (
+    ChatParameters,
+    Dialogue,
+    estimate_run,
+    is_completion,
+    read_usage,
+    record_answer,
+)
 from shine_hf.negatives.generators.endpoint import Endpoint, EndpointError, Failure, Features, backoff_seconds
 from shine_hf.negatives.generators.pacing import Pacer
 from shine_hf.negatives.pricing import Budget, Estimate, Price, Spending, price_of
 
 # A request turned away by a rate limit cost nothing and will be taken some time.
 MAX_REFUSALS = 50
-# So many answers that are not JSON, and none that is: that is a web page, not an endpoint.
+# So many answers that are no chat completions, and none that is: that is a web page, not an endpoint.
 MAX_FOREIGN_ANSWERS = 10
 _POLL_SECONDS = 0.25
 
@@ -139,7 +146,7 @@ class _Run:
         self._error: Exception | None = None
         self._active: set[bytes] = set()
         self._tasks: set[asyncio.Task] = set()
-        self._useful_answers = 0
+        self._completions = 0
         self._foreign_answers = 0
 
     def stop(self) -> None:
@@ -217,12 +224,12 @@ class _Run:
     async def _ask(self, dialogue: Dialogue) -> str | None:
         """Put the open question to the endpoint until its answer is in the cache. Returns why it is not, or None."""
         retries = refusals = 0
-        useful_before = self._useful_answers
+        completions_before = self._completions
         prompt_tokens, _ = dialogue.estimated_tokens()
         reserve = self._budget.reserve_usd(prompt_tokens, self._generator.parameters.max_tokens)
         while True:
             async with self._connections:
-                await self._pacer.turn()
+                await self._pause(self._pacer.reserve_turn())
                 if self._stopped.is_set():
                     return "stopped"
                 if (limit := self._budget.admit(reserve)) is not None:
@@ -232,9 +239,9 @@ class _Run:
             if failure is None:
                 return None
             if failure.kind == "unfit":
-                if self._endpoint.learn(features, failure.message, nothing_accepted_yet=not self._useful_answers):
+                if self._endpoint.learn(features, failure.message, nothing_accepted_yet=not self._completions):
                     continue
-                if self._useful_answers:
+                if self._completions:
                     return f"the endpoint refused the request: {failure.message}"
             if failure.kind in ("unfit", "stop"):
                 self._fail(
@@ -247,7 +254,7 @@ class _Run:
                 retries += 1
             if retries > self._generator.max_retries or refusals > MAX_REFUSALS:
                 problem = f"given up after {retries + refusals} tries: {failure.message}"
-                if self._useful_answers == useful_before:
+                if self._completions == completions_before:
                     self._fail(EndpointError(f"{self._endpoint.base_url}: {problem}. {self._how_to_go_on()}"))
                 return problem
             await self._pause(backoff_seconds(retries + min(refusals, 3), failure.wait_seconds))
@@ -277,16 +284,14 @@ class _Run:
         return None
 
     def _keep(self, dialogue: Dialogue, raw: str, reserve: float) -> None:
-        usage = read_usage(raw)
-        cost = None
-        if usage is None:
-            self._budget.lost(reserve)
-            self._foreign_answers += 1
-        else:
-            cost = self._budget.answered(reserve, *usage)
-            self._useful_answers += 1
+        # An endpoint that does not say what it took is booked by the estimate.
+        cost = self._budget.answered(reserve, *(read_usage(raw) or dialogue.estimated_tokens()))
         self._cache.store(record_answer(dialogue.question(), raw, cost_usd=cost))
-        if self._foreign_answers >= MAX_FOREIGN_ANSWERS and not self._useful_answers:
+        if is_completion(raw):
+            self._completions += 1
+            return
+        self._foreign_answers += 1
+        if self._foreign_answers >= MAX_FOREIGN_ANSWERS and not self._completions:
             self._fail(
                 EndpointError(
                     f"{self._endpoint.base_url} answers, but not with chat completions (the last one begins "

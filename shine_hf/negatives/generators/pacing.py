@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 
@@ -13,7 +12,7 @@ class Pacer:
     Unlimited at first. A few times a second the share of refusals (429) is looked at. Above `TOLERATED_SHARE` the
     endpoint is at its limit: requests then start at little more than the best rate at which it lately accepted them (the
     best, for a moment in which this process was busy says nothing of the endpoint). Below, a limited rate goes up again,
-    fast as long as nothing is refused, so a limit that was lifted is found out. A few refusals at random change nothing,
+    fast only while nothing is refused, so a limit that was lifted is found out. A few refusals at random change nothing,
     and where nothing at all was accepted everybody waits as long as the endpoint asked.
     """
 
@@ -24,10 +23,11 @@ class Pacer:
     TOLERATED_SHARE = 0.25
     HEADROOM = 1.1
     RECOVERY = 1.5
+    CREEP = 1.02
 
     def __init__(self) -> None:
         self.rate: float | None = None  # requests per second
-        self._next_start = 0.0
+        self._next_turn = 0.0
         self._closed_until = 0.0
         self._recent_rates: deque[float] = deque(maxlen=8)
         self._begin_window(time.monotonic())
@@ -37,17 +37,16 @@ class Pacer:
         self._accepted = self._refused = 0
         self._asked_wait = 0.0
 
-    async def turn(self) -> None:
-        """Wait until one more request may start."""
-        while (wait := self._closed_until - time.monotonic()) > 0:
-            await asyncio.sleep(wait)
-        if self.rate is None:
-            return
+    def reserve_turn(self) -> float:
+        """Take the next turn; returns in how many seconds it comes."""
         now = time.monotonic()
-        start = max(self._next_start, now)
-        self._next_start = start + 1 / self.rate
-        if start > now:
-            await asyncio.sleep(start - now)
+        if now < self._closed_until:
+            return self._closed_until - now
+        if self.rate is None:
+            return 0.0
+        turn = max(self._next_turn, now)
+        self._next_turn = turn + 1 / self.rate
+        return turn - now
 
     def accepted(self) -> None:
         self._accepted += 1
@@ -72,7 +71,7 @@ class Pacer:
         elif self._refused > self.TOLERATED_SHARE * (self._accepted + self._refused):
             self.rate = accepted_rate * self.HEADROOM
         elif self.rate is not None:
-            self.rate *= self.HEADROOM if self._refused else self.RECOVERY
+            self.rate *= self.CREEP if self._refused else self.RECOVERY
             if self.rate > 4 * accepted_rate:
                 self.rate = None  # something else holds the rate back, not this
         self._begin_window(now)
