@@ -66,7 +66,7 @@ def build_request(
         vocabulary.candidates(
             masked.tokens[position], masked.parts_of_speech[position], template[position - 1] if position else ""
         )
-        if vocabulary
+        if vocabulary is not None
         else ()
         for position in positions
     ]
@@ -116,7 +116,8 @@ def generate_negatives(
     rows = dataset.to_list()
     tagged = tagger.tag(row["query"] for row in rows)
     masked = [mask_query(query, masking) for query in tagged]
-    vocabulary = vocabulary or Vocabulary(masked)
+    if vocabulary is None:
+        vocabulary = Vocabulary(masked)
     levels = [
         [
             _Level(build_request(row, query, level, vocabulary), generator.source)
@@ -157,7 +158,8 @@ def repair_negatives(
     rows = dataset.to_list()
     tagged = tagger.tag(row["query"] for row in rows)
     masked = [_masks_as_given(row, query) for row, query in zip(rows, tagged)]
-    vocabulary = vocabulary or Vocabulary(mask_query(query) for query in tagged)
+    if vocabulary is None:
+        vocabulary = Vocabulary(mask_query(query) for query in tagged)
     validator = validator or Validator(vocabulary=vocabulary, tagger=tagger, positives=PositiveQueries(rows))
     flags = validator.check_rows(rows, tagged)
     levels = [

@@ -153,6 +153,7 @@ def is_inflection_of(word: str, other: str) -> bool:
     return not stems(word).isdisjoint(stems(other))
 
 
+@cache
 def starts_with_vowel_sound(word: str) -> bool:
     """Whether "an" rather than "a" stands before the word."""
     word = word.lower()

@@ -42,6 +42,7 @@ enter come arrive
 go move travel head
 jump leap hop
 show display demonstrate
+see show picture view feature
 use utilize
 make prepare create
 cook prepare

@@ -17,8 +17,14 @@ from .masking import PARTS_OF_SPEECH, MaskedQuery
 # Masked pronouns are subjects; they are replaced by another subject, not by words of the dictionary.
 PERSONAL_SUBJECTS = ("someone", "he", "she", "they", "everyone", "nobody")
 RELATIVE_SUBJECTS = ("who", "that", "which")
+# Who acts in a video is replaced by someone else who can: "sofa opens the door" is no hard negative.
+PEOPLE = frozenset(
+    "person man woman boy girl child kid lady guy baby teenager couple dog cat animal people men women boys girls "
+    "children kids ladies guys babies teenagers dogs cats animals".split(" ")
+)
 # A word counts for a part of speech only if the tagger gave it at least this share of the word's occurrences.
 LEAST_SHARE = 0.4
+MAX_CANDIDATES = 1000
 
 
 class Vocabulary:
@@ -59,12 +65,6 @@ class Vocabulary:
                     buckets[part, inflection(word, part)].append(word)
         return buckets
 
-    def __len__(self) -> int:
-        return len({word for words in self._buckets.values() for word in words})
-
-    def __contains__(self, word: str) -> bool:
-        return word.lower() in self.total
-
     def parts_of_speech(self, word: str) -> frozenset[str]:
         """All parts of speech that the tagger ever gave to a word; empty for an unknown word."""
         return frozenset(part for part, counts in self.counts.items() if word.lower() in counts)
@@ -90,7 +90,15 @@ class Vocabulary:
             words = [other for form in forms for other in self._buckets.get((part_of_speech, form), ())]
             if len(forms) > 1:
                 words.sort(key=lambda other: (-self.counts[part_of_speech][other], other))
-        words = [other for other in words if other not in self.avoid and not is_inflection_of(word, other)]
-        fitting = [other for other in words if not article or starts_with_vowel_sound(other) == (article == "an")]
+        # Most frequent first, so what is cut off is what hardly ever fits. Comparing forms is what takes the time.
+        offered = [other for other in words if other not in self.avoid][:MAX_CANDIDATES]
+        people = [other for other in offered if word in PEOPLE and other in PEOPLE]
+        fitting = [
+            other for other in people or offered if not article or starts_with_vowel_sound(other) == (article == "an")
+        ]
         # In a small corpus a form may have one word only: then any form, and any first sound, is better than nothing.
-        return tuple(fitting or words or [w for w in self.words(part_of_speech) if not is_inflection_of(word, w)])
+        for choice in (fitting, offered, self.words(part_of_speech)):
+            others = tuple(other for other in choice if not is_inflection_of(word, other))
+            if others:
+                return others
+        return ()

@@ -24,7 +24,7 @@ from .base import Fill, FillRequest
 
 SMOOTHING = 2.0  # pseudo-counts that follow the word's frequency, in the sense of a Dirichlet prior
 FREQUENCY_WEIGHT = 0.7  # below 1, so that the few commonest words do not fill the whole dataset
-CONTENT_WEIGHT = 0.5  # neighbouring words count fully, the others of the sentence half
+CONTENT_WEIGHT = 1.0  # of all content words together, beside each neighbour
 SHORTLIST = 12  # the draw is among this many of the best
 
 
@@ -41,7 +41,6 @@ class LexicalGenerator:
     def __init__(self, queries: Iterable[MaskedQuery], seed: int = 0) -> None:
         self.seed = seed
         self._count(queries)
-        self._associations = lru_cache(maxsize=4096)(self._association_row)
         self._candidates = lru_cache(maxsize=4096)(self._known_candidates)
 
     def _count(self, queries: Iterable[MaskedQuery]) -> None:
@@ -56,19 +55,24 @@ class LexicalGenerator:
             content = sorted({i for i, part in zip(ids, query.parts_of_speech) if part in PARTS_OF_SPEECH})
             pairs.update((a, b) for a in content for b in content if a != b)
         size = len(self._index)
-        self._frequency = np.array([unigrams[i] for i in range(size)], dtype=np.float64)
-        self._share = self._frequency / max(self._frequency.sum(), 1.0)
+        frequency = np.array([unigrams[i] for i in range(size)], dtype=np.float64)
+        self._share = frequency / max(frequency.sum(), 1.0)
         following = _matrix(neighbours, size)
-        self._tables = {"left": following, "right": following.T.tocsr(), "content": _matrix(pairs, size)}
+        self._tables = {
+            "left": self._evidence(following),
+            "right": self._evidence(following.T.tocsr()),
+            # Two words of one sentence seen together once only are mostly chance, and most of the pairs.
+            "content": self._evidence(_matrix(Counter({p: n for p, n in pairs.items() if n > 1}), size)),
+        }
 
-    def _association_row(self, kind: str, word: int) -> np.ndarray:
-        """Log of how much likelier each word is beside `word` than anywhere, shape `(vocabulary,)`."""
-        row = self._tables[kind][word]
-        total = row.sum()
-        # log((n + k p) / (N + k) / p) = log(n / p + k) - log(N + k), and n = 0 for nearly all words.
-        scores = np.full(len(self._share), np.log(SMOOTHING) - np.log(total + SMOOTHING), dtype=np.float32)
-        scores[row.indices] = np.log(row.data / self._share[row.indices] + SMOOTHING) - np.log(total + SMOOTHING)
-        return scores
+    def _evidence(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
+        """How much a word (row) speaks for each word (column) beside it, in nats.
+
+        log P(column | row) / P(column), smoothed: log((n + k p) / (N + k) / p), less its value at n = 0, which is the
+        same for all columns and so decides nothing. What is left is zero wherever a pair was never seen.
+        """
+        counts.data = np.log(counts.data / self._share[counts.indices] + SMOOTHING) - np.log(SMOOTHING)
+        return counts.astype(np.float32)
 
     def fill(self, requests: Sequence[FillRequest]) -> Iterator[Fill]:
         """One `Fill` per request, in order. A request without any fitting word is answered with an error."""
@@ -82,7 +86,7 @@ class LexicalGenerator:
     def _choose(self, request: FillRequest) -> list[str] | None:
         key = f"{self.seed}\n{request.qid}\n{request.level}\n{len(request.rejections)}"
         random = np.random.Generator(np.random.Philox(key=int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])))
-        tokens = [token.lower() for token in request.template]
+        sentence = _Sentence(self._index, self._tables, request.template)
         masks = [position for position, token in enumerate(request.template) if token == MASK]
         unwanted = {
             word
@@ -91,61 +95,67 @@ class LexicalGenerator:
         }
         # The verb decides what its nouns can be, and both what the prepositions and the actor can be.
         for number in sorted(range(len(masks)), key=lambda number: _rank(request, number)):
-            position = masks[number]
-            word = self._draw(request, number, position, tokens, unwanted, random)
-            if word is None:
+            words, ids, log_frequency = self._candidates(request.candidates[number])
+            scores = log_frequency + sentence.evidence(masks[number], ids)
+            original, taken = request.originals[number], unwanted.union(sentence.tokens)
+            shortlist = []
+            for index in np.argsort(-scores, kind="stable"):
+                if words[index] not in taken and not _means_the_same(original, words[index]):
+                    shortlist.append(index)
+                    if len(shortlist) == SHORTLIST:
+                        break
+            if not shortlist:
                 return None
-            tokens[position] = word
-        return [tokens[position] for position in masks]
-
-    def _draw(
-        self,
-        request: FillRequest,
-        number: int,
-        position: int,
-        tokens: list[str],
-        unwanted: set[str],
-        random: np.random.Generator,
-    ) -> str | None:
-        words, ids, log_frequency = self._candidates(request.candidates[number])
-        scores = log_frequency + self._fit(tokens, position)[ids]
-        best = np.argsort(-scores, kind="stable")
-        original, taken = request.originals[number], unwanted.union(tokens)
-        shortlist = []
-        for index in best:
-            word = words[index]
-            if word not in taken and not _means_the_same(original, word):
-                shortlist.append(index)
-                if len(shortlist) == SHORTLIST:
-                    break
-        if not shortlist:
-            return None
-        # The largest of the scores plus Gumbel noise is a draw in proportion to their exponentials.
-        drawn = scores[shortlist] + random.gumbel(size=len(shortlist))
-        return words[shortlist[int(np.argmax(drawn))]]
-
-    def _fit(self, tokens: list[str], position: int) -> np.ndarray:
-        """How well every word goes with the sentence around a position, shape `(vocabulary,)`."""
-        neighbours = {position - 1: "left", position + 1: "right"}
-        total, content = np.zeros(len(self._share), dtype=np.float32), []
-        for other, token in enumerate(tokens):
-            word = self._index.get(token)
-            if other == position or word is None:
-                continue
-            if other in neighbours:
-                total = total + self._associations(neighbours[other], word)
-            elif token != ACTOR:
-                content.append(word)
-        for word in content:
-            # Many words of one sentence say the same thing twice: their evidence grows with the root of their number.
-            total = total + CONTENT_WEIGHT / np.sqrt(len(content)) * self._associations("content", word)
-        return total
+            # The largest of the scores plus Gumbel noise is a draw in proportion to their exponentials.
+            drawn = np.argmax(scores[shortlist] + random.gumbel(size=len(shortlist)))
+            sentence.put(masks[number], words[shortlist[drawn]])
+        return [sentence.tokens[position] for position in masks]
 
     def _known_candidates(self, candidates: tuple[str, ...]) -> tuple[list[str], np.ndarray, np.ndarray]:
         """The candidates that the training queries hold, their numbers, and the weight of their frequency."""
         words = [word for word in candidates if word in self._index]
         ids = np.array([self._index[word] for word in words], dtype=np.int64)
         return words, ids, FREQUENCY_WEIGHT * np.log(self._share[ids])
+
+
+class _Sentence:
+    """A template that is being filled, and what its words say about the words that could stand in it."""
+
+    def __init__(self, index: dict[str, int], tables: dict[str, sparse.csr_matrix], template: Sequence[str]) -> None:
+        self.tokens = [token.lower() for token in template]
+        self._index, self._tables = index, tables
+        self._content = np.zeros(len(index), dtype=np.float32)
+        self._content_words = 0
+        for token in self.tokens:
+            self._count_as_content(token)
+
+    def put(self, position: int, word: str) -> None:
+        """Fill a mask."""
+        self.tokens[position] = word
+        self._count_as_content(word)
+
+    def evidence(self, position: int, ids: np.ndarray) -> np.ndarray:
+        """How well each of the words `ids` goes with the rest of the sentence at a position, same shape as `ids`."""
+        beside = np.zeros_like(self._content)
+        if position > 0:
+            self._add(beside, "left", self.tokens[position - 1])
+        if position + 1 < len(self.tokens):
+            self._add(beside, "right", self.tokens[position + 1])
+        # Many words of one sentence say the same thing twice: their evidence grows with the root of their number.
+        return beside[ids] + CONTENT_WEIGHT / max(self._content_words, 1) ** 0.5 * self._content[ids]
+
+    def _count_as_content(self, token: str) -> None:
+        if token != ACTOR:
+            self._content_words += self._add(self._content, "content", token)
+
+    def _add(self, total: np.ndarray, table: str, token: str) -> bool:
+        """Add what one word says, and return whether it says anything."""
+        row = self._index.get(token)
+        if row is None:
+            return False
+        start, end = self._tables[table].indptr[row : row + 2]
+        total[self._tables[table].indices[start:end]] += self._tables[table].data[start:end]
+        return bool(end > start)
 
 
 def _matrix(counts: Counter[tuple[int, int]], size: int) -> sparse.csr_matrix:
