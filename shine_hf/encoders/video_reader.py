@@ -15,6 +15,17 @@ logger = logging.getLogger(__name__)
 _TOLERATED_LOSS = 0.05
 # FFmpeg opens these, but they are lists of other files or still images.
 _NO_VIDEO_FORMATS = ("hls", "concat", "dash", "image2")
+_SMALL_PICTURE_PIXELS = 320 * 240
+
+
+def import_av():
+    """PyAV, or an error that says which extra brings it."""
+    try:
+        import av
+        import av.video.reformatter
+    except ImportError as error:
+        raise ImportError('videos are read and written with PyAV: pip install "shine-hf[video]"') from error
+    return av
 
 
 def video_duration(path: str | Path) -> float:
@@ -63,13 +74,13 @@ def read_clips(
     if clip_length <= 0 or frames_per_clip < 1:
         raise ValueError(f"clip_length and frames_per_clip must be positive, got {clip_length} and {frames_per_clip}")
     step = clip_length / frames_per_clip
+    to_rgb = _ToRgb(frame_size)
     clip: list[np.ndarray] = []
     shown, sampled, duration = None, 0, 0.0
     for begin, end, frame in _timed_frames(path):
         # Frames between two sample times are decoded, but never converted.
         if (sampled + 0.5) * step < begin and shown is not None:
-            image = _rgb(shown, frame_size)
-            frame_size = frame_size or image.shape[:2]
+            image = to_rgb(shown)
             while (sampled + 0.5) * step < begin:
                 clip.append(image)
                 sampled += 1
@@ -79,7 +90,7 @@ def read_clips(
         shown, duration = frame, end
     if shown is None:
         raise ValueError(f"{path}: not one frame could be decoded; the file is damaged or holds no pictures")
-    image = _rgb(shown, frame_size)
+    image = to_rgb(shown)
     while (sampled + 0.5) * step < duration or sampled == 0 or clip:
         clip.append(image)
         sampled += 1
@@ -90,10 +101,10 @@ def read_clips(
 
 def _timed_frames(path: str | Path) -> Iterator[tuple[float, float, object]]:
     """`(begin, end, frame)` in seconds from the first frame; `end` is a guess from the frame's own duration."""
-    import av
-
+    av = import_av()
     with _opened(path) as (container, stream):
-        stream.thread_type = "AUTO"
+        # Small pictures are decoded faster than threads are started.
+        stream.thread_type = "AUTO" if stream.width * stream.height > _SMALL_PICTURE_PIXELS else "NONE"
         promised = float(stream.duration * stream.time_base) if stream.duration else 0.0
         usual_length = float(1 / stream.average_rate) if stream.average_rate else 0.04
         first, end, damaged, previous = None, 0.0, 0, None
@@ -130,10 +141,7 @@ def _timed_frames(path: str | Path) -> Iterator[tuple[float, float, object]]:
 @contextlib.contextmanager
 def _opened(path: str | Path):
     """The container of a file and its first video stream."""
-    try:
-        import av
-    except ImportError as error:
-        raise ImportError('reading videos needs PyAV: pip install "shine-hf[video]"') from error
+    av = import_av()
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no video file {path}")
@@ -154,11 +162,17 @@ def _opened(path: str | Path):
             yield container, container.streams.video[0]
 
 
-def _rgb(frame, size: tuple[int, int] | None) -> np.ndarray:
-    """A decoded frame as `(H, W, 3)` uint8, upright."""
-    turns = round(frame.rotation / 90) % 4
-    height, width = size or ((frame.width, frame.height) if turns % 2 else (frame.height, frame.width))
-    if turns % 2:
-        height, width = width, height
-    frame = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(), turns))
+class _ToRgb:
+    """Decoded frames as `(H, W, 3)` uint8, upright, all of the size that is given or else of that of the first."""
+
+    def __init__(self, size: tuple[int, int] | None):
+        self.size = size
+        # One for all frames: setting a scaler up takes longer than scaling a small frame.
+        self.reformatter = import_av().video.reformatter.VideoReformatter()
+
+    def __call__(self, frame) -> np.ndarray:
+        turns = round(frame.rotation / 90) % 4
+        self.size = self.size or ((frame.width, frame.height) if turns % 2 else (frame.height, frame.width))
+        height, width = self.size[::-1] if turns % 2 else self.size
+        rgb = self.reformatter.reformat(frame, width, height, "rgb24", interpolation="AREA", threads=1)
+        return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), turns))
