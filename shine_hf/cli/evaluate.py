@@ -1,4 +1,4 @@
-"""`shine-hf evaluate`: score a submission file as the official QVHighlights scorer does."""
+"""`shine-hf evaluate`: score a submission file as the official QVHighlights scorer does, or a model on the splits of a dataset."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--submission",
         type=Path,
-        required=True,
         metavar="FILE",
         help="predictions, .jsonl or .jsonl.gz: qid, pred_relevant_windows [[start, end, score], …] in seconds, best first, and for "
         "highlights pred_saliency_scores",
@@ -24,7 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ground-truth",
         type=Path,
-        required=True,
         metavar="FILE",
         help="annotations in the common jsonl format: qid, relevant_windows, and for highlights duration, relevant_clip_ids and "
         "saliency_scores",
@@ -32,10 +30,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="write every figure here, laid out as in the official JSON"
     )
+    parser.add_argument(
+        "--model",
+        nargs=argparse.REMAINDER,
+        metavar="…",
+        help="instead of files: a model (folder or repository) and then data options as of `shine-hf train` (--data_dir, "
+        "--video_features, --negatives, --output_dir, …); moments and saliency hierarchy on every split",
+    )
 
 
 def main(args: argparse.Namespace) -> None:
     """Print a table and write the JSON."""
+    if args.model:
+        return _evaluate_model(args.model)
+    if args.submission is None or args.ground_truth is None:
+        raise ValueError("give --submission and --ground-truth, or --model with its data options")
     from ..metrics import evaluate_submission, official_layout, read_rows
 
     if args.output is not None and not args.output.parent.is_dir():
@@ -44,6 +53,14 @@ def main(args: argparse.Namespace) -> None:
     print(format_metrics(metrics))
     if args.output is not None:
         args.output.write_text(json.dumps(official_layout(metrics), indent=4) + "\n", encoding="utf-8")
+
+
+def _evaluate_model(arguments: list[str]) -> None:
+    """A training run without training."""
+    from ..training.recipe import parse_recipe
+    from ..training.run import run_recipe
+
+    run_recipe(parse_recipe(["--model", *arguments, "--do_train", "false", "--report_to", "none"]))
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:

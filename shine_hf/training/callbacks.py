@@ -16,6 +16,9 @@ class SetEpochCallback(TrainerCallback):
 class StopWithoutProgress(EarlyStoppingCallback):
     """Early stopping that looks only at the evaluations of the split on which the model is selected."""
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        """The checks of the parent do not apply: ShineTrainer keeps the best model itself, and checks its arguments."""
+
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         if f"eval_{args.metric_for_best_model.removeprefix('eval_')}" in metrics:
             super().on_evaluate(args, state, control, metrics, **kwargs)

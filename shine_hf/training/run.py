@@ -129,13 +129,25 @@ def _checkpoint_to_resume(args) -> str | None:
 
 
 def format_results(results: dict[str, dict[str, float]], simulated: bool = False) -> str:
-    """A table with a row per split. Numbers on simulated features say so."""
-    width = max([len(name) for name in results] + [5])
-    lines = [f"{'split':<{width}}  " + "  ".join(f"{name:>7}" for name in HEADLINE_METRICS)]
-    lines += [
-        f"{name:<{width}}  " + "  ".join(f"{metrics[key]:7.2f}" for key in HEADLINE_METRICS)
-        for name, metrics in results.items()
+    """Two tables with a row per split: moments, and the order of the saliency. Numbers on simulated features say so."""
+    links = [
+        key for metrics in results.values() for key in metrics if ">" in key and not key.endswith(("_low", "_high"))
     ]
+    tables = [_table(results, HEADLINE_METRICS)]
+    if links:
+        tables.append(_table(results, [*dict.fromkeys(links), "chain"]))
     if simulated:
-        lines.append("(simulated features: planted from the annotations, not comparable with real ones)")
+        tables.append("(simulated features: planted from the annotations, not comparable with real ones)")
+    return "\n\n".join(tables)
+
+
+def _table(results, columns) -> str:
+    first = max([len(name) for name in results] + [len("split")])
+    widths = [max(7, len(column)) for column in columns]
+    lines = [f"{'split':<{first}}  " + "  ".join(f"{column:>{width}}" for column, width in zip(columns, widths))]
+    for name, metrics in results.items():
+        cells = (
+            f"{metrics[key]:{width}.2f}" if key in metrics else " " * width for key, width in zip(columns, widths)
+        )
+        lines.append(f"{name:<{first}}  " + "  ".join(cells))
     return "\n".join(lines)

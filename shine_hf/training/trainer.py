@@ -9,7 +9,7 @@ from collections import defaultdict
 
 import numpy as np
 import torch
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction, IntervalStrategy, Trainer
 
 from ..losses import ShineLoss
 from ..metrics import moment_retrieval_metrics, saliency_order
@@ -63,7 +63,7 @@ class ShineTrainer(Trainer):
         self._terms = {True: defaultdict(float), False: defaultdict(float)}
         if hasattr(data_collator, "set_epoch"):
             self.add_callback(SetEpochCallback(data_collator))
-        if args.early_stopping_patience is not None:
+        if args.early_stopping_patience is not None and args.eval_strategy != IntervalStrategy.NO:
             self.add_callback(StopWithoutProgress(args.early_stopping_patience))
 
     # ---- loss ------------------------------------------------------------------------------------------------------

@@ -77,6 +77,8 @@ class ShineTrainingArguments(TrainingArguments):
             raise ValueError(f'compare_to must be "previous" or "first", got {self.compare_to!r}')
         if self.top_k_divisor < 1:
             raise ValueError(f"top_k_divisor must be at least 1, got {self.top_k_divisor}")
+        if self.early_stopping_patience is not None and self.metric_for_best_model is None:
+            raise ValueError("early_stopping_patience needs metric_for_best_model, validation_mIoU say")
         if not self.fine_margins:
             raise ValueError("fine_margins needs at least the margin of the irrelevant query")
 

@@ -1,0 +1,108 @@
+"""`shine-hf predict`: moments for queries, from stored features or from a video file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser) -> None:
+    parser.add_argument("--model", required=True, help="folder or repository of a trained model")
+    source = parser.add_argument_group("what to look at: a video file, one video of a feature store, or a whole split")
+    source.add_argument("--video", help="video file; needs a model trained on features of an encoder of this library")
+    source.add_argument(
+        "--video-features", nargs="+", help="feature stores, as in training (i3d:DIR, npz:DIR, simulated:, …)"
+    )
+    source.add_argument("--vid", help="video of the feature store")
+    source.add_argument("--dataset", default="charades_cg", help="dataset of --split, and of simulated: features")
+    source.add_argument("--data-dir", help="folder of its original annotation files")
+    source.add_argument("--split", help="predict every query of this split")
+    parser.add_argument("--query", nargs="+", default=[], help="one or more queries")
+    parser.add_argument(
+        "--text-features", help="the text encoder or store, if not the one that the model was trained with"
+    )
+    parser.add_argument("--top-k", type=int, default=5, help="moments per query (default 5)")
+    parser.add_argument("--nms-threshold", type=float, help="IoU above which the worse of two moments goes")
+    parser.add_argument("--output", help="write JSON lines in the submission format here instead of printing")
+    parser.add_argument("--plot", help="draw the (first) query's moments and saliency into this file")
+
+
+def main(args) -> None:
+    from transformers import AutoFeatureExtractor, AutoModel
+
+    from .. import modeling  # noqa: F401 (registers the Auto classes)
+
+    if not args.query and not args.split:
+        raise ValueError("give --query, or --split to predict a whole split")
+    if args.video:
+        results = _from_video(args)
+    else:
+        model, processor = AutoModel.from_pretrained(args.model), AutoFeatureExtractor.from_pretrained(args.model)
+        results = _from_features(args, model, processor)
+    if args.plot:
+        results = list(results)
+        _plot(results[0], args.plot)
+    if args.output:
+        from ..inference.features import as_submission
+
+        with open(args.output, "w", encoding="utf-8") as file:
+            for result in results:
+                file.write(json.dumps(as_submission(result)) + "\n")
+        return
+    for result in results:
+        print(f"{result['vid']}: {result['query']}")
+        for moment in result["moments"]:
+            print(f"  {moment['start']:8.2f} s  {moment['end']:8.2f} s   score {moment['score']:.3f}")
+
+
+def _from_features(args, model, processor):
+    from ..data.loading import DataArguments, load_splits, text_source, video_store
+    from ..inference.features import predict_from_features
+
+    if not args.split and not args.vid:
+        raise ValueError("--video-features needs --vid (one video of the store) or --split")
+    data = DataArguments(
+        dataset=args.dataset,
+        data_dir=args.data_dir,
+        video_features=args.video_features or [],
+        text_features=args.text_features or model.config.text_encoder or "words:",
+    )
+    # Simulated features are made from annotations; real ones of a single video need none.
+    needs_annotations = args.split or any(spec.startswith("simulated") for spec in data.video_features)
+    splits = load_splits(data) if needs_annotations else {}
+    if args.split:
+        if args.split not in splits:
+            raise ValueError(f"no split {args.split!r}; there are {', '.join(splits)}")
+        rows = splits[args.split]
+    else:
+        rows = [{"qid": f"{args.vid}_{i}", "vid": args.vid, "query": query} for i, query in enumerate(args.query)]
+    return predict_from_features(
+        model,
+        processor,
+        rows,
+        video_store(data, splits, model.config.clip_length),
+        text_source(data),
+        progress=bool(args.split) and sys.stderr.isatty(),
+        top_k=args.top_k,
+        nms_threshold=args.nms_threshold,
+    )
+
+
+def _from_video(args):
+    from transformers import pipeline
+
+    from ..inference.pipeline import VideoMomentRetrievalPipeline  # noqa: F401 (registers the task)
+
+    run = pipeline("video-moment-retrieval", model=args.model)
+    outputs = run(video=args.video, query=args.query, top_k=args.top_k)
+    name = Path(args.video).name
+    for index, (query, output) in enumerate(zip(args.query, outputs)):
+        yield {"qid": f"{name}_{index}", "vid": name, "query": query, **output}
+
+
+def _plot(result, path: str) -> None:
+    from ..visualization import plot_moments
+
+    figure = plot_moments(result)
+    figure.savefig(path)

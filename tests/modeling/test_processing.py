@@ -1,0 +1,119 @@
+"""Features to inputs, outputs to moments."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoFeatureExtractor
+
+from shine_hf import MomentRetrievalOutput, MomentRetrievalProcessor, QDDetrConfig
+from shine_hf.modeling.processing_moment_retrieval import temporal_nms
+
+
+def test_each_feature_type_is_normalised_on_its_own():
+    processor = MomentRetrievalProcessor(video_feature_dims=[2, 3])
+    features = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+    normed = processor.prepare_video(features)
+    np.testing.assert_allclose(np.linalg.norm(normed[:, :2], axis=1), 1, atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(normed[:, 2:], axis=1), 1, atol=1e-4)
+    assert MomentRetrievalProcessor(normalize_features=False).prepare_video(features) is not None
+    np.testing.assert_array_equal(MomentRetrievalProcessor(normalize_features=False).prepare_video(features), features)
+
+
+def test_padding_cutting_and_absent_negatives():
+    processor = MomentRetrievalProcessor(max_video_length=4, max_text_length=2)
+    videos = [np.ones((6, 3)), np.ones((2, 3))]
+    texts = [np.ones((3, 5)), np.ones((1, 5))]
+    inputs = processor(videos, texts, [[np.ones((4, 5)), None], [None, np.ones((1, 5))]])
+    assert inputs["video_attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert inputs["text_attention_mask"].tolist() == [[1, 1], [1, 0]]
+    assert inputs["negative_text_attention_mask"].tolist() == [[[1, 1], [0, 0]], [[0, 0], [1, 0]]]
+    assert not inputs["video_features"][1, 2:].any() and inputs["negative_text_features"].shape == (2, 2, 2, 5)
+
+
+@pytest.mark.parametrize(
+    ("video", "text", "message"),
+    [
+        (np.ones((3, 4)), np.ones((2, 5)), "video features of q7 have 4 channels, but the model was built for 3"),
+        (np.ones((3, 3)), np.ones((2, 6)), "text features of q7 have 6 channels"),
+        (np.ones((0, 3)), np.ones((2, 5)), "at least one row"),
+        (np.ones(3), np.ones((2, 5)), r"shape \(3,\)"),
+        (np.array([[1, 2, 3], [1, np.nan, 3]]), np.ones((2, 5)), "NaN or infinite numbers in row 1"),
+        (np.ones((3, 3)), np.ones((0, 5)), "text features of q7"),
+    ],
+)
+def test_bad_features_are_named(video, text, message):
+    processor = MomentRetrievalProcessor(video_dim=3, text_dim=5)
+    with pytest.raises(ValueError, match=message):
+        processor([video], [text], names=["q7"])
+
+
+def outputs(spans, scores, clips=6):
+    foreground = torch.tensor(scores)
+    logits = torch.stack([foreground.log(), (1 - foreground).log()], dim=-1)[None]
+    return MomentRetrievalOutput(
+        logits=logits, pred_spans=torch.tensor(spans)[None], saliency_scores=torch.arange(float(clips))[None]
+    )
+
+
+def test_moments_in_seconds_best_first_and_inside_the_video():
+    processor = MomentRetrievalProcessor(clip_length=2.0)
+    mask = torch.tensor([[1, 1, 1, 1, 1, 0]])  # 5 clips: 10 s
+    prediction = outputs([[0.5, 0.2], [0.9, 0.6], [0.05, 0.3]], [0.2, 0.9, 0.5])
+    (result,) = processor.post_process(prediction, mask)
+    got = [(m["start"], m["end"], m["score"]) for m in result["moments"]]
+    np.testing.assert_allclose(got, [(6, 10, 0.9), (0, 2, 0.5), (4, 6, 0.2)], atol=1e-5)
+    assert result["saliency"] == [0, 1, 2, 3, 4] and result["clip_length"] == 2.0
+    (result,) = processor.post_process(prediction, mask, durations=[9.1], top_k=1)
+    assert len(result["moments"]) == 1 and result["moments"][0]["end"] == pytest.approx(9.1)
+    (result,) = processor.post_process(prediction, mask, score_threshold=0.4)
+    assert len(result["moments"]) == 2
+
+
+def test_rounding_to_the_clip_length():
+    processor = MomentRetrievalProcessor(clip_length=2.0)
+    (result,) = processor.post_process(
+        outputs([[0.47, 0.3]], [0.5], clips=5), torch.ones(1, 5), round_to_clip_length=True
+    )
+    assert (result["moments"][0]["start"], result["moments"][0]["end"]) == (4.0, 6.0)
+
+
+def test_nms_drops_what_overlaps_a_better_one_that_stays():
+    # b goes because of a; c overlaps b only, and b is gone, so c stays.
+    moments = torch.tensor([[[0, 10, 0.9], [2, 12, 0.8], [7, 17, 0.7], [30, 40, 0.6]]])
+    kept = temporal_nms(moments, 0.4)[0]
+    assert kept[:, 2].tolist() == pytest.approx([0.9, 0.7, 0.6, -1.0])
+    processor = MomentRetrievalProcessor(clip_length=1.0)
+    prediction = outputs([[0.5, 0.5], [0.5, 0.45]], [0.9, 0.8])
+    (result,) = processor.post_process(prediction, torch.ones(1, 6), nms_threshold=0.5)
+    assert len(result["moments"]) == 1
+
+
+def test_nms_agrees_with_the_plain_loop():
+    rng = np.random.default_rng(0)
+    start, length, score = (
+        rng.uniform(0, 20, (8, 12)),
+        rng.uniform(0.1, 10, (8, 12)),
+        -np.sort(-rng.uniform(size=(8, 12))),
+    )
+    moments = torch.from_numpy(np.stack([start, start + length, score], axis=-1))
+    for row, kept in zip(moments, temporal_nms(moments, 0.5)):
+        survivors = []
+        for window in row.tolist():
+            overlaps = [
+                max(0, min(window[1], o[1]) - max(window[0], o[0])) / (max(window[1], o[1]) - min(window[0], o[0]))
+                for o in survivors
+            ]
+            if all(overlap <= 0.5 for overlap in overlaps):
+                survivors.append(window)
+        np.testing.assert_allclose(kept[kept[:, 2] >= 0].numpy(), survivors)
+
+
+def test_it_is_saved_with_the_model_and_loads(tmp_path):
+    processor = MomentRetrievalProcessor.from_config(
+        QDDetrConfig(clip_length=1, video_dim=7, text_dim=3, max_text_length=9)
+    )
+    processor.save_pretrained(tmp_path)
+    QDDetrConfig().save_pretrained(tmp_path)
+    loaded = AutoFeatureExtractor.from_pretrained(tmp_path)
+    assert type(loaded) is MomentRetrievalProcessor
+    assert (loaded.clip_length, loaded.video_dim, loaded.text_dim, loaded.max_text_length) == (1, 7, 3, 9)

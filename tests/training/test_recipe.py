@@ -1,0 +1,70 @@
+"""YAML sets defaults, the command line overrides, and nothing unknown passes."""
+
+import pytest
+
+from shine_hf.cli import main
+from shine_hf.training.recipe import RECIPES, parse_recipe
+
+
+def test_the_paper_settings_of_the_charades_recipes():
+    for model, rate in (("qd_detr", 1e-4), ("moment_detr", 2e-4)):
+        base, shine = (parse_recipe(["--config", f"charades_cg_{model}_{kind}"]) for kind in ("base", "shine"))
+        for recipe in (base, shine):
+            args = recipe.training
+            assert (args.learning_rate, args.weight_decay, args.max_grad_norm) == (rate, 1e-4, 0.1)
+            assert (args.num_train_epochs, args.lr_drop_epoch, args.per_device_train_batch_size) == (200, 150, 32)
+            assert recipe.config_overrides() == {"clip_length": 0.5, "max_text_length": 32}
+            assert args.metric_for_best_model.startswith("validation")
+        assert base.training.make_shine_loss() is None
+        loss = shine.training.make_shine_loss()
+        assert (loss.coarse_weight, loss.fine_weight, loss.intra_margin, loss.inter_margin) == (1, 1, 1, 2)
+        assert loss.fine_margins == (0.25,) * 4 and loss.top_k_divisor == 8
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_packaged_recipe_can_be_read(path):
+    recipe = parse_recipe(["--config", str(path)])
+    recipe.config_overrides()
+    assert recipe.training.output_dir
+
+
+def test_the_command_line_overrides_the_file(tmp_path):
+    (tmp_path / "r.yaml").write_text(
+        "learning_rate: 1e-3\nfine_margins: [0.1, 0.2]\nvideo_features: 'simulated:'\nhidden_size: 64\n"
+    )
+    recipe = parse_recipe(["--config", str(tmp_path / "r.yaml"), "--learning_rate", "2e-3", "--output_dir", "x"])
+    assert recipe.training.learning_rate == 2e-3 and recipe.training.fine_margins == [0.1, 0.2]
+    assert recipe.data.video_features == ["simulated:"] and recipe.config_overrides() == {"hidden_size": 64}
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("learning_rat: 1e-3", [], r"unknown key 'learning_rat' \(did you mean 'learning_rate'\?\)"),
+        ("- a\n- b", [], "a recipe is a mapping"),
+        ("model: detr", [], "unknown model 'detr'"),
+        (
+            "irrelevant: random",
+            ["--fine_weigth", "1"],
+            r"unknown option '--fine_weigth' \(did you mean 'fine_weight'\?\)",
+        ),
+        ("compare_to: last", [], "compare_to must be"),
+        ("top_k_divisor: 0", [], "top_k_divisor must be at least 1"),
+        ("learning_rate: fast", [], "the command line could not be read"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_name(tmp_path, text, options, message):
+    (tmp_path / "r.yaml").write_text(text + "\n")
+    with pytest.raises(ValueError, match=message):
+        parse_recipe(["--config", str(tmp_path / "r.yaml"), "--output_dir", str(tmp_path), *options])
+
+
+def test_a_setting_of_the_other_model_is_refused():
+    recipe = parse_recipe(["--config", "charades_cg_moment_detr_base", "--text_to_video_layers", "3"])
+    with pytest.raises(ValueError, match="text_to_video_layers: not a setting of moment_detr"):
+        recipe.config_overrides()
+
+
+def test_errors_reach_the_shell_as_one_line(capsys):
+    assert main(["train", "--config", "no_such_recipe"]) == 2
+    assert "the packaged ones are: " in capsys.readouterr().err

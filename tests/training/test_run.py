@@ -1,0 +1,224 @@
+"""The whole job, from annotation files to `from_pretrained`, on a made-up dataset with simulated features."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from shine_hf import QDDetrForMomentRetrieval
+from shine_hf.cli import main
+from shine_hf.training import last_whole_checkpoint
+from shine_hf.training.recipe import parse_recipe
+from shine_hf.training.run import build_trainer, run_recipe
+
+from ..made_up import write_charades_cg
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SMALL = [
+    "--video_features",
+    "simulated:dim=16,noise=0.5",
+    "--text_features",
+    "words:dim=12",
+    "--hidden_size",
+    "16",
+    "--num_attention_heads",
+    "2",
+    "--intermediate_size",
+    "32",
+    "--num_queries",
+    "4",
+    "--validation_fraction",
+    "0.2",
+    "--per_device_train_batch_size",
+    "4",
+    "--disable_tqdm",
+    "true",
+    "--report_to",
+    "none",
+    "--seed",
+    "3",
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_charades_cg(tmp_path_factory.mktemp("data"))
+
+
+def arguments(data, output, *more, recipe="charades_cg_qd_detr_shine"):
+    return ["--config", recipe, "--data_dir", str(data), "--output_dir", str(output), *SMALL, *more]
+
+
+def losses(output: Path) -> dict[int, float]:
+    state = json.loads((output / "trainer_state.json").read_text())
+    return {entry["step"]: entry["loss"] for entry in state["log_history"] if "loss" in entry}
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """A finished run and the model it started from."""
+    output = tmp_path_factory.mktemp("run") / "out"
+    recipe = parse_recipe(
+        arguments(data, output, "--max_steps", "60", "--learning_rate", "1e-3", "--max_grad_norm", "1", "--save_steps", "30", "--eval_strategy",
+                  "steps", "--eval_steps", "30")
+    )  # fmt: skip
+    start = {name: value.clone() for name, value in build_trainer(recipe)[0].model.named_parameters()}
+    torch.manual_seed(0)
+    return output, run_recipe(recipe), start
+
+
+def test_the_loss_falls_and_every_parameter_moves(finished):
+    output, _, start = finished
+    curve = losses(output)
+    assert curve[60] < 0.7 * curve[10]
+    model = QDDetrForMomentRetrieval.from_pretrained(output / "checkpoint-60")
+    still = [name for name, value in model.named_parameters() if torch.equal(value, start[name])]
+    # Weight decay moves every weight that starts apart from zero; biases of keys start at zero and never get a gradient.
+    assert [name for name in still if not name.endswith("k_proj.bias")] == []
+
+
+def test_every_split_is_evaluated_on_all_its_queries(finished):
+    output, results, _ = finished
+    assert set(results) == {"validation", "test_trivial", "novel_composition", "novel_word"}
+    for metrics in results.values():
+        assert {"R1@0.3", "R1@0.5", "R1@0.7", "mIoU", "loss", "loss_span", "loss_coarse_intra"} <= set(metrics)
+    # Only rows of train have negatives here, so only the validation split shows the whole chain.
+    assert "positive>level1" in results["validation"] and "level1>level2" not in results["novel_word"]
+    saved = json.loads((output / "novel_word_results.json").read_text())
+    assert saved["novel_word_mIoU"] == results["novel_word"]["mIoU"]
+
+
+def test_loss_terms_are_logged_and_add_up(finished):
+    output, _, _ = finished
+    entry = next(e for e in json.loads((output / "trainer_state.json").read_text())["log_history"] if "loss" in e)
+    config = json.loads((output / "config.json").read_text())
+    base = sum(
+        config[f"{name}_loss_weight"] * (entry[f"loss_{name}"] + entry.get(f"loss_{name}_0", 0))
+        for name in ("span", "giou", "label", "saliency")
+    )
+    total = base + entry["loss_coarse_intra"] + entry["loss_coarse_inter"] + entry["loss_fine"]
+    assert entry["loss"] == pytest.approx(total, rel=1e-3)
+
+
+def test_the_output_holds_no_pickle_and_loads_everywhere(finished, data, tmp_path):
+    output, _, _ = finished
+    assert not [path.name for path in output.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
+    assert (output / "training_args.json").is_file() and (output / "preprocessor_config.json").is_file()
+    assert type(AutoModel.from_pretrained(output)) is QDDetrForMomentRetrieval
+    predict = ["predict", "--model", str(output), "--data-dir", str(data), "--split", "novel_word", "--video-features",
+               "simulated:dim=16,noise=0.5", "--output"]  # fmt: skip
+    assert main([*predict, str(tmp_path / "here.jsonl")]) == 0
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from shine_hf.cli import main; sys.exit(main(sys.argv[1:]))",
+        *predict,
+        str(tmp_path / "there.jsonl"),
+    ]
+    subprocess.run(
+        command, check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True
+    )
+    here, there = (tmp_path / "here.jsonl").read_text(), (tmp_path / "there.jsonl").read_text()
+    assert here == there and len(here.splitlines()) == 6
+
+
+def test_a_model_can_be_evaluated_without_training(finished, data, tmp_path, capsys):
+    output, results, _ = finished
+    command = [
+        "evaluate",
+        "--model",
+        str(output),
+        "--data_dir",
+        str(data),
+        "--output_dir",
+        str(tmp_path),
+        *SMALL[:4],
+        "--validation_fraction",
+        "0.2",
+    ]
+    assert main(command) == 0
+    table = capsys.readouterr().out
+    assert f"{results['novel_composition']['mIoU']:7.2f}" in table and "simulated features" in table
+
+
+def test_a_killed_run_resumes_to_exactly_the_same_losses(data, tmp_path):
+    """SIGKILL behind a checkpoint, then the same command again: same losses and same weights as without the kill."""
+    more = ("--max_steps", "24", "--save_steps", "4", "--logging_steps", "4", "--eval_strategy", "no", "--keep_best", "false", "--eval_splits",
+            "novel_word", "--resume_from_checkpoint", "true")  # fmt: skip
+    run_recipe(parse_recipe(arguments(data, tmp_path / "whole", *more)))
+
+    command = [sys.executable, str(REPOSITORY / "train.py"), *arguments(data, tmp_path / "killed", *more)]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    deadline = time.monotonic() + 120
+    while (
+        last_whole_checkpoint(str(tmp_path / "killed")) is None
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "trainer_state.json").exists(), "the run was over before it could be killed"
+    # A checkpoint that was cut short must not be taken for a whole one.
+    (tmp_path / "killed" / "checkpoint-99").mkdir()
+
+    run_recipe(parse_recipe(arguments(data, tmp_path / "killed", *more)))
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    whole, killed = (
+        QDDetrForMomentRetrieval.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "killed")
+    )
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def test_batch_size_does_not_change_what_is_drawn(data, tmp_path):
+    """The irrelevant query depends on (seed, epoch, qid): one step of 8 rows equals two accumulated ones of 4."""
+    more = ("--max_steps", "3", "--logging_steps", "1", "--dropout", "0", "--input_dropout", "0", "--save_strategy", "no", "--eval_strategy", "no",
+            "--eval_splits", "novel_word")  # fmt: skip
+    run_recipe(parse_recipe(arguments(data, tmp_path / "once", *more, "--per_device_train_batch_size", "8")))
+    run_recipe(parse_recipe(arguments(data, tmp_path / "twice", *more, "--gradient_accumulation_steps", "2")))
+    once, twice = losses(tmp_path / "once"), losses(tmp_path / "twice")
+    assert list(once.values()) == pytest.approx(list(twice.values()), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name", ["charades_cg_qd_detr_base", "charades_cg_moment_detr_base", "charades_cg_moment_detr_shine"]
+)
+def test_the_other_recipes_train_too(data, tmp_path, name):
+    more = (
+        "--max_steps",
+        "2",
+        "--eval_splits",
+        "novel_word",
+        "--save_strategy",
+        "no",
+        "--eval_strategy",
+        "no",
+        "--logging_steps",
+        "1",
+    )
+    run_recipe(parse_recipe(arguments(data, tmp_path, *more, recipe=name)))
+    entry = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"][0]
+    assert ("loss_fine" in entry) == name.endswith("shine")
+    assert ("loss_saliency_margin" in entry) and ("loss_saliency_rank_contrastive" in entry) == ("qd_detr" in name)
+
+
+def test_features_are_never_chosen_silently(data, tmp_path):
+    recipe = parse_recipe(arguments(data, tmp_path))
+    recipe.data.video_features = []
+    with pytest.raises(ValueError, match="no video features are named"):
+        build_trainer(recipe)
+    recipe.data.video_features = [f"i3d:{tmp_path}/features"]
+    with pytest.raises(FileNotFoundError, match="VSLNet"):
+        build_trainer(recipe)

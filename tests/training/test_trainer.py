@@ -1,0 +1,127 @@
+"""ShineTrainer with a model that is none of ours, and what it does when training goes wrong."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from shine_hf import DataCollatorForMomentRetrieval, MomentRetrievalProcessor, ShineTrainer, ShineTrainingArguments
+from shine_hf.data.annotations import read_compositional
+from shine_hf.data.feature_store import FeatureStore
+from shine_hf.data.text_features import TextFeatures
+
+from ..made_up import write_charades_cg
+
+
+class Toy(nn.Module):
+    """Ten lines that only return saliency scores and spans."""
+
+    def __init__(self):
+        super().__init__()
+        self.clip, self.word, self.span = nn.Linear(16, 8), nn.Linear(12, 8), nn.Linear(8, 2)
+
+    def forward(self, video_features, text_features, negative_text_features, **kwargs):
+        clips = self.clip(video_features)
+        score = lambda text: (clips.unsqueeze(1) @ self.word(text).mean(-2).unsqueeze(-1)).squeeze(-1)  # noqa: E731
+        return {
+            "pred_spans": self.span(clips.mean(1, keepdim=True)).sigmoid(),
+            "saliency_scores": score(text_features.unsqueeze(1)).squeeze(1),
+            "negative_saliency_scores": score(negative_text_features),
+        }
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory):
+    return read_compositional("charades_cg", write_charades_cg(tmp_path_factory.mktemp("data")))
+
+
+def make_trainer(splits, output, model=None, **settings):
+    rows = [row for split in splits.values() for row in split]
+    collator = DataCollatorForMomentRetrieval(
+        MomentRetrievalProcessor(),
+        FeatureStore.from_spec("simulated:dim=16,noise=0.1", rows=rows),
+        TextFeatures.from_spec("words:dim=12"),
+        query_pool=splits["train"],
+    )
+    defaults = dict(output_dir=str(output), max_steps=40, per_device_train_batch_size=4, learning_rate=1e-2, max_grad_norm=1.0,
+                    logging_steps=5, save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True)  # fmt: skip
+    return ShineTrainer(
+        model=model or Toy(),
+        args=ShineTrainingArguments(**defaults | settings),
+        data_collator=collator,
+        train_dataset=splits["train"],
+        eval_dataset={"validation": splits["train"].select(range(6))},
+    )
+
+
+def test_a_toy_model_trains_unchanged(splits, tmp_path):
+    trainer = make_trainer(splits, tmp_path, max_steps=80, learning_rate=3e-2)
+    before = trainer.evaluate()
+    trainer.train()
+    history = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert sum(history[-3:]) < 0.9 * sum(history[:3])
+    after = trainer.evaluate()
+    assert after["eval_validation_chain"] > before["eval_validation_chain"]
+    assert after["eval_validation_loss"] < before["eval_validation_loss"]
+
+
+def test_the_best_model_is_kept_and_reloaded(splits, tmp_path):
+    trainer = make_trainer(
+        splits, tmp_path, max_steps=8, eval_strategy="steps", eval_steps=2, metric_for_best_model="validation_loss", greater_is_better=False,
+        learning_rate=0.5,
+    )  # fmt: skip
+    trainer.train()
+    curve = [entry["eval_validation_loss"] for entry in trainer.state.log_history if "eval_validation_loss" in entry]
+    assert trainer.state.best_metric == min(curve) and (tmp_path / "best").is_dir()
+    assert trainer.load_best_model()
+    assert trainer.evaluate()["eval_validation_loss"] == pytest.approx(min(curve), rel=1e-5)
+
+
+def test_early_stopping_waits_for_its_own_metric(splits, tmp_path):
+    trainer = make_trainer(
+        splits, tmp_path, eval_strategy="steps", eval_steps=1, metric_for_best_model="validation_loss", greater_is_better=False,
+        early_stopping_patience=2, learning_rate=0.0,
+    )  # fmt: skip
+    trainer.eval_dataset = {"validation": trainer.eval_dataset["validation"], "another": splits["novel_word"]}
+    trainer.train()
+    assert trainer.state.global_step == 3
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training(splits, tmp_path):
+    model = Toy()
+    with torch.no_grad():
+        model.clip.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 5 .*loss_coarse_intra"):
+        make_trainer(splits, tmp_path, model).train()
+
+
+def test_a_model_without_scores_for_negatives_is_told_so(splits, tmp_path):
+    model = Toy()
+    forward = model.forward
+    model.forward = lambda **inputs: {k: v for k, v in forward(**inputs).items() if "negative" not in k}
+    with pytest.raises(ValueError, match="Toy returned no negative_saliency_scores"):
+        make_trainer(splits, tmp_path, model).train()
+    with pytest.raises(ValueError, match="Toy returned no loss"):
+        make_trainer(splits, tmp_path, model, coarse_weight=0.0, fine_weight=0.0).train()
+
+
+def test_the_learning_rate_drops_as_in_the_public_code(splits, tmp_path):
+    trainer = make_trainer(splits, tmp_path, max_steps=14, lr_drop_epoch=2, logging_steps=1, learning_rate=1e-3)
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    # 24 rows in batches of 4: 6 steps an epoch, and the logged rate is that of the step that was taken.
+    assert rates == pytest.approx([1e-3] * 12 + [1e-4] * 2) or rates == pytest.approx([1e-3] * 11 + [1e-4] * 3)
+
+
+def test_no_token_reaches_the_saved_arguments(splits, tmp_path):
+    trainer = make_trainer(splits, tmp_path, hub_token="hf_secret")
+    trainer.save_model(str(tmp_path / "model"))
+    text = (tmp_path / "model" / "training_args.json").read_text()
+    assert json.loads(text)["coarse_weight"] == 1.0 and "hf_secret" not in text
+    assert not (tmp_path / "model" / "training_args.bin").exists()
+
+
+def test_all_parameters_decay(splits, tmp_path):
+    trainer = make_trainer(splits, tmp_path)
+    assert len(trainer.get_decay_parameter_names(trainer.model)) == len(list(trainer.model.parameters()))
