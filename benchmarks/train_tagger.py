@@ -143,7 +143,7 @@ def train(nlp: Language, sentences: list[list[Word]], dev: list[list[Word]], ste
         if step % evaluate_every == 0 or step == steps:
             with nlp.use_params(optimizer.averages):
                 accuracy = nlp.evaluate(dev_examples)["pos_acc"]
-                if accuracy > best:
+                if accuracy >= best:  # of equals the longest trained, which has seen more captions
                     best, best_weights = accuracy, nlp.to_bytes()
             print(f"step {step:,}: {100 * accuracy:.2f} % of the words of the development part")
     nlp.from_bytes(best_weights)

@@ -80,4 +80,4 @@ def _is_misread_verb(position: int, words: Sequence[str], tags: Sequence[str]) -
     after, tag_after = (words[position + 1], tags[position + 1]) if position + 1 < len(words) else ("", "")
     if word.endswith("ing") and len(word) > 4 and word not in NOUNS_IN_ING:
         return after == ACTOR or (tag_before in ("VERB", "AUX", "NOUN") and tag_after != "NOUN")
-    return before == ACTOR and word.endswith("s") and tag_after not in ("VERB", "AUX")
+    return before == ACTOR and word.endswith("s") and (tag_after not in ("VERB", "AUX") or after.endswith("ing"))

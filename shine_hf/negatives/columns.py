@@ -9,10 +9,14 @@ if TYPE_CHECKING:
 
 
 def with_column(dataset: Dataset, name: str, values: list) -> Dataset:
-    """The dataset with the values of a column replaced (type and place kept), or with a new column at the end."""
-    from datasets import Dataset, Features
+    """The dataset with the values of a column replaced, in its place, or with a new column at the end."""
+    from datasets import List, Value
 
-    if name not in dataset.column_names:
-        return dataset.add_column(name, values)
-    data = {column: values if column == name else dataset[column][:] for column in dataset.column_names}
-    return Dataset.from_dict(data, features=Features(dataset.features))
+    strings = List(Value("string"))
+    # Said outright, since a column of empty lists would be given the type null.
+    types = {"masked_queries": strings, "negative_queries": strings, "level_sources": strings}
+    types["negative_flags"] = List(strings)
+    order = dataset.column_names if name in dataset.column_names else [*dataset.column_names, name]
+    if name in dataset.column_names:
+        dataset = dataset.remove_columns(name)
+    return dataset.add_column(name, values, feature=types.get(name)).select_columns(order)

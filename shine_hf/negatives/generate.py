@@ -55,6 +55,10 @@ class _Level:
     answer: str | None = None
     gave_up: bool = False
 
+    def __post_init__(self) -> None:
+        if MASK not in self.request.template:
+            self.flags = ["nothing_to_mask"]
+
 
 def build_request(
     row: Mapping[str, Any], masked: MaskedQuery, level: int, vocabulary: Vocabulary | None = None

@@ -1,0 +1,201 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from datasets import Dataset
+
+from shine_hf.cli import main
+
+QUERIES = [
+    "person opens the door.",
+    "person closes the window.",
+    "person eats a sandwich.",
+    "person drinks a coffee.",
+    "a man throws the red ball.",
+    "a woman washes a dirty cup.",
+    "person puts a book on the table.",
+    "person takes a phone from the shelf.",
+]
+
+
+@pytest.fixture
+def rows_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {
+            "qid": f"q{i}_{j}",
+            "vid": f"v{i}",
+            "query": query,
+            "duration": 30.0,
+            "relevant_windows": [[10.0 * j, 10.0 * j + 9]],
+        }
+        for i, query in enumerate(QUERIES)
+        for j in range(3)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def compositional(tmp_path):
+    """A tiny dataset in the layout of Charades-CG, with test splits."""
+    folder = tmp_path / "data" / "charades_cg"
+    folder.mkdir(parents=True)
+
+    def write(name, vid, queries, **columns):
+        video = {"sentences": queries, "timestamps": [[0.0, 5.0]] * len(queries), "duration": 30.0, **columns}
+        (folder / f"{name}.json").write_text(json.dumps({vid: video}), encoding="utf-8")
+
+    write("train", "TRAIN", QUERIES * 3)
+    write("test_trivial", "TRIV", ["person closes the door."])
+    write("novel_composition", "COMP", ["person eats a book."], novels=[{"v-n": [["eat", "book"]]}])
+    write("novel_word", "WORD", ["person washes the window."], news=[{"NOUN": ["window"]}])
+    return ["--dataset", "charades_cg", "--data-dir", str(tmp_path / "data")]
+
+
+def shine(*arguments):
+    return main(["negatives", *map(str, arguments)])
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_tag_and_mask(rows_file, tmp_path, capsys):
+    assert shine("tag", "--dataset", rows_file, "--limit", 2, "--output", tmp_path / "tags.jsonl") == 0
+    tags = read(tmp_path / "tags.jsonl")
+    assert len(tags) == 2
+    assert tags[0]["parts_of_speech"] == ["NOUN", "VERB", "DET", "NOUN", "PUNCT"]
+    assert "en_ud_ewt_pos_small" in capsys.readouterr().out
+    assert shine("mask", "--dataset", rows_file, "--ratios", "0.3,1.0", "--output", tmp_path / "masks.parquet") == 0
+    masks = Dataset.from_parquet(str(tmp_path / "masks.parquet"))
+    assert masks.column_names == ["qid", "query", "masked_queries"]
+    assert masks[0]["masked_queries"] == ["person <mask> the door.", "<mask> <mask> the <mask>."]
+
+
+@pytest.mark.parametrize("generator", ["lexical", "random_words"])
+def test_generate_is_repeatable_and_says_how_it_was_made(rows_file, tmp_path, generator, capsys):
+    command = ["generate", "--dataset", rows_file, "--generator", generator, "--no-progress"]
+    assert shine(*command, "--seed", 1, "--output", tmp_path / "a.jsonl") == 0
+    assert shine(*command, "--seed", 1, "--limit", 5, "--output", tmp_path / "b.jsonl") == 0
+    rows = read(tmp_path / "a.jsonl")
+    assert list(rows[0]) == ["qid", "query", "masked_queries", "negative_queries", "negative_flags", "source"]
+    assert len(rows) == len(QUERIES) * 3
+    assert all(len(set(row["negative_queries"])) == 3 for row in rows)
+    # The vocabulary is that of all training queries, so a part of the rows gets the same negatives.
+    assert read(tmp_path / "b.jsonl")[:2] == rows[:2]
+    provenance = json.loads((tmp_path / "a.jsonl.provenance.json").read_text(encoding="utf-8"))
+    assert provenance["generator"] == generator
+    assert provenance["seed"] == 1
+    assert provenance["tagger"].startswith("en_ud_ewt_pos_small 1.0.0 sha256:")
+    assert "clean at all levels" in capsys.readouterr().out
+
+
+def test_validate_export_and_stats_of_generated_negatives(rows_file, tmp_path, capsys):
+    made = tmp_path / "made.jsonl"
+    shine("generate", "--dataset", rows_file, "--generator", "lexical", "--no-progress", "--output", made)
+    data = ["--dataset", rows_file, "--negatives", made]
+    rows = read(made)
+    rows[0]["negative_queries"][0] = rows[0]["query"]
+    made.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    capsys.readouterr()
+    assert shine("validate", *data, "--output", tmp_path / "checked.jsonl") == 0
+    assert "equals_query" in capsys.readouterr().out
+    assert "equals_query" in read(tmp_path / "checked.jsonl")[0]["negative_flags"][0]
+    assert shine("validate", *data, "--checks", "markup", "--output", tmp_path / "checked.jsonl") == 0
+    assert read(tmp_path / "checked.jsonl")[0]["negative_flags"] == [[], [], []]
+
+    assert shine("export", *data, "--output", tmp_path / "whole.parquet") == 0
+    whole = Dataset.from_parquet(str(tmp_path / "whole.parquet"))
+    assert whole["relevant_windows"][1] == [[10.0, 19.0]]
+    assert whole["source"][0] == "lexical"
+    assert whole["tagger"][0].startswith("en_ud_ewt_pos_small")
+
+    capsys.readouterr()
+    assert shine("stats", *data, "--sample", 2, "--beside", made, "--figure", tmp_path / "change.png") == 0
+    output = capsys.readouterr().out
+    assert "masked VERB" in output
+    assert "words changed" in output
+    assert output.count(f"{made}: ") == 6
+    assert (tmp_path / "change.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_repair(rows_file, tmp_path):
+    made, repaired = tmp_path / "gpt.jsonl", tmp_path / "clean.jsonl"
+    command = ["generate", "--dataset", rows_file, "--generator", "lexical", "--no-progress"]
+    shine(*command, "--output", made)
+    rows = read(made)
+    rows[3]["negative_queries"][1] = rows[3]["query"]
+    made.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert shine(*command, "--repair", made, "--output", repaired) == 0
+    after = read(repaired)
+    assert {row["source"] for row in after} == {"gpt-clean"}
+    changed = [
+        (i, k)
+        for i, row in enumerate(after)
+        for k in range(3)
+        if row["negative_queries"][k] != rows[i]["negative_queries"][k]
+    ]
+    assert changed == [(3, 1)]
+    assert after[3]["negative_flags"] == [[], [], []]
+
+
+def test_contact_with_the_test_splits_is_reported_and_can_be_avoided(compositional, tmp_path, capsys):
+    free, careful = tmp_path / "free.jsonl", tmp_path / "careful.jsonl"
+    command = ["generate", *compositional, "--generator", "lexical", "--no-progress", "--output"]
+    assert shine(*command, free) == 0
+    capsys.readouterr()
+    assert shine("validate", *compositional, "--negatives", free) == 0
+    assert "novel_word: 1 of 1 novel words occur in the negatives" in capsys.readouterr().out
+    assert shine(*command, careful, "--avoid-test-words") == 0
+    tests = {"person closes the door.", "person eats a book.", "person washes the window."}
+    for row in read(careful):
+        for negative, flags in zip(row["negative_queries"], row["negative_flags"]):
+            assert flags or negative not in tests
+            assert flags or "window" not in negative.split() or "window" in row["query"]
+
+
+def test_test_splits_get_negatives_from_the_training_vocabulary(compositional, tmp_path):
+    output = tmp_path / "test.jsonl"
+    command = ["generate", *compositional, "--split", "novel_word", "--generator", "lexical", "--no-progress"]
+    assert shine(*command, "--output", output) == 0
+    [row] = read(output)
+    assert row["qid"] == "WORD_word_0"
+    words = {word for query in QUERIES for word in query.rstrip(".").split()}
+    assert {word for negative in row["negative_queries"] for word in negative.rstrip(".").split()} <= words
+
+
+def test_mistakes_are_told_in_one_line(rows_file, compositional, tmp_path, capsys):
+    def error(*arguments):
+        assert shine(*arguments) == 2
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        return message
+
+    output = ["--output", tmp_path / "x.jsonl"]
+    assert ".parquet or .jsonl" in error("mask", "--dataset", rows_file, "--output", tmp_path / "x.csv")
+    assert "no dataset 'nowhere'" in error("mask", "--dataset", "nowhere", *output)
+    assert "needs --data-dir" in error("mask", "--dataset", "charades_cg", *output)
+    assert "no split 'dev'" in error("mask", *compositional, "--split", "dev", *output)
+    assert "--limit must be" in error("mask", "--dataset", rows_file, "--limit", 0, *output)
+    assert "cannot read the mask ratios" in error("mask", "--dataset", rows_file, "--ratios", "many", *output)
+    generate = ["generate", "--dataset", rows_file, *output, "--generator"]
+    assert "no such check: spelling" in error(*generate, "lexical", "--checks", "spelling")
+    assert "have no negatives" in error("validate", "--dataset", rows_file)
+    assert "needs --model" in error(*generate, "openai_chat")
+    assert "needs --cache" in error(*generate, "openai_chat", "--model", "m")
+    assert "--dry-run is for language models" in error(*generate, "lexical", "--dry-run")
+    assert "needs a dataset with test splits" in error(*generate, "lexical", "--avoid-test-words")
+    assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_help_is_light():
+    code = (
+        "import sys; from shine_hf.cli import main\n"
+        "try: main(['negatives', 'generate', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'spacy', 'openai', 'datasets', 'transformers', 'scipy'} & sys.modules.keys()\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

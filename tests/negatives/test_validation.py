@@ -1,0 +1,161 @@
+import pytest
+from datasets import Dataset
+
+from shine_hf.negatives.masking import mask_query
+from shine_hf.negatives.tagging import Tagger
+from shine_hf.negatives.validation import (
+    CHECKS,
+    PositiveQueries,
+    TestContact,
+    ValidationSummary,
+    Validator,
+    align,
+    validate_dataset,
+)
+from shine_hf.negatives.vocabulary import Vocabulary
+
+ROW = {"qid": "v_train_0", "vid": "v", "query": "person takes a red cup.", "relevant_windows": [[5.0, 10.0]]}
+TEMPLATE = "person <mask> a red <mask>."
+
+
+@pytest.fixture(scope="module")
+def tagger():
+    return Tagger()
+
+
+def flags(text, template=TEMPLATE, row=ROW, earlier=(), **options):
+    return Validator(**options).check_level(row, template, text, earlier=earlier)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("person washes a red box.", []),
+        ("person washes  a red box", []),  # spacing and punctuation are not words
+        ("", ["missing"]),
+        (None, ["missing"]),
+        ("person washes the red box.", ["template_changed"]),
+        ("person washes a box.", ["template_changed"]),
+        ("person carefully washes a red box.", ["extra_words"]),
+        ("person washes a red.", ["empty_mask"]),
+        ("person takes a red box.", ["original_word"]),
+        ("person taking a red box.", ["inflection"]),
+        ("person washes a red mug.", ["near_synonym"]),
+        ("person __washes__ a red box.", ["markup"]),
+        ("person <mask> a red box.", ["markup"]),
+        ("Person takes a red cup", ["original_word", "equals_query"]),
+        ("person takes a red box.", ["original_word"]),
+    ],
+)
+def test_each_rule_has_a_name(text, found):
+    assert flags(text) == found
+
+
+def test_nothing_to_mask():
+    assert flags("this is it.", template="this is it.") == ["nothing_to_mask"]
+
+
+def test_levels_must_differ():
+    assert flags("person washes a red box.", earlier=["person Washes a red box"]) == ["equals_earlier_level"]
+    assert flags("person washes a red box.", earlier=["person opens a red box", ""]) == []
+
+
+def test_masks_are_aligned_where_words_were_added_or_left_out():
+    assert align(TEMPLATE, "person slowly opens a red box.").fills == (("slowly", "opens"), ("box",))
+    assert align(TEMPLATE, "person a red box.").problem == "empty_mask"
+    assert align(TEMPLATE, "a cat sleeps.").fills == ()
+    # Regular expression characters of a template are letters like others.
+    assert align("a (big) <mask> + c*", "a (big) dog + c*").fills == (("dog",),)
+
+
+def test_positive_query_of_the_same_time_only():
+    positives = PositiveQueries(
+        [
+            {"vid": "v", "query": "person washes a red box.", "relevant_windows": [[9.0, 12.0]]},
+            {"vid": "v", "query": "person opens a red box.", "relevant_windows": [[10.0, 12.0]]},
+            {"vid": "w", "query": "person throws a red box.", "relevant_windows": [[5.0, 10.0]]},
+        ]
+    )
+    assert flags("person washes a red box.", positives=positives) == ["positive_query"]
+    assert flags("person opens a red box.", positives=positives) == []  # touches, does not overlap
+    assert flags("person throws a red box.", positives=positives) == []
+
+
+def test_test_contact_is_flagged_only_where_it_is_to_be_avoided():
+    contact = TestContact(["Person washes a red box"], ["kettle", "red"])
+    assert flags("person washes a red box.", test_contact=contact) == ["test_query"]
+    assert flags("person fills a red kettle.", test_contact=contact) == ["test_word"]
+    assert flags("person fills a red basket.", test_contact=contact) == []  # "red" stood there before
+    assert flags("person fills a red kettle.") == []
+
+
+def test_part_of_speech_is_read_from_the_dictionary_then_from_the_sentence(tagger):
+    queries = tagger.tag(["person takes a red cup.", "person washes a big box.", "person quickly runs."])
+    vocabulary = Vocabulary((mask_query(query) for query in queries), min_count=1)
+
+    def check(text, **options):
+        validator = Validator(vocabulary=vocabulary, **options)
+        return validator.check_level(ROW, TEMPLATE, text, tagged=queries[0])
+
+    assert check("person washes a red box.") == []
+    assert check("person box a red washes.") == ["part_of_speech"]
+    assert check("person quickly a red box.") == ["part_of_speech"]
+    # Words that the dictionary lacks: the tagger says what they are in their sentence.
+    assert check("person paints a red boat.", tagger=tagger) == []
+    assert check("person slowly a red boat.", tagger=tagger) == ["part_of_speech"]
+
+
+def test_checks_can_be_chosen_and_unknown_ones_are_refused():
+    assert flags("person takes a red mug.", checks=["near_synonym"]) == ["near_synonym"]
+    with pytest.raises(ValueError, match=r"no such check: spelling; there are nothing_to_mask"):
+        Validator(["spelling"])
+
+
+def test_levels_must_be_as_many_as_templates():
+    row = {**ROW, "masked_queries": [TEMPLATE], "negative_queries": ["a", "b"]}
+    with pytest.raises(ValueError, match="qid v_train_0: 2 negative queries for 1 masked queries"):
+        Validator().check_row(row)
+
+
+def test_dataset_gets_flags_and_counts(tagger):
+    columns = {"masked_queries": [TEMPLATE, TEMPLATE], "negative_flags": [[], []]}
+    rows = [
+        {**ROW, **columns, "negative_queries": ["person washes a red box.", "person lifts a red mug."]},
+        {**ROW, **columns, "qid": "2", "negative_queries": ["person opens a red box.", "person shakes a red bag."]},
+        {**ROW, "qid": "test", "masked_queries": [], "negative_flags": [], "negative_queries": []},
+    ]
+    checks = [name for name in CHECKS if name != "part_of_speech"]
+    dataset, summary = validate_dataset(Dataset.from_list(rows), Validator(checks), tagger)
+    assert dataset["negative_flags"][:] == [[[], ["near_synonym"]], [[], []], []]
+    assert dataset.column_names == list(rows[0])
+    assert (summary.rows, summary.levels, summary.clean_rows, summary.clean_levels) == (2, 4, 1, 3)
+    assert summary.flags[1] == {"near_synonym": 1, "any": 1}
+    assert "clean at all levels: 1 of 2 rows (50.0 %)" in str(summary)
+    assert str(ValidationSummary())
+
+
+# Counts of ../shared/data/FACTS.md. Theirs were made by comparing strings, ours ignore punctuation and spacing ("what s",
+# "half - eaten", a dropped comma), so a few rows are exact fills here and not there.
+FACTS = {
+    "template_changed": (862, 272, 284),
+    "extra_words": (194, 330, 1104),
+    "empty_mask": (0, 16, 387),
+    "original_word": (5, 322, 881),
+    "equals_query": (5, 1, 0),
+    "equals_earlier_level": (0, 8, 0),
+    "markup": (29, 29, 29),
+}
+
+
+def test_counts_of_the_released_negatives(shared, tagger):
+    from shine_hf.data.annotations import read_compositional
+
+    train = read_compositional("charades_cg", shared / "data", "gpt-3.5-turbo")["train"]
+    checked, summary = validate_dataset(train, tagger=tagger)
+    for name, expected in FACTS.items():
+        found = [counter[name] for counter in summary.flags]
+        assert found == pytest.approx(expected, abs=6), name
+    rules = {*FACTS}
+    clean = sum(not any(rules.intersection(level) for level in row) for row in checked["negative_flags"])
+    assert clean == pytest.approx(4817, abs=10)
+    assert summary.flags[0]["near_synonym"] + summary.flags[0]["inflection"] == pytest.approx(616, rel=0.1)
