@@ -30,7 +30,10 @@ class DataArguments:
         default=None, metadata={"help": "Folder of the original annotation files; without it the Hub is asked."}
     )
     negatives: str | None = field(
-        default=None, metadata={"help": "Source of the negatives (config name); the dataset's default if left out."}
+        default=None,
+        metadata={
+            "help": "Source of the negatives: a config name, or a file of `shine-hf negatives generate`; the dataset's default if left out."
+        },
     )
     video_features: list[str] = field(
         default_factory=list,
@@ -80,7 +83,7 @@ def load_splits(args: DataArguments) -> dict:
 
         splits = read_compositional(args.dataset, args.data_dir, negatives=args.negatives)
     elif ".jsonl" in args.dataset:
-        splits = _read_jsonl_splits(args.dataset)
+        splits = _read_jsonl_splits(args.dataset, args.negatives)
     else:
         from datasets import load_dataset
 
@@ -100,12 +103,17 @@ def load_splits(args: DataArguments) -> dict:
     return splits
 
 
-def _read_jsonl_splits(spec: str) -> dict:
-    """`train=a.jsonl,test=b.jsonl`, or one file, which becomes the split `test`."""
-    from .annotations import read_jsonl
+def _read_jsonl_splits(spec: str, negatives: str | None) -> dict:
+    """`train=a.jsonl,test=b.jsonl`, or one file, which becomes the split `test`; with a file of negatives merged in by qid."""
+    from .annotations import add_negatives, read_jsonl, read_negatives
 
     parts = [part.rpartition("=") for part in spec.split(",")]
-    return {name or "test": read_jsonl(Path(path)) for name, _, path in parts}
+    splits = {name or "test": read_jsonl(Path(path)) for name, _, path in parts}
+    if negatives:
+        rows = {name: split.to_list() for name, split in splits.items()}
+        add_negatives(rows, read_negatives(Path(negatives)), source=negatives)
+        splits = {name: type(split).from_list(rows[name], features=split.features) for name, split in splits.items()}
+    return splits
 
 
 def training_rows(rows):
