@@ -1,6 +1,8 @@
 """Score a submission file: the figures of the official QVHighlights scorer, for any benchmark in the common jsonl format.
 
-The scorer followed is `standalone_eval` of github.com/jayleicn/moment_detr; R1@0.3, R5 and mIoU are counted in its manner.
+The scorer followed is `standalone_eval` of github.com/jayleicn/moment_detr; R1@0.3, R5 and mIoU are counted in its manner. It departs
+from it in two places: a query without predicted moments is a miss in every figure (there it stops R1, and drops out of the mAP), and two
+windows of no length do not overlap (there 0 / 0 counts as a hit in the mAP).
 """
 
 from __future__ import annotations

@@ -146,6 +146,13 @@ def test_a_query_without_predicted_moments_is_a_miss(files):
     assert evaluate_submission(submission, ground_truth)["MR-full-mAP"] == 0
 
 
+def test_windows_of_no_length_do_not_overlap():
+    metrics = evaluate_submission(
+        [{"qid": 1, "pred_relevant_windows": [[3, 3, 0.9]]}], [{"qid": 1, "relevant_windows": [[50, 50]]}]
+    )
+    assert metrics["MR-full-mAP"] == metrics["MR-full-R1@0.5"] == metrics["MR-full-mIoU"] == 0
+
+
 def _without(rows, column):
     return [{name: value for name, value in row.items() if name != column} for row in rows]
 
