@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from .video_encoder import VideoEncoder
+    from .video_base import VideoEncoder
 
 TEXT_ENCODERS = ("words", "clip")
 VIDEO_ENCODERS = ("pixels", "clip", "auto")

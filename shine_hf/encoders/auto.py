@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .video_encoder import VideoEncoder
+from .video_base import VideoEncoder
 
 
 class AutoVideoEncoder(VideoEncoder):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from .video_encoder import VideoEncoder
+from .video_base import VideoEncoder
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 

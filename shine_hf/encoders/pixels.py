@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from .video_encoder import VideoEncoder
+from .video_base import VideoEncoder
 
 
 class PixelEncoder(VideoEncoder):
     """
-    The average of the clip's frames, scaled down to `size` by `size` and centred on 0, followed by the motion energy: the mean absolute
+    The average of the clip's frames, scaled down to `size` by `size` (0 is black, 1 is white), followed by the motion energy: the mean absolute
     difference of frames that follow each other.
 
     Enough for simple scenes such as Shapes-CG, and a floor for anything else.
@@ -35,6 +35,6 @@ class PixelEncoder(VideoEncoder):
     def encode_clips(self, clips: np.ndarray) -> np.ndarray:
         """`(N, F, size, size, 3)` uint8 -> `(N, 6 * size * size)` float32."""
         frames = clips.astype(np.float32) / 255
-        still = frames.mean(axis=1) - 0.5
+        still = frames.mean(axis=1)
         motion = np.abs(np.diff(frames, axis=1)).mean(axis=1) if frames.shape[1] > 1 else np.zeros_like(still)
         return np.concatenate([still.reshape(len(clips), -1), motion.reshape(len(clips), -1)], axis=1)

@@ -12,7 +12,7 @@ def test_average_and_motion_energy():
     features = encoder.encode_clips(clips)
     assert features.shape == (2, encoder.dim) == (2, 24) and features.dtype == np.float32
     still, motion = features[1, :12].reshape(2, 2, 3), features[1, 12:].reshape(2, 2, 3)
-    np.testing.assert_allclose(still[0, 0], [-0.5, -0.5, 1 / 3 - 0.5], atol=1e-6)
+    np.testing.assert_allclose(still[0, 0], [0, 0, 1 / 3], atol=1e-6)
     np.testing.assert_allclose(motion[0, 0], [0, 0, 1], atol=1e-6)
     assert motion.sum() == motion[0, 0, 2] and (features[0, 12:] == 0).all()
 

@@ -1,0 +1,180 @@
+"""Moments of several queries in one video of any length: what is longer than a model has seen goes through overlapping windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..modeling.processing_moment_retrieval import temporal_nms
+
+# For models that record no `max_video_length`; a window of so many clips keeps attention cheap.
+DEFAULT_WINDOW_CLIPS = 512
+# From this agreement on, what two windows found is taken for one moment.
+SAME_MOMENT_IOU = 0.5
+
+
+def window_starts(num_clips: int, window_clips: int, overlap_clips: int) -> list[int]:
+    """First clips of the windows that cover a video. All are full; the last is moved back to the end of the video.
+
+    Raises:
+        ValueError: for windows of no length, or an overlap that leaves no step between them.
+    """
+    if window_clips < 1 or not 0 <= overlap_clips < window_clips:
+        raise ValueError(
+            f"windows of {window_clips} clips cannot overlap by {overlap_clips}: at least one clip must be new in each"
+        )
+    if num_clips <= window_clips:
+        return [0]
+    return [*range(0, num_clips - window_clips, window_clips - overlap_clips), num_clips - window_clips]
+
+
+@torch.no_grad()
+def find_moments(
+    model,
+    processor,
+    video: np.ndarray,
+    texts: Sequence[np.ndarray],
+    *,
+    duration: float | None = None,
+    window_clips: int | None = None,
+    overlap: float = 0.5,
+    batch_size: int = 16,
+    top_k: int | None = None,
+    score_threshold: float = 0.0,
+    nms_threshold: float | None = None,
+    round_to_clip_length: bool = False,
+) -> list[dict]:
+    """
+    Moments and saliency of each query. What several windows see of a moment is one moment in the result (see [`merge_moments`]), so it
+    may be longer than they are. The saliency of a clip is its mean over the windows that hold it.
+
+    Args:
+        model, processor: Of `from_pretrained`.
+        video (`(T, D)`): Clip features of the whole video.
+        texts (list of `(L, D)`): Token features of each query.
+        duration: Length of the video in seconds; by default that of its clips.
+        window_clips: Clips per window; by default the model's `max_video_length`, else 512. A shorter video is one window.
+        overlap: Share of a window that the next one repeats.
+        batch_size: Pairs of window and query per forward pass.
+        top_k, score_threshold: Keep the best `top_k` moments with at least this score.
+        nms_threshold: IoU above which the worse of two moments goes; by default none does.
+        round_to_clip_length: Move both ends to the nearest multiple of the clip length.
+
+    Returns:
+        For each query `{"moments": [{"start", "end", "score"}, …], "saliency": [...], "clip_length": s}`, best moment first.
+
+    Raises:
+        ValueError: for features that do not fit the model, or windows that make no sense.
+    """
+    longest, clip_length = processor.max_video_length, processor.clip_length
+    window_clips = window_clips or longest or DEFAULT_WINDOW_CLIPS
+    if longest and window_clips > longest:
+        raise ValueError(f"a window of {window_clips} clips is longer than the model's max_video_length, {longest}")
+    if not 0 <= overlap < 1:
+        raise ValueError(f"overlap is a share of the window, at least 0 and below 1, got {overlap}")
+    if not len(video):
+        raise ValueError("the video has no clips")
+    starts = window_starts(len(video), window_clips, min(int(overlap * window_clips), window_clips - 1))
+    duration = len(video) * clip_length if duration is None else min(duration, len(video) * clip_length)
+
+    was_training = model.training
+    model.eval()
+    found: list[list[torch.Tensor]] = [[] for _ in texts]
+    saliency, times_seen = np.zeros((len(texts), len(video))), np.zeros(len(video))
+    for start in starts:
+        times_seen[start : start + window_clips] += 1
+    pairs = [(start, query) for start in starts for query in range(len(texts))]
+    for first in range(0, len(pairs), batch_size):
+        batch = pairs[first : first + batch_size]
+        inputs = processor(
+            [video[start : start + window_clips] for start, _ in batch], [texts[query] for _, query in batch]
+        ).to(model.device, model.dtype)
+        outputs = model(**inputs)
+        moments = processor.decode_moments(
+            outputs.logits.cpu(),
+            outputs.pred_spans.cpu(),
+            inputs["video_attention_mask"].cpu(),
+            torch.tensor([duration - start * clip_length for start, _ in batch]),
+            round_to_clip_length,
+        )
+        scores = outputs.saliency_scores.float().cpu().numpy()
+        for (start, query), window_moments, window_scores in zip(batch, moments, scores):
+            offset = torch.tensor([start * clip_length, start * clip_length, 0.0])
+            found[query].append(window_moments + offset)
+            saliency[query, start : start + window_clips] += window_scores[: len(video) - start]
+    model.train(was_training)
+
+    bounds = [(start * clip_length, min((start + window_clips) * clip_length, duration)) for start in starts]
+    results = []
+    for per_window, scores in zip(found, saliency / times_seen):
+        moments = merge_moments(per_window, bounds, clip_length)
+        moments = moments[moments[:, 2].argsort(descending=True, stable=True)]
+        if nms_threshold is not None:
+            moments = temporal_nms(moments[None], nms_threshold)[0]
+        kept = moments[moments[:, 2] >= max(score_threshold, 0.0)][:top_k]
+        results.append(
+            {
+                "moments": [{"start": s, "end": e, "score": p} for s, e, p in kept.tolist()],
+                "saliency": scores.tolist(),
+                "clip_length": clip_length,
+            }
+        )
+    return results
+
+
+@dataclass
+class _Track:
+    """A moment that is followed from window to window, all in seconds. What lies behind `seen_to` no window has shown yet."""
+
+    start: float
+    end: float
+    score: float
+    seen_to: float
+    last_window: int
+
+    def agreement(self, start: float, end: float, shared_from: float) -> float:
+        """Temporal IoU with another moment within what both windows show."""
+        a, b = max(self.start, shared_from), min(self.end, self.seen_to)
+        c, d = max(start, shared_from), min(end, self.seen_to)
+        if b <= a or d <= c:
+            return 0.0
+        return max(0.0, min(b, d) - max(a, c)) / (max(b, d) - min(a, c))
+
+
+def merge_moments(
+    per_window: Sequence[torch.Tensor], bounds: Sequence[tuple[float, float]], clip_length: float
+) -> torch.Tensor:
+    """Moments of the whole video from those of its windows.
+
+    A moment of a window continues one of the windows before if the two agree within what both windows show (temporal IoU at least 0.5); each
+    continues one at most, the better-scored first. Its ends are those of the better of the two, except where a window cut the moment off.
+
+    Args:
+        per_window (list of `(K, 3)`): Start and end in seconds of the video, and score, of each window.
+        bounds: Start and end of each window in seconds, in order.
+        clip_length: Seconds per clip; a moment that ends within a clip of the edge of its window counts as cut off.
+
+    Returns:
+        `(K, 3)` likewise, in no order.
+    """
+    tracks: list[_Track] = []
+    active: list[_Track] = []
+    for window, (moments, (begin, stop)) in enumerate(zip(per_window, bounds)):
+        active = [track for track in active if track.seen_to > begin]
+        for start, end, score in moments[moments[:, 2].argsort(descending=True, stable=True)].tolist():
+            free = [track for track in active if track.last_window < window]
+            track = max(free, key=lambda track: track.agreement(start, end, begin), default=None)
+            if track is None or track.agreement(start, end, begin) < SAME_MOMENT_IOU:
+                tracks.append(_Track(start, end, score, stop, window))
+                active.append(tracks[-1])
+                continue
+            is_better, was_cut = score > track.score, track.end > track.seen_to - clip_length
+            if is_better and start > begin + clip_length:
+                track.start = start
+            if is_better or was_cut:
+                track.end = end
+            track.score, track.seen_to, track.last_window = max(score, track.score), stop, window
+    return torch.tensor([[track.start, track.end, track.score] for track in tracks])

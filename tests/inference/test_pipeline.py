@@ -1,0 +1,182 @@
+"""The pipeline: from a file and a sentence to moments, by the path that training took."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import pipeline
+
+from shine_hf.data.text_features import TextFeatures
+from shine_hf.encoders import video_encoder
+from shine_hf.encoders.pixels import PixelEncoder
+from shine_hf.inference.features import predict_from_features
+from shine_hf.inference.pipeline import TASK, VideoMomentRetrievalPipeline
+from shine_hf.modeling import MomentDetrConfig, MomentDetrForMomentRetrieval, QDDetrConfig, QDDetrForMomentRetrieval
+
+from ..encoders.videos import grey, write_video
+
+SPEC, DIM, CLIP = "pixels:size=4,frames=2", 96, 0.5
+
+
+def tiny(config_class=QDDetrConfig, model_class=QDDetrForMomentRetrieval, **settings):
+    torch.manual_seed(0)
+    settings = {"video_encoder": SPEC, "text_encoder": "words:dim=12", **settings}
+    return model_class(
+        config_class(video_dim=DIM, text_dim=12, hidden_size=16, num_attention_heads=2, clip_length=CLIP, **settings)
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tiny().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def find(model_folder):
+    return pipeline(TASK, model=str(model_folder), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    levels = np.linspace(10, 240, 24).astype(int)
+    return write_video(tmp_path_factory.mktemp("film") / "film.mp4", [grey(level) for level in levels], fps=4)
+
+
+@pytest.fixture(scope="module")
+def short_film(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("film") / "short.mp4", [grey(50)], fps=25)
+
+
+def assert_same(results, expected):
+    """Batches of other sizes are summed in another order, so the last digits may differ, and moments of one score change places."""
+
+    def by_time(result):
+        return sorted(tuple(moment[key] for key in ("start", "end", "score")) for moment in result["moments"])
+
+    assert len(results) == len(expected)
+    for result, other in zip(results, expected):
+        assert result["saliency"] == pytest.approx(other["saliency"], abs=1e-5)
+        np.testing.assert_allclose(by_time(result), by_time(other), atol=1e-4)
+
+
+def test_one_query_of_one_video(find, film):
+    result = find(video=str(film), query="a person opens the door", top_k=3)
+    assert isinstance(find, VideoMomentRetrievalPipeline)
+    assert set(result) == {"moments", "saliency", "clip_length"} and result["clip_length"] == CLIP
+    assert len(result["moments"]) == 3 and len(result["saliency"]) == 12
+    scores = [moment["score"] for moment in result["moments"]]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 <= moment["start"] <= moment["end"] <= 6 for moment in result["moments"])
+
+
+@pytest.mark.parametrize("kind", ["qd_detr", "moment_detr"])
+def test_the_same_as_training_features_give(kind, film):
+    model = tiny() if kind == "qd_detr" else tiny(MomentDetrConfig, MomentDetrForMomentRetrieval)
+    query = "a person opens the door"
+    features = {"film": video_encoder(SPEC).encode_video(film, CLIP)}
+    find = VideoMomentRetrievalPipeline(model=model, device="cpu")
+    rows = [{"qid": "1", "vid": "film", "query": query, "duration": 6.0}]
+    (expected,) = predict_from_features(
+        model, find.feature_extractor, rows, features, TextFeatures.from_spec("words:dim=12"), progress=False
+    )
+    result = find(video=film, query=query)
+    assert result == {name: expected[name] for name in result}
+    assert find(video=features["film"], query=query) == result
+
+
+def test_lists_in_lists_out(find, film, short_film):
+    one, two = (find(video=film, query=query) for query in ("a red star", "the dog barks"))
+    short = find(video=short_film, query="a red star")
+    assert_same(find(video=film, query=["a red star", "the dog barks"]), [one, two])
+    assert_same(find(video=[film, short_film], query="a red star"), [one, short])
+    pairs = find(video=[film, short_film, film], query=["the dog barks", "a red star", "a red star"])
+    assert_same(pairs, [two, short, one])
+    nested = find(video=[film, short_film], query=[["a red star", "the dog barks"], "a red star"])
+    assert_same(nested[0], [one, two])
+    assert_same(nested[1:], [short])
+    assert find(video=film, query=[]) == []
+    assert find(video=[], query="a red star") == []
+
+
+def test_a_video_is_encoded_once_for_all_its_queries(find, film, monkeypatch):
+    calls, encode = [], PixelEncoder.encode_video
+    monkeypatch.setattr(
+        PixelEncoder, "encode_video", lambda self, path, *a, **k: calls.append(path) or encode(self, path, *a, **k)
+    )
+    find(video=film, query=[f"query {i}" for i in range(20)])
+    assert len(calls) == 1
+    find(video=[film, str(film), film], query=["one", "two", ["three", "four"]])
+    assert len(calls) == 2
+
+
+def test_a_video_of_one_frame_is_one_clip(find, short_film):
+    result = find(video=short_film, query="a red star")
+    assert len(result["saliency"]) == 1
+    assert all(moment["end"] <= 0.5 for moment in result["moments"])
+
+
+def test_a_video_longer_than_the_model_takes(film):
+    find = VideoMomentRetrievalPipeline(model=tiny(max_video_length=5), device="cpu")
+    result = find(video=film, query="a red star")
+    assert len(result["saliency"]) == 12
+    assert max(moment["end"] for moment in result["moments"]) > 2.5
+    windowed = find(video=film, query="a red star", window_seconds=1.5, overlap=0.0, top_k=1)
+    assert len(windowed["saliency"]) == 12 and len(windowed["moments"]) == 1
+
+
+def test_the_whole_pipeline_can_be_saved_and_loaded(find, film, tmp_path):
+    find.save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("pipeline*.py")), "a copy of the code would ask for trust_remote_code"
+    again = pipeline(TASK, model=str(tmp_path), device="cpu")
+    assert again(video=film, query="a red star") == find(video=film, query="a red star")
+
+
+def test_what_is_wrong_with_a_file_is_said(find, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.mp4"):
+        find(video=tmp_path / "absent.mp4", query="a red star")
+    (tmp_path / "notes.mp4").write_text("this is no film")
+    with pytest.raises(ValueError, match=r"notes\.mp4"):
+        find(video=tmp_path / "notes.mp4", query="a red star")
+
+
+@pytest.mark.parametrize("query", ["", "  ", None, 3, ["fine", ""], [None]])
+def test_a_query_must_be_a_sentence(find, film, query):
+    with pytest.raises((ValueError, TypeError), match=r"query|iterable"):
+        find(video=film, query=query)
+
+
+def test_numbers_of_videos_and_queries_must_agree(find, film):
+    with pytest.raises(ValueError, match="2 videos, but 3 queries"):
+        find(video=[film, film], query=["a", "b", "c"])
+
+
+def test_unknown_options_are_named(find, film):
+    with pytest.raises(ValueError, match="topk"):
+        find(video=film, query="a red star", topk=1)
+    with pytest.raises(ValueError, match="window_seconds"):
+        find(video=film, query="a red star", window_seconds=0.1)
+
+
+def test_features_that_cannot_be_computed_here_are_named(film):
+    find = VideoMomentRetrievalPipeline(
+        model=tiny(video_encoder="i3d:features", text_encoder="npz:text"), device="cpu"
+    )
+    features = np.ones((9, DIM), np.float32)
+    with pytest.raises(ValueError, match="i3d:features"):
+        find(video=film, query="a red star")
+    with pytest.raises(ValueError, match="npz:text"):
+        find(video=features, query="a red star")
+    mended = VideoMomentRetrievalPipeline(
+        model=tiny(video_encoder=None, text_encoder=None),
+        device="cpu",
+        video_encoder=SPEC,
+        text_encoder="words:dim=12",
+    )
+    assert mended(video=film, query="a red star")["moments"]
+
+
+def test_an_encoder_of_another_width_is_refused(film):
+    find = VideoMomentRetrievalPipeline(model=tiny(), device="cpu", video_encoder="pixels:size=3,frames=2")
+    with pytest.raises(ValueError, match="54 channels, but the model was built for 96"):
+        find(video=film, query="a red star")
