@@ -1,0 +1,272 @@
+"""One folder, one commit: publishing to the Hub in a way that never leaves a half-published state.
+
+Everything goes up in a single commit on top of the head that was looked at, so a failure at any point leaves the previous revision as it
+was. `huggingface_hub` does not repeat a commit that failed; here it is repeated, and each attempt looks at the Hub first: a commit whose
+reply was lost is found there and not sent again, and somebody else's commit in between is built upon.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 6
+LONGEST_WAIT_SECONDS = 120.0
+IGNORED = (".git/*", ".cache/*", "*.partial", "*.partial/*", "*__pycache__/*", "*.DS_Store")
+# Conflicts and failed preconditions mean that somebody else was faster; the others pass by themselves.
+_PASSING = frozenset({408, 409, 412, 429, 500, 502, 503, 504})
+
+
+@dataclass(frozen=True)
+class PublishedCommit:
+    """Where something was published: the commit that holds it, and its page."""
+
+    sha: str
+    url: str
+
+
+class Head:
+    """What a branch of a repository holds at the moment: `sha`, and `files`, path -> name and size in git."""
+
+    def __init__(self, api: HfApi, repo_id: str, repo_type: str, revision: str | None):
+        self._api, self._repo_id, self._repo_type = api, repo_id, repo_type
+        self.sha: str = api.repo_info(repo_id, repo_type=repo_type, revision=revision).sha
+
+    @cached_property
+    def files(self) -> dict[str, RepoFile]:
+        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.hf_api import RepoFile
+
+        tree = self._api.list_repo_tree(self._repo_id, recursive=True, revision=self.sha, repo_type=self._repo_type)
+        try:
+            return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+        except EntryNotFoundError:  # A repository without any file has no tree.
+            return {}
+
+    def read(self, path: str) -> bytes:
+        """The content of one file."""
+        local = self._api.hf_hub_download(self._repo_id, path, repo_type=self._repo_type, revision=self.sha)
+        return Path(local).read_bytes()
+
+
+class _File:
+    """A file to publish, with the names that the Hub would give its content. Hashed once, however many attempts it takes."""
+
+    def __init__(self, content: Path | bytes):
+        self.content = content
+        self.size = content.stat().st_size if isinstance(content, Path) else len(content)
+
+    @cached_property
+    def sha256(self) -> str:
+        return self._digest(hashlib.sha256())
+
+    @cached_property
+    def blob_id(self) -> str:
+        return self._digest(hashlib.sha1(b"blob %d\0" % self.size))
+
+    def _digest(self, digest) -> str:
+        if isinstance(self.content, bytes):
+            digest.update(self.content)
+        else:
+            with open(self.content, "rb") as file:
+                while chunk := file.read(2**20):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+    def is_same_as(self, remote: RepoFile | None) -> bool:
+        if remote is None or remote.size != self.size:
+            return False
+        return remote.lfs.sha256 == self.sha256 if remote.lfs else remote.blob_id == self.blob_id
+
+
+def publish_folder(
+    folder: str | Path,
+    repo_id: str,
+    repo_type: str = "dataset",
+    *,
+    message: str,
+    private: bool = False,
+    revision: str | None = None,
+    delete: Sequence[str] = (),
+    extra_files: Mapping[str, bytes] | Callable[[Head], Mapping[str, bytes]] | None = None,
+    ignore: Sequence[str] = IGNORED,
+    endpoint: str | None = None,
+    token: str | None = None,
+) -> PublishedCommit:
+    """Publish a folder in one commit; the repository and the branch are created where they do not exist.
+
+    Files that the Hub already has are not sent, and if all are there no commit is made. What arrived is compared with what was sent.
+
+    Args:
+        folder: Its files are published under their paths inside the folder.
+        repo_id: `USER/NAME` on the Hub.
+        repo_type: `dataset` or `model`.
+        message: Of the commit.
+        private: Nobody else may see it; a repository that exists and is public is refused then.
+        revision: Branch; `main` if left out.
+        delete: Patterns: files on the Hub that match one and are not published now are removed in the same commit.
+        extra_files: Further files, path -> content, in place of those of the folder; or a function that makes them from what the Hub
+            holds, called anew at every attempt.
+        ignore: Patterns of files that stay here.
+        endpoint: Address of the Hub; that of `HF_ENDPOINT` if left out.
+        token: A token with write access; that of `hf auth login` or `HF_TOKEN` if left out.
+
+    Raises:
+        FileNotFoundError: where there is nothing to publish. PermissionError: for a missing, wrong or read-only token.
+        ValueError: where the repository is public but `private` was asked for, or a file holds the token.
+        ConnectionError: where the Hub could not be reached, or kept failing; the previous revision still stands then.
+        OSError: where something else arrived than was sent.
+    """
+    from huggingface_hub import HfApi, get_token
+
+    token = token or get_token()
+    api = HfApi(endpoint=endpoint, token=token)
+    if token is None:
+        raise PermissionError(
+            f"no token for {api.endpoint}: run `hf auth login`, or set HF_TOKEN to a token with write access"
+        )
+    files = _local_files(Path(folder), ignore)
+    if not files and not extra_files:
+        raise FileNotFoundError(f"{folder} holds no file to publish")
+    _refuse_secrets(files, token)
+    attempts = _Attempts(api, repo_id)
+    attempts.until_done(lambda: _create(api, repo_id, repo_type, private, revision))
+
+    def commit() -> tuple[PublishedCommit, dict[str, _File]]:
+        head = Head(api, repo_id, repo_type, revision)
+        extra = extra_files(head) if callable(extra_files) else extra_files or {}
+        wanted = files | {path: _File(content) for path, content in extra.items()}
+        operations = _operations(wanted, head, delete)
+        if not operations:
+            return PublishedCommit(head.sha, _page(api, repo_id, repo_type, head.sha)), {}
+        made = api.create_commit(
+            repo_id,
+            operations,
+            commit_message=message,
+            repo_type=repo_type,
+            revision=revision,
+            parent_commit=head.sha,
+        )
+        return PublishedCommit(made.oid, made.commit_url), wanted
+
+    published, sent = attempts.until_done(commit)
+    attempts.until_done(lambda: _verify(Head(api, repo_id, repo_type, published.sha), sent))
+    return published
+
+
+def _local_files(folder: Path, ignore: Sequence[str]) -> dict[str, _File]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder} to publish")
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: _File(path) for name, path in paths.items() if not any(fnmatch(name, pattern) for pattern in ignore)}
+
+
+def _refuse_secrets(files: Mapping[str, _File], token: str) -> None:
+    for name, file in files.items():
+        # Weights and tables hold no text that somebody typed.
+        if file.size < 10 * 2**20 and token.encode() in file.content.read_bytes():
+            raise ValueError(
+                f"{name} holds your access token and was not published: remove it there, and revoke the token"
+            )
+
+
+def _create(api: HfApi, repo_id: str, repo_type: str, private: bool, revision: str | None) -> None:
+    api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True)
+    if private and not api.repo_info(repo_id, repo_type=repo_type).private:
+        raise ValueError(
+            f"{repo_id} exists and is public: make it private on its settings page first, or publish elsewhere"
+        )
+    if revision is not None:
+        api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
+
+
+def _operations(
+    wanted: Mapping[str, _File], head: Head, delete: Sequence[str]
+) -> list[CommitOperationAdd | CommitOperationDelete]:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    operations: list = [
+        CommitOperationAdd(path, file.content)
+        for path, file in wanted.items()
+        if not file.is_same_as(head.files.get(path))
+    ]
+    stale = [path for path in head.files if path not in wanted and any(fnmatch(path, pattern) for pattern in delete)]
+    return operations + [CommitOperationDelete(path) for path in stale]
+
+
+def _verify(head: Head, sent: Mapping[str, _File]) -> None:
+    wrong = [path for path, file in sent.items() if not file.is_same_as(head.files.get(path))]
+    if wrong:
+        raise OSError(f"commit {head.sha} does not hold what was sent: {', '.join(wrong)}; publish again")
+
+
+def _page(api: HfApi, repo_id: str, repo_type: str, sha: str) -> str:
+    prefix = "" if repo_type == "model" else f"{repo_type}s/"
+    return f"{api.endpoint}/{prefix}{repo_id}/commit/{sha}"
+
+
+class _Attempts:
+    """Repeats what the Hub failed to do, with growing pauses or those that it asks for."""
+
+    def __init__(self, api: HfApi, repo_id: str):
+        self.api, self.repo_id = api, repo_id
+
+    def until_done(self, action: Callable):
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return action()
+            except Exception as error:
+                status, response, is_network = _cause(error)
+                if status in (401, 403):
+                    raise PermissionError(
+                        f"{self.api.endpoint} refused to write to {self.repo_id} (status {status}): the token is wrong, expired, or has no "
+                        "write access there. Run `hf auth login`, or set HF_TOKEN to another token"
+                    ) from error
+                if not is_network and status not in _PASSING:
+                    raise
+                reason = f"status {status}" if status else "the connection broke"
+                if attempt == ATTEMPTS:
+                    raise ConnectionError(
+                        f"publishing to {self.repo_id} at {self.api.endpoint} failed {ATTEMPTS} times, at last with {reason}; "
+                        "nothing was half-published, the previous revision still stands"
+                    ) from error
+                pause = _pause_seconds(attempt, response)
+                logger.warning("%s: %s; trying again in %.0f s", self.repo_id, reason, pause)
+                time.sleep(pause)
+
+
+def _cause(error: BaseException | None) -> tuple[int | None, object, bool]:
+    """Status and response of the HTTP error behind an error, and whether it was the network. Upload errors come wrapped in others."""
+    import httpx2
+
+    for cause in _chain(error):
+        response = getattr(cause, "response", None)
+        if response is not None:
+            return response.status_code, response, False
+        if isinstance(cause, httpx2.TransportError):
+            return None, None, True
+    return None, None, False
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _pause_seconds(attempt: int, response) -> float:
+    asked = response.headers.get("Retry-After", "") if response is not None else ""
+    return min(float(asked) if asked.isdigit() else 2.0 ** (attempt - 1), LONGEST_WAIT_SECONDS)

@@ -1,0 +1,225 @@
+import traceback
+
+import pytest
+
+from shine_hf.hub.commit import ATTEMPTS, publish_folder
+
+from .hub_server import READ_TOKEN, WRITE_TOKEN, Commit, StoredFile
+
+REPO = "shine/things"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three files, one of which the Hub stores as a large one."""
+    folder = tmp_path / "tree"
+    (folder / "lexical").mkdir(parents=True)
+    (folder / "README.md").write_text("# Things\n")
+    (folder / "lexical" / "train-00000-of-00001.parquet").write_bytes(b"PAR1" * 1000)
+    (folder / "lexical" / "build.json").write_text("{}")
+    return folder
+
+
+def content(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def publish(hub, online, folder):
+    def publish(**options):
+        return publish_folder(folder, REPO, **{"message": "Publish", "endpoint": hub.endpoint, **options})
+
+    return publish
+
+
+def commits_sent(hub):
+    return [request for request in hub.requests if "/commit/" in request]
+
+
+def test_publishes_everything_in_one_commit(hub, publish, folder):
+    published = publish(message="Publish the things")
+    assert hub.files(REPO) == content(folder)
+    repository = hub.repository(REPO)
+    assert published.sha == repository.branches["main"] and published.sha in published.url
+    assert repository.commits[published.sha].title == "Publish the things" and not repository.private
+    assert len(repository.commits) == 2  # The empty first one and ours.
+
+
+def test_models(hub, online, folder):
+    (folder / "lexical" / "train-00000-of-00001.parquet").rename(folder / "model.safetensors")
+    published = publish_folder(folder, REPO, "model", message="Publish", endpoint=hub.endpoint)
+    assert hub.files(REPO, "models") == content(folder)
+    assert published.url == f"{hub.endpoint}/{REPO}/commit/{published.sha}"
+
+
+def test_private_and_branch(hub, publish, folder):
+    published = publish(private=True, revision="v1")
+    repository = hub.repository(REPO)
+    assert repository.private and repository.branches["v1"] == published.sha
+    assert hub.files(REPO, revision="v1") == content(folder) and hub.files(REPO) == {}
+    publish()  # Private it stays.
+    assert hub.repository(REPO).private
+
+
+def test_private_things_do_not_go_to_a_public_repository(hub, publish, folder):
+    publish()
+    before = hub.repository(REPO).branches["main"]
+    (folder / "secret.txt").write_text("new")
+    with pytest.raises(ValueError, match="shine/things exists and is public"):
+        publish(private=True)
+    assert hub.repository(REPO).branches["main"] == before
+
+
+def test_publishing_the_same_again_makes_no_commit(hub, publish):
+    first = publish()
+    assert publish().sha == first.sha and len(commits_sent(hub)) == 1
+
+
+def test_only_what_changed_is_sent_and_stale_files_go(hub, publish, folder):
+    publish()
+    (folder / "lexical" / "train-00000-of-00001.parquet").rename(folder / "lexical" / "train-00000-of-00002.parquet")
+    (folder / "README.md").write_text("# Other things\n")
+    other = {"random/train.parquet": StoredFile(b"not ours", lfs=True)}
+    repository = hub.repository(REPO)
+    head = repository.branches["main"]
+    repository.add(Commit({**repository.commits[head].files, **other}, head, "somebody else's config"), "main")
+    hub.requests.clear()
+    publish(delete=["lexical/*"])
+    assert hub.files(REPO) == {**content(folder), "random/train.parquet": b"not ours"}
+    # The content of the renamed file was there already.
+    assert not [request for request in hub.requests if request.startswith("PUT /storage")]
+
+
+def test_ignored_files_stay_here(hub, publish, folder):
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "lock").write_text("x")
+    (folder / "half.partial").write_text("x")
+    publish()
+    assert set(hub.files(REPO)) == {"README.md", "lexical/build.json", "lexical/train-00000-of-00001.parquet"}
+
+
+def test_extra_files_are_made_from_what_the_hub_holds(hub, publish, folder):
+    publish()
+
+    def readme(head):
+        return {"README.md": head.read("lexical/build.json") + b" " + head.sha.encode()}
+
+    first = hub.repository(REPO).branches["main"]
+    publish(extra_files=readme)
+    assert hub.files(REPO)["README.md"] == b"{} " + first.encode()
+
+
+FAULTS = {
+    "rate limit": {"pattern": "POST .*/commit/main", "status": 429, "Retry_After": "7"},
+    "server error": {"pattern": "POST .*/commit/main", "status": 503, "times": 2},
+    "dropped commit": {"pattern": "POST .*/commit/main"},
+    "lost reply": {"pattern": "POST .*/commit/main", "after_handling": True},
+    "error after the commit": {"pattern": "POST .*/commit/main", "status": 504, "after_handling": True},
+    "dropped upload": {"pattern": "PUT /storage", "times": 2},
+    "upload fails beyond the client's patience": {"pattern": "PUT /storage", "status": 500, "times": 8},
+    "create fails": {"pattern": "POST /api/repos/create", "status": 500},
+    "creation's reply is lost": {"pattern": "POST /api/repos/create", "after_handling": True},
+    "listing fails": {"pattern": "GET .*/tree/", "status": 502, "times": 2},
+    "batch is dropped": {"pattern": "POST .*/objects/batch"},
+    "preupload fails": {"pattern": "POST .*/preupload/main", "status": 500, "times": 3},
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_faults_that_pass_are_survived_with_one_commit(hub, publish, folder, fault):
+    hub.fail(**fault)
+    published = publish()
+    assert hub.faults[0].times == 0
+    assert hub.files(REPO) == content(folder) and len(hub.repository(REPO).commits) == 2
+    assert hub.repository(REPO).branches["main"] == published.sha
+
+
+def test_the_hub_says_how_long_to_wait(hub, publish, online):
+    hub.fail("POST .*/commit/main", status=429, Retry_After="7")
+    publish()
+    assert online == [7.0]
+
+
+def test_what_somebody_else_published_in_between_is_kept(hub, publish, folder):
+    publish()
+    (folder / "README.md").write_text("# New\n")
+
+    def theirs(repository):
+        head = repository.branches["main"]
+        files = {**repository.commits[head].files, "random/train.parquet": StoredFile(b"theirs", lfs=True)}
+        repository.add(Commit(files, head, "theirs"), "main")
+
+    hub.before_commit.append(theirs)
+    seen = []
+
+    def extra(head):
+        seen.append(sorted(head.files))
+        return {"list.txt": "\n".join(sorted(head.files)).encode()}
+
+    publish(extra_files=extra)
+    assert hub.files(REPO)["random/train.parquet"] == b"theirs" and hub.files(REPO)["README.md"] == b"# New\n"
+    assert len(seen) == 2 and b"random/train.parquet" in hub.files(REPO)["list.txt"]
+
+
+def test_a_failed_publication_leaves_the_previous_revision(hub, publish, folder):
+    before = publish()
+    (folder / "README.md").write_text("# New\n")
+    (folder / "lexical" / "train-00000-of-00001.parquet").write_bytes(b"PAR1" * 2000)
+    old = hub.files(REPO)
+    hub.fail("POST .*/commit/main", status=503, times=100)
+    with pytest.raises(
+        ConnectionError, match=f"failed {ATTEMPTS} times, at last with status 503.*previous revision still stands"
+    ):
+        publish()
+    assert hub.files(REPO) == old and hub.repository(REPO).branches["main"] == before.sha
+
+
+def test_a_hub_that_cannot_be_reached(folder, online):
+    with pytest.raises(ConnectionError, match="the connection broke"):
+        publish_folder(folder, REPO, message="m", endpoint="http://127.0.0.1:9")
+
+
+def test_a_hub_that_stores_something_else_is_noticed(hub, publish, folder):
+    def spoil(repository):
+        repository.uploads = {oid: data[:-1] + b"?" for oid, data in repository.uploads.items()}
+
+    hub.before_commit.append(spoil)
+    with pytest.raises(OSError, match=r"does not hold what was sent: lexical/train-00000-of-00001.parquet"):
+        publish()
+
+
+@pytest.mark.parametrize("token", ["hf_wrongtokenwrongtoken", READ_TOKEN])
+def test_a_wrong_token_is_named_but_not_printed(hub, publish, token):
+    with pytest.raises(
+        PermissionError, match=r"refused to write to shine/things \(status 40[13]\): the token is wrong, expired"
+    ) as error:
+        publish(token=token)
+    assert token not in "".join(traceback.format_exception(error.value))
+    assert not hub.repositories and len(hub.requests) < 4  # It is not tried again.
+
+
+def test_no_token(publish, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", "/nonexistent/token")
+    with pytest.raises(PermissionError, match=r"no token for http.*hf auth login"):
+        publish()
+
+
+def test_another_owners_repository(hub, folder, online):
+    with pytest.raises(PermissionError, match="refused to write to somebody/things"):
+        publish_folder(folder, "somebody/things", message="m", endpoint=hub.endpoint)
+
+
+def test_the_token_is_not_published(hub, publish, folder):
+    (folder / "notes.txt").write_text(f"export HF_TOKEN={WRITE_TOKEN}\n")
+    with pytest.raises(ValueError, match=r"notes.txt holds your access token") as error:
+        publish()
+    assert WRITE_TOKEN not in str(error.value) and not hub.repositories
+
+
+def test_nothing_to_publish(publish, tmp_path, hub, online):
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        publish_folder(tmp_path / "gone", REPO, message="m", endpoint=hub.endpoint)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no file"):
+        publish_folder(tmp_path / "empty", REPO, message="m", endpoint=hub.endpoint)
