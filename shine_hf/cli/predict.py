@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 
+FILM_STRIP_FRAMES = 8
+
+
 def add_arguments(parser) -> None:
     parser.add_argument("--model", required=True, help="folder or repository of a trained model")
     source = parser.add_argument_group("what to look at: a video file, one video of a feature store, or a whole split")
@@ -25,7 +28,10 @@ def add_arguments(parser) -> None:
     parser.add_argument("--top-k", type=int, default=5, help="moments per query (default 5)")
     parser.add_argument("--nms-threshold", type=float, help="IoU above which the worse of two moments goes")
     parser.add_argument("--output", help="write JSON lines in the submission format here instead of printing")
-    parser.add_argument("--plot", help="draw the (first) query's moments and saliency into this file")
+    parser.add_argument(
+        "--plot",
+        help="draw the first query's moments and its saliency into this file, with the saliency of the other queries beside it",
+    )
 
 
 def main(args) -> None:
@@ -42,7 +48,7 @@ def main(args) -> None:
         results = _from_features(args, model, processor)
     if args.plot:
         results = list(results)
-        _plot(results[0], args.plot)
+        _plot(results, args.video, args.plot)
     if args.output:
         from ..inference.features import as_submission
 
@@ -92,17 +98,32 @@ def _from_features(args, model, processor):
 def _from_video(args):
     from transformers import pipeline
 
-    from ..inference.pipeline import VideoMomentRetrievalPipeline  # noqa: F401 (registers the task)
-
-    run = pipeline("video-moment-retrieval", model=args.model)
-    outputs = run(video=args.video, query=args.query, top_k=args.top_k)
+    find = pipeline("video-moment-retrieval", model=args.model)
+    outputs = find(video=args.video, query=args.query, top_k=args.top_k, nms_threshold=args.nms_threshold)
     name = Path(args.video).name
     for index, (query, output) in enumerate(zip(args.query, outputs)):
         yield {"qid": f"{name}_{index}", "vid": name, "query": query, **output}
 
 
-def _plot(result, path: str) -> None:
+def _plot(results: list[dict], video: str | None, path: str) -> None:
+    """The first result over the frames of the video, with the saliency of the other queries as counter-queries."""
     from ..visualization import plot_moments
 
-    figure = plot_moments(result)
+    first, *others = results
+    duration = len(first["saliency"]) * first["clip_length"]
+    frames = []
+    if video:
+        from ..encoders.video_reader import read_clips
+
+        step = duration / FILM_STRIP_FRAMES
+        frames = [((index + 0.5) * step, clip[0]) for index, clip in enumerate(read_clips(video, step, 1))]
+    figure = plot_moments(
+        first["query"],
+        first["moments"],
+        duration_seconds=duration,
+        frames=frames,
+        saliency=first["saliency"],
+        negative_saliency={other["query"]: other["saliency"] for other in others},
+        clip_length_seconds=first["clip_length"],
+    )
     figure.savefig(path)

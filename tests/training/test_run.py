@@ -129,6 +129,39 @@ def test_the_output_holds_no_pickle_and_loads_everywhere(finished, data, tmp_pat
     assert here == there and len(here.splitlines()) == 6
 
 
+def test_one_video_several_queries_and_a_plot(finished, data, tmp_path, capsys):
+    output, _, _ = finished
+    command = [
+        "predict",
+        "--model",
+        str(output),
+        "--data-dir",
+        str(data),
+        "--video-features",
+        "simulated:dim=16,noise=0.5",
+        "--vid",
+        "NOWO00",
+    ]
+    assert (
+        main(
+            [
+                *command,
+                "--query",
+                "person opens the door.",
+                "cat eats the book.",
+                "--top-k",
+                "2",
+                "--plot",
+                str(tmp_path / "p.png"),
+            ]
+        )
+        == 0
+    )
+    assert capsys.readouterr().out.count(" s   score ") == 4 and (tmp_path / "p.png").stat().st_size > 10_000
+    assert main(command) == 2 and "give --query" in capsys.readouterr().err
+    assert main([*command[:-1], "NOPE", "--query", "x"]) == 2 and "'NOPE'" in capsys.readouterr().err
+
+
 def test_a_model_can_be_evaluated_without_training(finished, data, tmp_path, capsys):
     output, results, _ = finished
     command = [
