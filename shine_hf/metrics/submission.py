@@ -214,7 +214,7 @@ def _pad(
     """The lists in a column, items of shape `item`, no more of them than `longest` -> `(N, longest, *item)`, filled up with NaN."""
     lists = [values[:longest] for values in _lists(rows, column, source, form)]
     flat = _finite(list(chain.from_iterable(lists)))
-    if flat is None or (flat.size and flat.shape[1:] != item):
+    if flat is None or (len(flat) and flat.shape[1:] != item):
         for qid, value in ((qid, value) for qid, values in zip(rows, lists) for value in values):
             array = _finite(value)
             if array is None or array.shape != item:

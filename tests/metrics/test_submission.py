@@ -180,6 +180,7 @@ def _set(which, index, **columns):
         (_set("submission", 1, pred_relevant_windows=[[0, 4, 1], [5, 3, 1]]), "submission, qid '2': item 2 starts after"),
         (_set("submission", 0, pred_relevant_windows=[[0, 4]]), r"submission, qid '1': pred_relevant_windows needs \[start, end, score\]"),
         (_set("submission", 0, pred_relevant_windows=[0, 4, 1]), r"submission, qid '1': pred_relevant_windows needs \[start, end, score\]"),
+        (_set("submission", 0, pred_relevant_windows=[[]]), r"submission, qid '1': pred_relevant_windows needs \[start, end, score\]"),
         (_set("submission", 0, pred_relevant_windows="none"), "submission, qid '1': pred_relevant_windows must be a list"),
         (_set("submission", 0, pred_relevant_windows={"start": 1}), "submission, qid '1': pred_relevant_windows must be a list"),
         (_set("submission", 0, pred_relevant_windows=None), "qid '1': no pred_relevant_windows, which other rows have"),
