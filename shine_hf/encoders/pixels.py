@@ -10,7 +10,7 @@ from .video_base import VideoEncoder
 class PixelEncoder(VideoEncoder):
     """
     The average of the clip's frames, scaled down to `size` by `size` (0 is black, 1 is white), followed by the motion energy: the mean absolute
-    difference of frames that follow each other.
+    difference of frames that follow each other, over all colours.
 
     Enough for simple scenes such as Shapes-CG, and a floor for anything else.
 
@@ -21,20 +21,22 @@ class PixelEncoder(VideoEncoder):
 
     batch_clips = 64
 
-    def __init__(self, size: int = 16, frames: int = 8):
+    def __init__(self, size: int = 20, frames: int = 4):
         if size < 1 or frames < 1:
             raise ValueError(f"pixels: size and frames must be positive, got {size} and {frames}")
         self.size, self.frames_per_clip = size, frames
         self.frame_size = (size, size)
-        self.dim = 2 * 3 * size * size
+        self.dim = (3 + 1) * size * size
 
     @property
     def spec(self) -> str:
         return f"pixels:size={self.size},frames={self.frames_per_clip}"
 
     def encode_clips(self, clips: np.ndarray) -> np.ndarray:
-        """`(N, F, size, size, 3)` uint8 -> `(N, 6 * size * size)` float32."""
+        """`(N, F, size, size, 3)` uint8 -> `(N, 4 * size * size)` float32."""
         frames = clips.astype(np.float32) / 255
         still = frames.mean(axis=1)
-        motion = np.abs(np.diff(frames, axis=1)).mean(axis=1) if frames.shape[1] > 1 else np.zeros_like(still)
+        motion = np.zeros(still.shape[:-1], np.float32)
+        if frames.shape[1] > 1:
+            motion = np.abs(np.diff(frames, axis=1)).mean(axis=(1, 4))
         return np.concatenate([still.reshape(len(clips), -1), motion.reshape(len(clips), -1)], axis=1)
