@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -25,6 +26,13 @@ SERIES_COLORS = (BLUE, "#D55E00", GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#0000
 NEGATIVE_COLORS = ("#D55E00", "#E69F00", "#CC79A7", "#999999")
 QUERY_LABEL = "the query"
 FONT_SIZE = 9.0
+HEADLINE_METRICS = ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU", "mAP")
+LINK = re.compile(r"[a-z0-9]+>[a-z0-9]+")
+# What the trainer logs: `loss_span` in training, `eval_mIoU` and `eval_{split}_level1>level2` in evaluation.
+LOGGED = re.compile(
+    r"(?P<eval>eval_(?:(?P<split>.+)_)?)?"
+    rf"(?P<name>loss(?:_\w+)?|{LINK.pattern}|chain|{'|'.join(map(re.escape, HEADLINE_METRICS))})"
+)
 LEFT_MARGIN_INCHES, RIGHT_MARGIN_INCHES = 0.95, 2.5
 
 
@@ -112,57 +120,56 @@ def plot_moments(
     return figure
 
 
-def plot_training_curves(
-    log_history: Iterable[Mapping[str, float]], metrics: Sequence[str] = ("R1@0.5", "R1@0.7", "mIoU", "chain")
-) -> Figure:
-    """Draw the losses of a run and its metrics on every split that was evaluated, over the training steps.
+def plot_training_curves(log_history: Iterable[Mapping[str, float]]) -> Figure:
+    """Draw the loss terms of a run and its metrics over the training steps: a panel each, a line for training and for each split.
+
+    The parts of a term (`loss_saliency_…`, the auxiliary layers `loss_span_0`), R5, and single thresholds of mAP are left out.
 
     Args:
         log_history: `trainer.state.log_history`, or the list of that name in a checkpoint's `trainer_state.json`.
-        metrics: Metrics with a panel each, as far as they were logged (`eval_R1@0.5`, `eval_{split}_R1@0.5`, …), a line per split.
 
     Raises:
-        ValueError: for a history without any loss and without any of the metrics.
+        ValueError: for a history without any loss and any metric.
         ImportError: without matplotlib (the extra `plots`).
     """
-    rows = list(log_history)
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for row in rows:
-        for name, value in row.items():
-            if not isinstance(value, int | float) or "step" not in row:
-                continue
-            for panel, line in _places_of(name, metrics):
-                panels.setdefault(panel, {}).setdefault(line, []).append((row["step"], value))
-    order = [panel for panel in ("loss", "training loss by term", *metrics) if panel in panels]
-    if not order:
+    for row in log_history:
+        for key, value in row.items():
+            logged = LOGGED.fullmatch(key)
+            if logged and "step" in row:
+                split = "training" if logged["eval"] is None else logged["split"] or "evaluation"
+                panels.setdefault(logged["name"], {}).setdefault(split, []).append((row["step"], value))
+    losses = [name for name in panels if name.startswith("loss")]
+    parts = {name for name in losses for term in losses if term != "loss" and name.startswith(f"{term}_")}
+    links = sorted((name for name in panels if ">" in name), key=_rank_of_link)
+    order = [*losses, *HEADLINE_METRICS, *links, "chain"]
+    names = [name for name in order if name in panels and name not in parts]
+    if not names:
         raise ValueError(
-            f"the log history has no loss and none of the metrics {', '.join(metrics)} ({len(rows)} entries)"
+            "the log history has neither losses nor metrics; give trainer.state.log_history after some steps"
         )
 
-    columns = min(len(order), 2)
-    panel_width, panel_height = 5.0, 2.9
-    rows_of_panels = math.ceil(len(order) / columns)
-    width, height = columns * panel_width, rows_of_panels * panel_height
-    figure = _new_figure(width, height)
-    # Inches around each panel: its labels stand to the right, its title above, the steps below.
-    left, right, above, below = 0.55, 1.35, 0.4, 0.5
-    figure.subplots_adjust(
-        left=left / width, right=1 - right / width, top=1 - above / height, bottom=below / height,
-        wspace=(left + right) / (panel_width - left - right), hspace=(above + below) / (panel_height - above - below),
-    )  # fmt: skip
-    for index, panel in enumerate(order):
-        axes = figure.add_subplot(rows_of_panels, columns, index + 1)
+    splits = list(dict.fromkeys(split for name in names for split in panels[name]))
+    colors = dict(zip(splits, itertools.cycle(SERIES_COLORS)))
+    num_columns = min(4, len(names))
+    num_rows = math.ceil(len(names) / num_columns)
+    figure = _new_figure(max(2.7 * num_columns, 5.0), 2.1 * num_rows + 0.4)
+    figure.set_layout_engine("constrained")
+    from matplotlib.lines import Line2D  # Only now: without matplotlib the figure has said which extra is missing.
+
+    for index, name in enumerate(names):
+        axes = figure.add_subplot(num_rows, num_columns, index + 1)
         _strip_frame(axes)
-        lines = {label: np.array(points, dtype=float) for label, points in panels[panel].items()}
-        for points, color in zip(lines.values(), itertools.cycle(SERIES_COLORS)):
+        for split, points in panels[name].items():
             marker = "o" if len(points) < 15 else ""
-            axes.plot(points[:, 0], points[:, 1], color=color, linewidth=1.5, marker=marker, markersize=3)
-        is_metric = panel in metrics
-        axes.set_title(f"{panel} (%)" if is_metric else panel, loc="left", fontsize=FONT_SIZE + 1, color=INK)
-        axes.set_xlabel("step", color=INK)
-        if not is_metric and all((points[:, 1] > 0).all() for points in lines.values()):
-            _use_log_scale(axes, np.concatenate([points[:, 1] for points in lines.values()]))
-        _label_ends(axes, {label: points[-1] for label, points in lines.items()})
+            axes.plot(*zip(*points), color=colors[split], linewidth=1.4, marker=marker, markersize=3)
+        axes.set_title(name if name in losses else f"{name} (%)", loc="left", fontsize=FONT_SIZE, color=INK)
+        axes.locator_params(nbins=4)
+        if index >= len(names) - num_columns:
+            axes.set_xlabel("step", color=INK, fontsize=FONT_SIZE)
+    handles = [Line2D([], [], color=colors[split], linewidth=2) for split in splits]
+    for text in figure.legend(handles, splits, loc="outside upper left", ncols=5, frameon=False).get_texts():
+        text.set_parse_math(False)
     return figure
 
 
@@ -175,13 +182,12 @@ def plot_saliency_hierarchy(results: Mapping[str, Mapping[str, float]]) -> Figur
     Raises:
         ValueError: without results. ImportError: without matplotlib (the extra `plots`).
     """
-    links = list(
-        dict.fromkeys(name for result in results.values() for name in result if not name.endswith(("_low", "_high")))
-    )
+    names = {name for result in results.values() for name in result}
+    links = sorted((name for name in names if LINK.fullmatch(name)), key=_rank_of_link)
     if not links:
-        raise ValueError("no results to draw")
-    # The chain stands last, apart from its links.
-    links.sort(key=lambda name: name == "chain")
+        raise ValueError("no results to draw: none has a link such as positive>level1")
+    num_links = len(links)
+    links += ["chain"] if "chain" in names else []  # Last, apart from its links.
     step = 0.24
     row_height = step * len(results) + 0.22
     height = row_height * len(links) + 1.0 + 0.2 * len(results)
@@ -221,7 +227,6 @@ def plot_saliency_hierarchy(results: Mapping[str, Mapping[str, float]]) -> Figur
                 fontsize=FONT_SIZE - 0.5,
             )
     edge = row_height / 2
-    num_links = sum(link != "chain" for link in links)
     axes.plot(
         [50, 50], [-edge, num_links * row_height - edge], color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=0
     )
@@ -380,20 +385,6 @@ def _strip_frame(axes: Axes) -> None:
     axes.tick_params(colors=INK, labelsize=FONT_SIZE - 0.5, color=FAINT)
 
 
-def _label_ends(axes: Axes, ends: Mapping[str, Sequence[float]]) -> None:
-    """Write each label beside the end of its line, moved apart where they would overlap."""
-    axes.get_xlim(), axes.get_ylim()  # Scales the axes to what was drawn, which they else put off.
-    points = {label: axes.transAxes.inverted().transform(axes.transData.transform(end)) for label, end in ends.items()}
-    colors = dict(zip(ends, itertools.cycle(SERIES_COLORS)))
-    order = sorted(points, key=lambda label: points[label][1])
-    for label, y in zip(order, _spread([points[label][1] for label in order], [_line_height(axes)] * len(order))):
-        axes.annotate(
-            label, points[label], xycoords="axes fraction", xytext=(1.05, y), textcoords="axes fraction", va="center",
-            color=colors[label], fontsize=FONT_SIZE - 0.5, annotation_clip=False, parse_math=False,
-            arrowprops={"arrowstyle": "-", "color": colors[label], "linewidth": 0.6, "shrinkA": 1, "shrinkB": 2},
-        )  # fmt: skip
-
-
 def _list_labels(axes: Axes, labels: Sequence[str], colors: Sequence[str], wrap: int) -> None:
     """Write the labels below each other in the right margin, in the colours of their lines."""
     line = _line_height(axes)
@@ -414,41 +405,9 @@ def _line_height(axes: Axes) -> float:
     return (FONT_SIZE + 2.5) / 72 / (axes.get_position().height * axes.get_figure().get_figheight())
 
 
-def _spread(centers: Sequence[float], sizes: Sequence[float]) -> list[float]:
-    """Move labels of given heights apart, from the lowest centre to the highest, as little as needed and around 0..1."""
-    placed: list[float] = []
-    for index, center in enumerate(centers):
-        lowest = placed[-1] + (sizes[index - 1] + sizes[index]) / 2 if placed else sizes[0] / 2
-        placed.append(max(center, lowest))
-    # What was pushed over the top goes back down, and pushes what is below it.
-    ceiling = 1.0
-    for index in reversed(range(len(placed))):
-        placed[index] = min(placed[index], ceiling - sizes[index] / 2)
-        ceiling = placed[index] - sizes[index] / 2
-    return placed
-
-
-def _use_log_scale(axes: Axes, values: np.ndarray) -> None:
-    """Where losses span more than a factor of ten, and with plain numbers at the ticks."""
-    if values.max() <= 10 * values.min():
-        return
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-
-
-def _places_of(name: str, metrics: Sequence[str]) -> list[tuple[str, str]]:
-    """Panel and line of a logged name: `loss`, `loss_span`, `eval_loss`, `eval_{split}_R1@0.5`; nothing for all others."""
-    if name == "loss":
-        return [("loss", "train")]
-    if name.startswith("loss_") and not name.rpartition("_")[2].isdigit():
-        return [("training loss by term", name.removeprefix("loss_"))]
-    prefix, _, rest = name.partition("_")
-    if prefix not in ("eval", "test"):
-        return []
-    for metric in ("loss", *metrics):
-        if rest == metric or rest.endswith(f"_{metric}"):
-            return [(metric, rest.removesuffix(metric).rstrip("_") or "evaluation")]
-    return []
+def _rank_of_link(name: str) -> tuple[bool, str]:
+    """From the positive down, whatever the order in which they were stored."""
+    return not name.startswith("positive"), name
 
 
 def _describe_link(name: str) -> str:

@@ -132,6 +132,10 @@ def test_moments_refuse_what_they_cannot_draw():
         plot_moments("a query", [], duration_seconds=9, saliency=[1, 2], negative_saliency={"level 1": [1, 2, 3]})
 
 
+# As the Trainer sorts them.
+METRICS = ("R1@0.5", "R5@0.5", "level1>level2", "mAP@0.5", "mIoU", "positive>level1", "positive>level1_low")
+
+
 def made_up_history() -> list[dict]:
     history = []
     for step in range(10, 1001, 10):
@@ -148,7 +152,7 @@ def made_up_history() -> list[dict]:
         )
         if step % 200 == 0:
             for split, share in (("validation", 1), ("novel_word", 0.7), ("novel_composition", 0.69)):
-                entry = {f"eval_{split}_{name}": 90 * share * (1 - decay) for name in ("R1@0.5", "mIoU")}
+                entry = {f"eval_{split}_{name}": 90 * share * (1 - decay) for name in METRICS}
                 history.append({"step": step, **entry, f"eval_{split}_loss": 9 * decay})
     return history + [{"step": 1000, "train_runtime": 1.0, "train_loss": 3.0}]
 
@@ -157,9 +161,11 @@ def test_training_curves_have_a_panel_for_each_metric_and_a_line_for_each_split(
     figure = plot_training_curves(made_up_history())
     assert_readable(figure)
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
-    assert list(panels) == ["loss", "training loss by term", "R1@0.5 (%)", "mIoU (%)"]
+    assert list(panels) == ["loss", "loss_span", "R1@0.5 (%)", "mIoU (%)", "positive>level1 (%)", "level1>level2 (%)"]
     assert len(panels["R1@0.5 (%)"].lines) == 3 and len(panels["loss"].lines) == 4
-    assert len(panels["training loss by term"].lines) == 1, "the terms of the auxiliary layers are left out"
+    assert len(panels["loss_span"].lines) == 1, "the auxiliary layers are left out"
+    colors = [[line.get_color() for line in panels[name].lines] for name in ("loss", "mIoU (%)")]
+    assert colors[0][1:] == colors[1] and len(set(colors[0])) == 4, "a split has the same colour in every panel"
     validation = panels["R1@0.5 (%)"].lines[0]
     assert list(validation.get_xdata()) == [200, 400, 600, 800, 1000]
     assert validation.get_ydata()[-1] == pytest.approx(90 * (1 - math.exp(-1000 / 300)))
@@ -169,7 +175,7 @@ def test_training_curves_of_a_trainer_with_a_single_eval_set():
     figure = plot_training_curves([{"step": 5, "loss": 1.0}, {"step": 5, "eval_loss": 2.0, "eval_R1@0.5": 40.0}])
     assert_readable(figure)
     assert "evaluation" in words_of(figure)
-    with pytest.raises(ValueError, match="no loss"):
+    with pytest.raises(ValueError, match="neither losses nor metrics"):
         plot_training_curves([{"step": 1, "learning_rate": 0.1}])
 
 
