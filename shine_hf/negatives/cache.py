@@ -7,6 +7,7 @@ asked, and the claims of a process that has died are free at once (same machine)
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -137,7 +138,7 @@ class AnswerCache:
         except sqlite3.DatabaseError as error:
             self._connection.close()
             raise ValueError(f"{self.path} cannot be used as a cache of answers: {error}") from error
-        except ValueError:
+        except (ValueError, OSError):
             self._connection.close()
             raise
 
@@ -177,8 +178,9 @@ class AnswerCache:
                     self._connection.execute("DELETE FROM claims WHERE worker = ?", (self.worker,))
                     self._connection.execute("DELETE FROM workers WHERE id = ?", (self.worker,))
             except sqlite3.ProgrammingError:
-                return  # closed before
-            self._connection.close()
+                pass  # closed before
+            finally:
+                self._connection.close()
 
     # Answers
 
@@ -335,8 +337,19 @@ class AnswerCache:
         with self._lock:
             return self._is_alive(worker)
 
-    def _transaction(self) -> _Transaction:
-        return _Transaction(self._connection)
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """BEGIN IMMEDIATE … COMMIT: takes the write lock first, so that what is read inside stays true until the end."""
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self.path} cannot be written: {error}") from error
 
 
 def _row(answer: Answer) -> tuple:
@@ -345,19 +358,6 @@ def _row(answer: Answer) -> tuple:
 
 def _question_to_json(question: Question) -> str:
     return json.dumps({name: getattr(question, name) for name in Question.__dataclass_fields__ if name != "key"})
-
-
-class _Transaction:
-    """BEGIN IMMEDIATE … COMMIT: takes the write lock first, so that what is read inside stays true until the end."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, exception_type: object, *details: object) -> None:
-        self._connection.execute("COMMIT" if exception_type is None else "ROLLBACK")
 
 
 def _process_exists(pid: int) -> bool:
