@@ -1,0 +1,129 @@
+"""Features of a folder of videos: whole, resumable, and the same as inference computes."""
+
+import json
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from shine_hf.data.feature_store import FeatureStore
+from shine_hf.encoders import video_encoder
+from shine_hf.encoders.extract import extract_features, find_videos
+from shine_hf.encoders.pixels import PixelEncoder
+
+from .videos import grey, write_video
+
+SPEC = "pixels:size=4,frames=2"
+
+
+@pytest.fixture
+def videos(tmp_path):
+    folder = tmp_path / "videos"
+    (folder / "more").mkdir(parents=True)
+    for index, name in enumerate(["a.mp4", "b.mkv", "more/c.MP4"]):
+        write_video(folder / name, [grey(30 * index + shade) for shade in range(8 + index)])
+    (folder / "notes.txt").write_text("not a video")
+    return folder
+
+
+def test_features_are_those_of_inference(videos, tmp_path):
+    found = find_videos(videos)
+    assert [path.name for path in found] == ["a.mp4", "b.mkv", "c.MP4"]
+    assert extract_features(found, tmp_path / "features", SPEC, clip_length=0.5, workers=2, progress=False) == []
+    store = FeatureStore.from_spec(f"npz:{tmp_path / 'features'}")
+    assert sorted(store) == ["a", "b", "c"]
+    for path in found:
+        np.testing.assert_array_equal(store[path.stem], video_encoder(SPEC).encode_video(path, 0.5))
+    assert json.loads((tmp_path / "features" / "features.json").read_text()) == {
+        "encoder": SPEC,
+        "clip_length": 0.5,
+    }
+
+
+def test_a_run_goes_on_where_it_stopped(videos, tmp_path, monkeypatch):
+    encoded, encode = [], PixelEncoder.encode_video
+
+    def stop_at_the_second(self, path, *args):
+        if len(encoded) == 1:
+            raise KeyboardInterrupt
+        encoded.append(path.stem)
+        return encode(self, path, *args)
+
+    monkeypatch.setattr(PixelEncoder, "encode_video", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5, progress=False)
+    assert encoded == ["a"]
+    monkeypatch.setattr(PixelEncoder, "encode_video", lambda *args: encoded.append(args[1].stem) or encode(*args))
+    assert extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5, progress=False) == []
+    assert encoded == ["a", "b", "c"]
+    assert not list((tmp_path / "features").glob(".*"))
+
+
+def test_unreadable_videos_are_listed_and_tried_again(videos, tmp_path):
+    (videos / "broken.mp4").write_bytes(b"no video at all")
+    (videos / "empty.mp4").touch()
+    listed = extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5, progress=False)
+    assert [path.name for path, _ in listed] == ["broken.mp4", "empty.mp4"]
+    assert "empty (0 bytes)" in listed[1][1]
+    write_video(videos / "empty.mp4", [grey(9)])
+    listed = extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5, progress=False)
+    assert [path.name for path, _ in listed] == ["broken.mp4"]
+    assert len(FeatureStore.from_spec(f"npz:{tmp_path / 'features'}")) == 4
+
+
+@pytest.mark.parametrize("spec,clip_length", [("pixels:size=5,frames=2", 0.5), (SPEC, 1.0)])
+def test_settings_are_not_mixed_in_one_folder(videos, tmp_path, spec, clip_length):
+    extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5, progress=False)
+    with pytest.raises(ValueError, match="holds features made with"):
+        extract_features(find_videos(videos), tmp_path / "features", spec, clip_length, progress=False)
+
+
+def test_names_must_be_unique(videos, tmp_path):
+    write_video(videos / "more" / "a.mkv", [grey(9)])
+    with pytest.raises(ValueError, match=r"share the file a\.npz"):
+        extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5)
+
+
+def test_a_full_disk_is_no_unreadable_video(videos, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space"):
+        extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5, progress=False)
+
+
+def test_no_videos_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder of videos"):
+        find_videos(tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match="no video files"):
+        find_videos(tmp_path)
+
+
+def test_processes_share_the_videos(videos, tmp_path):
+    """Two processes: all features are there, each video was encoded by one, and all list what was unreadable."""
+    import subprocess
+
+    (videos / "broken.mp4").write_bytes(b"no video at all")
+    script = tmp_path / "run.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        from accelerate import PartialState
+        from shine_hf.encoders.extract import extract_features, find_videos
+        from shine_hf.encoders.pixels import PixelEncoder
+        encode = PixelEncoder.encode_video
+        def counted(self, path, *args):
+            open(r"{tmp_path}/" + f"{{path.stem}}.{{PartialState().process_index}}", "x").close()
+            return encode(self, path, *args)
+        PixelEncoder.encode_video = counted
+        listed = extract_features(find_videos(r"{videos}"), r"{tmp_path}/features", "{SPEC}", 0.5)
+        assert [path.name for path, _ in listed] == ["broken.mp4"], listed
+        """)
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(FeatureStore.from_spec(f"npz:{tmp_path / 'features'}")) == 3
+    ranks = [path.suffix for path in sorted(tmp_path.glob("*.[01]"))]
+    assert sorted(ranks) == [".0", ".0", ".1", ".1"]
