@@ -76,6 +76,8 @@ def plot_moments(
     if len({curve.shape for curve in curves.values()}) > 1:
         shapes = ", ".join(f"{label!r} {curve.shape}" for label, curve in curves.items())
         raise ValueError(f"the saliency curves must have as many clips each, got {shapes}")
+    if any(curve.ndim != 1 or not curve.size for curve in curves.values()):
+        raise ValueError(f"a saliency curve needs a score for each clip, got {next(iter(curves.values())).shape}")
 
     width = 10.0
     plot_width = width - LEFT_MARGIN_INCHES - RIGHT_MARGIN_INCHES
@@ -116,7 +118,14 @@ def plot_moments(
         top -= panel_height + gap
     for axes in all_axes[:-1]:
         axes.tick_params(axis="x", bottom=False, labelbottom=False)
-    all_axes[-1].set_xlabel("time in the video (s)", color=INK)
+    if _is_long(duration_seconds):
+        from matplotlib.ticker import MultipleLocator
+
+        # Round on a clock, and about ten of them.
+        step = next((step for step in (60, 120, 300, 600, 900, 1800) if step * 10 >= duration_seconds), 3600)
+        all_axes[-1].xaxis.set_major_locator(MultipleLocator(step))
+        all_axes[-1].xaxis.set_major_formatter(lambda seconds, _: _clock(seconds))
+    all_axes[-1].set_xlabel(f"time in the video{'' if _is_long(duration_seconds) else ' (s)'}", color=INK)
     return figure
 
 
@@ -291,9 +300,9 @@ def _draw_tracks(
     ]
     for row, (_, color, bars, remark) in enumerate(rows):
         for start, end in bars:
-            axes.barh(row, end - start, left=start, height=0.62, color=color, alpha=0.85, linewidth=0)
-            # 0.062 inches a character is a little more than DejaVu Sans needs at this size.
-            text = f"{start:.1f}–{end:.1f} s"
+            axes.barh(row, end - start, left=start, height=0.62, color=color, edgecolor=color, linewidth=0.8)
+            # The edge keeps a moment visible that is shorter than a pixel. 0.062 inches a character is a little more than DejaVu Sans needs at this size.
+            text = f"{_clock(start)}–{_clock(end)}" if _is_long(duration_seconds) else f"{start:.1f}–{end:.1f} s"
             needed_seconds = 0.062 * len(text) / width_inches * duration_seconds
             if end - start > needed_seconds:
                 axes.text(
@@ -336,7 +345,7 @@ def _draw_saliency(
     # The query is drawn last, so that it lies on top.
     for (label, curve), color in reversed(list(zip(curves.items(), colors))):
         edges = np.arange(len(curve) + 1) * clip_length_seconds
-        width = 2.4 if label == QUERY_LABEL else 1.4
+        width = (2.4 if label == QUERY_LABEL else 1.4) * (1 if len(curve) < 300 else 0.4)
         axes.stairs(curve, edges, baseline=None, color=color, linewidth=width)
     _list_labels(axes, list(curves), colors, wrap=34)
     axes.set_ylabel("saliency", color=INK)
@@ -353,6 +362,17 @@ def _as_moment(moment: Mapping[str, float] | Sequence[float]) -> tuple[float, fl
         return moment["start"], moment["end"], moment["score"]
     start, end, score = moment
     return start, end, score
+
+
+def _is_long(duration_seconds: float) -> bool:
+    """Whether times are easier to read on a clock than in seconds."""
+    return duration_seconds >= 300
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def _describe_fit(start: float, end: float, windows: Sequence[Sequence[float]]) -> str:

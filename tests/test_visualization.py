@@ -125,11 +125,22 @@ def test_several_windows_and_a_video_of_one_clip():
     assert len(figure.axes[0].patches) == 3
 
 
+def test_long_videos_have_times_as_on_a_clock():
+    figure = plot_moments(
+        "a goal", [(3990, 4020, 0.8)], duration_seconds=7500, windows=[[4000, 4001]], saliency=np.sin(np.arange(3750))
+    )
+    assert_readable(figure)
+    words = words_of(figure)
+    assert "1:06:30–1:07:00" in words and "15:00" in words and "2:00:00" in words and "(s)" not in words
+
+
 def test_moments_refuse_what_they_cannot_draw():
     with pytest.raises(ValueError, match="duration"):
         plot_moments("a query", [], duration_seconds=0)
     with pytest.raises(ValueError, match="as many clips"):
         plot_moments("a query", [], duration_seconds=9, saliency=[1, 2], negative_saliency={"level 1": [1, 2, 3]})
+    with pytest.raises(ValueError, match="score for each clip"):
+        plot_moments("a query", [], duration_seconds=9, saliency=[])
 
 
 # As the Trainer sorts them.
