@@ -2,7 +2,7 @@
 
 Every function returns a `matplotlib.figure.Figure` (save it with `figure.savefig("out.png")`); pyplot and its global state are not
 touched, so figures can be drawn from several threads, as in a web page. The colours are those of Okabe and Ito, which stay apart for
-colour-blind readers, and lines are labelled where they end instead of in a legend.
+colour-blind readers.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def test_several_processes_give_the_same_as_one(tmp_path):
     ]
     for process in processes:
         process.start()
-    by_rank = dict(results.get(timeout=100) for _ in processes)
+    by_rank = dict(results.get(timeout=240) for _ in processes)
     for process in processes:
         process.join()
         assert process.exitcode == 0
