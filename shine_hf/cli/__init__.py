@@ -15,7 +15,8 @@ COMMANDS = {
     "evaluate": "score a submission file, or a model on the test splits",
     "predict": "find moments for queries, from features or a video file",
     "negatives": "tag, mask, generate, validate and export hard negatives",
-    "features": "pack and check features",
+    "features": "extract, pack and check features",
+    "publish": "publish datasets, features and models on the Hub",
     "convert": "convert original Moment-DETR, QD-DETR and SHINE checkpoints",
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import datasets
 
-from ..data.annotations import AUTHORS_CACHE, SPLITS, add_negatives, compositional_rows, read_negatives
+from ..data.annotations import SPLITS, add_negatives, compositional_rows, read_negatives
 from ..data.schema import FEATURES, check_rows
 from .sources import ANNOTATIONS, AUTHORS_NEGATIVES
 
@@ -95,16 +95,10 @@ class CompositionalNegatives(datasets.GeneratorBasedBuilder):
                 add_negatives(rows, read_negatives(Path(file)), source=file)
         elif self.config.generator:
             rows = generate_for_all_splits(self.dataset, rows, self.config.generator, self.config.seed)
-        elif self.config.name == AUTHORS_CACHE:
+        else:
             path = AUTHORS_NEGATIVES[self.dataset].locate(data_dir, dl_manager.download)
             add_negatives(rows, read_negatives(path), source=str(path))
             rows["train"] = _validated(rows["train"])
-        else:
-            known = ", ".join(config.name for config in self.BUILDER_CONFIGS)
-            raise ValueError(
-                f"no negatives named {self.config.name!r}: choose one of {known}, or give `negatives_files`, written by "
-                "`shine-hf negatives generate`"
-            )
         for split in SPLITS:
             check_rows(rows[split], source=f"{self.dataset} {split}")
         videos = find_videos(self.config.videos, {row["vid"] for split in SPLITS for row in rows[split]})

@@ -21,7 +21,7 @@ from datasets import Dataset
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
-from .dataset_builder import CompositionalNegatives
+from .dataset_builder import CompositionalNegatives, NegativesConfig
 from .dataset_card import BUILD_FILE, CARD_FILE, read_builds, render_dataset_card
 from .dataset_statistics import dataset_statistics, plot_statistics
 
@@ -98,14 +98,19 @@ def build_tree(
         known = [config.name for config in builder_class.BUILDER_CONFIGS if config.name not in builder_class.ON_DEMAND]
         configs = [] if negatives_files else known
     output_dir.mkdir(parents=True, exist_ok=True)
-    common = {
+    own = [
+        NegativesConfig(name=name, negatives_files=tuple(map(str, files))) for name, files in negatives_files.items()
+    ]
+    # A class of its own: `datasets` knows the configs by the class.
+    members = {"BUILDER_CONFIGS": [*builder_class.BUILDER_CONFIGS, *own], "__module__": builder_class.__module__}
+    builder_class = type(builder_class.__name__, (builder_class,), members)
+    options = {
         "data_dir": None if data_dir is None else str(data_dir),
         "videos": None if videos is None else str(videos),
     }
     with tempfile.TemporaryDirectory(prefix="shine-hf-build-") as cache_dir:
         for name in [*configs, *negatives_files]:
-            files = {"negatives_files": tuple(map(str, negatives_files[name]))} if name in negatives_files else {}
-            write_config(builder_class(config_name=name, cache_dir=cache_dir, **common, **files), output_dir)
+            write_config(builder_class(config_name=name, cache_dir=cache_dir, **options), output_dir)
     card = render_dataset_card(read_builds(output_dir), repo_id or builder_class.about.repo_id)
     (output_dir / CARD_FILE).write_text(card, encoding="utf-8")
     return output_dir

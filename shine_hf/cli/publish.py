@@ -1,0 +1,47 @@
+"""`shine-hf publish`: one door for publishing datasets, features and models on the Hub."""
+
+from __future__ import annotations
+
+import argparse
+
+SUMMARIES = {
+    "dataset": "publish a dataset tree that one of the dataset_scripts wrote",
+    "features": "publish features that `shine-hf features pack` wrote",
+    "model": "publish a saved model",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the sub-commands."""
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    for name, summary in SUMMARIES.items():
+        kind = kinds.add_parser(
+            name, help=summary, description=f"{summary}. The token comes from `hf auth login` or HF_TOKEN."
+        )
+        kind.add_argument("folder", metavar="DIR")
+        kind.add_argument("--repo-id", required=True, metavar="OWNER/NAME")
+        kind.add_argument("--private", action="store_true", help="for yourself alone")
+        kind.add_argument("--revision", metavar="BRANCH", help="branch to publish to (default: main)")
+        kind.add_argument("--commit-message", metavar="TEXT")
+        if name == "features":
+            kind.add_argument("--title", required=True, help="title of the card")
+            kind.add_argument(
+                "--description", required=True, help="of what and by what the features are, and whose they are"
+            )
+            kind.add_argument("--license", default="other", help="for the card's header (default: %(default)s)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Publish, and print where."""
+    from ..hub import publish
+
+    options = {"private": args.private, "revision": args.revision, "message": args.commit_message}
+    if args.kind == "features":
+        options |= {"title": args.title, "description": args.description, "license": args.license}
+    publish_kind = {
+        "dataset": publish.publish_dataset,
+        "features": publish.publish_features,
+        "model": publish.publish_model,
+    }[args.kind]
+    print(publish_kind(args.folder, args.repo_id, **options).url)
+    return 0

@@ -1,0 +1,194 @@
+"""Publishing datasets, packed features and models: what is checked before, and what the card says. The rest is [`publish_folder`]."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+from .commit import IGNORED, Head, PublishedCommit, publish_folder
+from .dataset_card import BUILD_FILE, CARD_FILE, read_builds, render_dataset_card
+from .template import render_template
+
+# Weights are safetensors; a pickle runs code where it is loaded.
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+# What a training run leaves beside the model.
+TRAINING_LEFTOVERS = (
+    "checkpoint-*",
+    "checkpoint-*/*",
+    "runs/*",
+    "optimizer.*",
+    "scheduler.*",
+    "rng_state*",
+    "training_args.bin",
+)
+
+
+def publish_dataset(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    endpoint: str | None = None,
+    token: str | None = None,
+) -> PublishedCommit:
+    """Publish a tree of [`build_tree`] in one commit. Configs of the repository that are not in the tree stay as they are.
+
+    The card is rendered anew for all configs, those that stay included.
+
+    Args:
+        folder: The tree.
+        repo_id, private, revision, message, endpoint, token: See [`publish_folder`].
+
+    Raises:
+        FileNotFoundError, ValueError: for a tree that is not whole, or holds paths of this machine; else as [`publish_folder`].
+    """
+    folder = Path(folder)
+    builds = read_builds(folder)
+    for build in builds:
+        _check_build(folder, build)
+    names = [build["config_name"] for build in builds]
+
+    def card(head: Head) -> dict[str, bytes]:
+        others = [
+            json.loads(head.read(path))
+            for path in sorted(head.files)
+            if path.endswith(f"/{BUILD_FILE}") and path.count("/") == 1 and path.split("/")[0] not in names
+        ]
+        return {CARD_FILE: render_dataset_card([*builds, *others], repo_id).encode()}
+
+    return publish_folder(
+        folder,
+        repo_id,
+        "dataset",
+        message=message or f"Publish {', '.join(names)}",
+        private=private,
+        revision=revision,
+        # Files of an earlier build of the same configs go; other configs are not touched.
+        delete=[f"{name}/*" for name in names],
+        extra_files=card,
+        endpoint=endpoint,
+        token=token,
+    )
+
+
+def _check_build(folder: Path, build: dict) -> None:
+    name = build["config_name"]
+    for split in build["statistics"]["splits"]:
+        if not list((folder / name).glob(f"{split}-*.parquet")):
+            raise FileNotFoundError(f"{folder / name} holds no {split}-*.parquet: build the config again")
+    if any(feature["name"] == "video" for feature in build["dataset_info"]["features"]):
+        raise ValueError(f"{folder / name} was built with videos: it holds paths of this machine and stays here")
+
+
+def publish_features(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    title: str,
+    description: str,
+    license: str = "other",
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    endpoint: str | None = None,
+    token: str | None = None,
+) -> PublishedCommit:
+    """Publish a packed folder as a dataset of its own, which `packed:{repo_id}` reads. Every array is read and checked before.
+
+    Args:
+        folder: Of [`pack_features`].
+        title: Of the card.
+        description: What the features are: of which videos or sentences, by which network, at which rate; whose they are.
+        license: For the card's header.
+        repo_id, private, revision, message, endpoint, token: See [`publish_folder`].
+
+    Raises:
+        FileNotFoundError, ValueError: for a folder that is damaged or not packed; else as [`publish_folder`].
+    """
+    from ..data.packed_features import PackedFeatures
+
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"no folder of packed features {folder}")
+    store = PackedFeatures(folder)
+    store.verify()
+    lengths = [len(store[key]) for key in store]
+    card = render_template(
+        "features_card.md",
+        header=yaml.safe_dump(
+            {
+                "pretty_name": title,
+                "license": license,
+                "tags": ["video-moment-retrieval", "features"],
+                "viewer": False,
+            },
+            sort_keys=False,
+            allow_unicode=True,
+        ),
+        title=title,
+        description=description,
+        repo_id=repo_id,
+        index=store.index,
+        keys=len(store),
+        rows=sum(lengths),
+        shortest=min(lengths),
+        longest=max(lengths),
+    )
+    return publish_folder(
+        folder,
+        repo_id,
+        "dataset",
+        message=message or f"Publish features of {len(store):,} keys",
+        private=private,
+        revision=revision,
+        delete=["*.safetensors"],
+        extra_files={CARD_FILE: card.encode()},
+        endpoint=endpoint,
+        token=token,
+    )
+
+
+def publish_model(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    endpoint: str | None = None,
+    token: str | None = None,
+) -> PublishedCommit:
+    """Publish a saved model (`save_pretrained`, or the output folder of a training run; its checkpoints stay here).
+
+    Args:
+        folder: With `config.json` and weights as safetensors.
+        repo_id, private, revision, message, endpoint, token: See [`publish_folder`].
+
+    Raises:
+        FileNotFoundError: for a folder that holds no model. ValueError: for pickled weights; else as [`publish_folder`].
+    """
+    folder = Path(folder)
+    for pattern in ("config.json", "*.safetensors"):
+        if not list(folder.glob(pattern)):
+            raise FileNotFoundError(f"{folder} holds no {pattern}: give the folder of a saved model")
+    pickles = [
+        path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES and path.name != "training_args.bin"
+    ]
+    if pickles:
+        raise ValueError(
+            f"{folder} holds pickles ({', '.join(pickles)}), which run code where they are loaded: remove them"
+        )
+    return publish_folder(
+        folder,
+        repo_id,
+        "model",
+        message=message or f"Publish {folder.resolve().name}",
+        private=private,
+        revision=revision,
+        ignore=(*IGNORED, *TRAINING_LEFTOVERS),
+        endpoint=endpoint,
+        token=token,
+    )
