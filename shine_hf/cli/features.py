@@ -1,10 +1,11 @@
-"""`shine-hf features`: pack feature files into the published form, and check features."""
+"""`shine-hf features`: extract features from videos, pack feature files into the published form, and check features."""
 
 from __future__ import annotations
 
 import argparse
 
 SUMMARIES = {
+    "extract": "encode a folder of videos; resumes; `accelerate launch --no_python shine-hf features extract …` shares the work",
     "pack": "write features of any format into a packed, memory-mapped folder",
     "check": "read all features of a store and report what is wrong or missing",
 }
@@ -15,6 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, summary in SUMMARIES.items():
         action = actions.add_parser(name, help=summary, description=summary)
+        if name == "extract":
+            _add_extract_arguments(action)
+            continue
         action.add_argument(
             "--features",
             required=True,
@@ -37,7 +41,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run one sub-command; `check` returns 1 where something is wrong."""
-    return {"pack": _pack, "check": _check}[args.action](args)
+    return {"extract": _extract, "pack": _pack, "check": _check}[args.action](args)
+
+
+def _add_extract_arguments(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--videos", required=True, metavar="DIR", help="folder of video files, searched to any depth")
+    action.add_argument(
+        "--encoder",
+        required=True,
+        metavar="SPEC",
+        help="pixels:[size=…,frames=…], clip:MODEL[,frames=…], or auto:MODEL[,frames=…] for any video model of transformers",
+    )
+    action.add_argument("--clip-length", type=float, required=True, metavar="SECONDS", help="seconds per clip")
+    action.add_argument("--output", required=True, metavar="DIR", help="one .npz per video; train with npz:DIR")
+    action.add_argument("--workers", type=int, default=1, help="threads per process (default: %(default)s)")
+
+
+def _extract(args: argparse.Namespace) -> int:
+    """Returns 1 where videos could not be read."""
+    from accelerate import PartialState
+
+    from ..encoders.extract import extract_features, find_videos
+
+    if args.clip_length <= 0 or args.workers < 1:
+        raise ValueError(f"--clip-length and --workers must be positive; got {args.clip_length} and {args.workers}")
+    videos = find_videos(args.videos)
+    unreadable = extract_features(videos, args.output, args.encoder, args.clip_length, args.workers)
+    if PartialState().is_main_process:
+        print(f"{args.output}: features of {len(videos) - len(unreadable):,} of {len(videos):,} videos")
+        for _, reason in unreadable:
+            print(f"not read: {reason}")
+    return 1 if unreadable else 0
 
 
 def _pack(args: argparse.Namespace) -> int:

@@ -3,7 +3,9 @@ import pytest
 
 from shine_hf.cli import main
 from shine_hf.data.feature_store import FeatureStore
+from shine_hf.encoders import video_encoder
 from tests.data.made_up import make_rows, write_jsonl
+from tests.encoders.videos import grey, write_video
 
 
 @pytest.fixture
@@ -46,3 +48,20 @@ def test_check_names_every_fault(folder, annotations, capsys):
     assert main(["features", "check", "--features", f"i3d:{folder}", "--dataset", str(annotations)]) == 1
     printed = capsys.readouterr().out
     assert "2 keys, 2 faults" in printed and "'video0' hold NaN" in printed and "no features of 'video1'" in printed
+
+
+def test_extract_lists_what_it_cannot_read(tmp_path, capsys):
+    write_video(tmp_path / "good.mp4", [grey(shade) for shade in range(8)])
+    (tmp_path / "bad.mp4").write_text("no video")
+    command = ["features", "extract", "--videos", str(tmp_path), "--encoder", "pixels:size=4", "--output"]
+    assert main([*command, str(tmp_path / "features"), "--clip-length", "0.5"]) == 1
+    output = capsys.readouterr().out
+    assert "features of 1 of 2 videos" in output and f"not read: {tmp_path / 'bad.mp4'}" in output
+    (tmp_path / "bad.mp4").unlink()
+    assert main([*command, str(tmp_path / "features"), "--clip-length", "0.5"]) == 0
+    assert FeatureStore.from_spec(f"npz:{tmp_path / 'features'}")["good"].shape == (
+        4,
+        video_encoder("pixels:size=4").dim,
+    )
+    assert main([*command, str(tmp_path / "features"), "--clip-length", "0"]) == 2
+    assert "must be positive" in capsys.readouterr().err

@@ -14,7 +14,8 @@ from shine_hf.modeling import MomentDetrConfig, MomentDetrForMomentRetrieval, QD
 
 from ..encoders.videos import grey, write_video
 
-SPEC, DIM, CLIP = "pixels:size=4,frames=2", 96, 0.5
+SPEC, CLIP = "pixels:size=4,frames=2", 0.5
+DIM = video_encoder(SPEC).dim
 
 
 def tiny(config_class=QDDetrConfig, model_class=QDDetrForMomentRetrieval, **settings):
@@ -178,5 +179,7 @@ def test_features_that_cannot_be_computed_here_are_named(film):
 
 def test_an_encoder_of_another_width_is_refused(film):
     find = VideoMomentRetrievalPipeline(model=tiny(), device="cpu", video_encoder="pixels:size=3,frames=2")
-    with pytest.raises(ValueError, match="54 channels, but the model was built for 96"):
+    with pytest.raises(
+        ValueError, match=f"{video_encoder('pixels:size=3').dim} channels, but the model was built for {DIM}"
+    ):
         find(video=film, query="a red star")
