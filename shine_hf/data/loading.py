@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 ORIGINAL_DATASETS = ("charades_cg", "activitynet_cg")
 HUB_DATASETS = {"charades_cg": "shine/charades-cg-negatives", "activitynet_cg": "shine/activitynet-cg-negatives"}
 VALIDATION = "validation"
+NEGATIVES_SUFFIXES = (".parquet", ".jsonl")
 
 
 @dataclass
@@ -85,16 +86,7 @@ def load_splits(args: DataArguments) -> dict:
     elif ".jsonl" in args.dataset:
         splits = _read_jsonl_splits(args.dataset, args.negatives)
     else:
-        from datasets import load_dataset
-
-        name = HUB_DATASETS.get(args.dataset, args.dataset)
-        try:
-            splits = dict(load_dataset(name, args.negatives) if args.negatives else load_dataset(name))
-        except (OSError, ConnectionError) as error:
-            raise FileNotFoundError(
-                f"dataset {name!r} is neither a local folder nor to be had from the Hub ({error}). "
-                "Give the folder of the original annotation files with --data_dir"
-            ) from error
+        splits = _load_published_splits(HUB_DATASETS.get(args.dataset, args.dataset), args.negatives)
     if args.max_eval_samples is not None:
         splits = {
             name: rows if name == "train" else rows.select(range(min(len(rows), args.max_eval_samples)))
@@ -103,17 +95,40 @@ def load_splits(args: DataArguments) -> dict:
     return splits
 
 
+def _load_published_splits(name: str, negatives: str | None) -> dict:
+    """A dataset of the Hub or a local folder of the same form. `negatives` is a config of it, or a file to merge in by qid."""
+    from datasets import load_dataset
+
+    from .schema import check_rows
+
+    from_file = negatives is not None and Path(negatives).suffix in NEGATIVES_SUFFIXES
+    try:
+        splits = dict(load_dataset(name) if from_file or not negatives else load_dataset(name, negatives))
+    except (OSError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"dataset {name!r} is neither a local folder nor to be had from the Hub ({error}). "
+            "Give the folder of the original annotation files with --data_dir"
+        ) from error
+    for split, rows in splits.items():
+        check_rows(rows.remove_columns("video") if "video" in rows.column_names else rows, source=f"{name} {split}")
+    return _merge_negatives(splits, negatives) if from_file else splits
+
+
 def _read_jsonl_splits(spec: str, negatives: str | None) -> dict:
     """`train=a.jsonl,test=b.jsonl`, or one file, which becomes the split `test`; with a file of negatives merged in by qid."""
-    from .annotations import add_negatives, read_jsonl, read_negatives
+    from .annotations import read_jsonl
 
     parts = [part.rpartition("=") for part in spec.split(",")]
     splits = {name or "test": read_jsonl(Path(path)) for name, _, path in parts}
-    if negatives:
-        rows = {name: split.to_list() for name, split in splits.items()}
-        add_negatives(rows, read_negatives(Path(negatives)), source=negatives)
-        splits = {name: type(split).from_list(rows[name], features=split.features) for name, split in splits.items()}
-    return splits
+    return _merge_negatives(splits, negatives) if negatives else splits
+
+
+def _merge_negatives(splits: dict, file: str) -> dict:
+    from .annotations import add_negatives, read_negatives
+
+    rows = {name: split.to_list() for name, split in splits.items()}
+    add_negatives(rows, read_negatives(Path(file)), source=file)
+    return {name: type(split).from_list(rows[name], features=split.features) for name, split in splits.items()}
 
 
 def training_rows(rows):

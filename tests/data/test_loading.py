@@ -98,3 +98,46 @@ def test_real_rows_that_are_left_out(shared, caplog):
         row["vid"] for row in splits["train"] if {"window_empty", "window_reversed"} & set(row["annotation_flags"])
     }
     assert left_out == {"v_N7ppHQNikv8", "v_4rKTw99bM8g", "v_0bosp4-pyTM", "v_rhOtqArO-3Y"}
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A folder in the form in which datasets are published: Parquet, one file per split."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf-datasets")
+    folder = tmp_path / "published"
+    folder.mkdir()
+    rows = make_rows(6)
+    for split, chosen in (("train", rows[:4]), ("test", rows[4:])):
+        dataset(chosen).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def test_published_form(published):
+    splits = load_splits(DataArguments(dataset=str(published)))
+    assert {name: rows.to_list() for name, rows in splits.items()} == {"train": make_rows(4), "test": make_rows(6)[4:]}
+    with pytest.raises(ValueError, match="'gpt-9'"):
+        load_splits(DataArguments(dataset=str(published), negatives="gpt-9"))
+
+
+def test_published_form_with_negatives_of_ones_own(published, tmp_path):
+    row = make_row(4)
+    own = {"qid": row["qid"], "query": row["query"], "masked_queries": ["m"], "negative_queries": ["n"]}
+    file = write_jsonl(tmp_path / "own.jsonl", [own])
+    splits = load_splits(DataArguments(dataset=str(published), negatives=str(file)))
+    assert splits["test"][0]["negative_queries"] == ["n"] and splits["test"][0]["negative_flags"] == [[]]
+    assert splits["train"].to_list() == make_rows(4)
+
+
+def test_published_rows_are_checked(published):
+    for change, message in (({"duration": 0.0}, r"train, row 1 \(qid"), ({"query": ""}, "empty query")):
+        rows = make_rows(4)
+        rows[1] |= change
+        dataset(rows).to_parquet(published / "train-00000-of-00001.parquet")
+        with pytest.raises(ValueError, match=message):
+            load_splits(DataArguments(dataset=str(published)))
+    for split in ("train", "test"):
+        dataset(make_rows(4)).remove_columns("relevant_windows").to_parquet(
+            published / f"{split}-00000-of-00001.parquet"
+        )
+    with pytest.raises(ValueError, match="no column relevant_windows"):
+        load_splits(DataArguments(dataset=str(published)))
