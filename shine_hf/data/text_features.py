@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Iterable
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from ..encoders import TextEncoder, is_text_encoder_spec, text_encoder
 from .feature_store import FeatureStore
+
+BATCH_SIZE = 256
 
 
 class TextFeatures:
@@ -31,6 +35,9 @@ class TextFeatures:
 
     def __call__(self, *, query: str, qid: str, level: int | None = None) -> np.ndarray:
         raise NotImplementedError
+
+    def prefetch(self, queries: Iterable[str], progress: bool = True) -> None:
+        """Encode sentences in batches before they are asked for one by one. Stored features need none of that."""
 
 
 class StoredText(TextFeatures):
@@ -56,11 +63,11 @@ class EncodedText(TextFeatures):
     """
 
     def __init__(self, encoder: TextEncoder, max_kept: int = 65536):
-        self.encoder = encoder
-        self._encode = lru_cache(max_kept)(self._encode_one)
+        self.encoder, self.max_kept = encoder, max_kept
+        self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
 
     def __getstate__(self):
-        return {"encoder": self.encoder, "max_kept": self._encode.cache_info().maxsize}
+        return {"encoder": self.encoder, "max_kept": self.max_kept}
 
     def __setstate__(self, state):
         self.__init__(**state)
@@ -70,10 +77,33 @@ class EncodedText(TextFeatures):
         return self.encoder.dim
 
     def __call__(self, *, query: str, qid: str, level: int | None = None) -> np.ndarray:
-        try:
-            return self._encode(query)
-        except ValueError as error:
-            raise ValueError(f"qid {qid!r}: {error}") from error
+        if query not in self._kept:
+            try:
+                self._keep(query, self.encoder.encode([query])[0])
+            except ValueError as error:
+                raise ValueError(f"qid {qid!r}: {error}") from error
+        self._kept.move_to_end(query)
+        return self._kept[query]
 
-    def _encode_one(self, query: str) -> np.ndarray:
-        return self.encoder.encode([query])[0]
+    def prefetch(self, queries: Iterable[str], progress: bool = True) -> None:
+        """Encode sentences in batches before they are asked for one by one; no more than are kept.
+
+        Raises:
+            ValueError: for a sentence that cannot be encoded.
+        """
+        new = [query for query in dict.fromkeys(queries) if query not in self._kept][: self.max_kept]
+        new.sort(key=len)  # Sentences of like length waste little padding.
+        with tqdm(
+            total=len(new), desc=f"Encoding with {self.encoder.spec}", unit=" texts", disable=not progress
+        ) as bar:
+            for start in range(0, len(new), BATCH_SIZE):
+                batch = new[start : start + BATCH_SIZE]
+                for query, features in zip(batch, self.encoder.encode(batch)):
+                    # A copy: a view would keep the padding of its whole batch alive.
+                    self._keep(query, features.copy())
+                bar.update(len(batch))
+
+    def _keep(self, query: str, features: np.ndarray) -> None:
+        self._kept[query] = features
+        if len(self._kept) > self.max_kept:
+            self._kept.popitem(last=False)

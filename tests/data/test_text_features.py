@@ -54,6 +54,29 @@ def test_sentences_are_encoded_once_and_memory_is_bounded():
     assert CountingEncoder.calls == 4
 
 
+def test_prefetched_sentences_are_encoded_in_batches_and_once(monkeypatch, tmp_path):
+    monkeypatch.setattr("shine_hf.data.text_features.BATCH_SIZE", 2)
+    batches = []
+
+    class BatchedEncoder(WordsTextEncoder):
+        def encode(self, texts):
+            batches.append(list(texts))
+            return super().encode(texts)
+
+    features = EncodedText(BatchedEncoder(dim=4), max_kept=3)
+    features(query="known", qid="q")
+    features.prefetch(["a long sentence", "known", "b", "a long sentence", "cc"], progress=False)
+    assert batches == [["known"], ["b", "cc"], ["a long sentence"]]
+    for query in ("b", "cc", "a long sentence"):
+        np.testing.assert_array_equal(features(query=query, qid="q"), WordsTextEncoder(dim=4).encode([query])[0])
+    assert len(batches) == 3
+    features.prefetch(map(str, range(9)), progress=False)  # Three are kept, so no more than three are worth the work.
+    assert batches[3:] == [["0", "1"], ["2"]]
+
+    save(tmp_path, "q", 2)
+    TextFeatures.from_spec(f"npz:{tmp_path}").prefetch(["anything"])  # Nothing to encode.
+
+
 def test_survives_pickling():
     features = TextFeatures.from_spec("words:dim=16")
     again = pickle.loads(pickle.dumps(features))
