@@ -1,0 +1,137 @@
+"""The demo as visitors meet it: a running server, a real (tiny) model, real files."""
+
+import importlib.util
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from shine_hf.encoders import video_encoder
+from shine_hf.encoders.video_reader import read_clips, video_duration
+from shine_hf.inference.pipeline import VideoMomentRetrievalPipeline
+from shine_hf.modeling import QDDetrConfig, QDDetrForMomentRetrieval
+
+from ..encoders.videos import grey, write_video
+
+gr = pytest.importorskip("gradio")
+gradio_client = pytest.importorskip("gradio_client")
+
+APP = Path(__file__).resolve().parents[2] / "spaces" / "demo" / "app.py"
+
+
+@pytest.fixture(scope="module")
+def app():
+    spec = importlib.util.spec_from_file_location("demo_app", APP)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def find():
+    torch.manual_seed(0)
+    sizes = {"video_dim": video_encoder("pixels:size=4").dim, "text_dim": 12, "hidden_size": 16}
+    config = QDDetrConfig(
+        **sizes, num_attention_heads=2, clip_length=0.5, video_encoder="pixels:size=4", text_encoder="words:dim=12"
+    )
+    return VideoMomentRetrievalPipeline(model=QDDetrForMomentRetrieval(config), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """Eight seconds, darker to lighter, of an odd size."""
+    frames = [grey(level, 37, 51) for level in range(0, 256, 8)]
+    return write_video(tmp_path_factory.mktemp("film") / "film.mp4", frames, fps=4)
+
+
+@pytest.fixture(scope="module")
+def server(app, find, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("gradio")
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    os.environ |= {"GRADIO_TEMP_DIR": str(cache), "GRADIO_ANALYTICS_ENABLED": "False"}
+    page = app.build_app(find, [])
+    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False)
+    yield url
+    page.close()
+    os.environ.pop("GRADIO_TEMP_DIR") if before is None else os.environ.update(GRADIO_TEMP_DIR=before)
+
+
+def ask(server, tmp_path, video, query="a red star", counters="a blue star\n\na red star\nthe dog barks"):
+    client = gradio_client.Client(server, verbose=False, download_files=str(tmp_path))
+    return client.predict(gradio_client.handle_file(video), query, counters, api_name="/find")
+
+
+def test_from_upload_to_moments_and_cut(server, find, film, tmp_path):
+    figure, table, moment = ask(server, tmp_path, film)
+    expected = find(video=film, query="a red star", top_k=5)["moments"]
+    assert table["headers"] == ["start (s)", "end (s)", "score"]
+    rows = [[round(best[key], 2) for key in ("start", "end", "score")] for best in expected]
+    assert table["data"] == [pytest.approx(row, abs=0.011) for row in rows]
+    assert figure["type"] == "matplotlib" and figure["plot"].startswith("data:image")
+    length = rows[0][1] - rows[0][0]
+    assert video_duration(moment) == pytest.approx(length, abs=0.2)
+
+
+def test_two_visitors_at_once_get_their_own_answers(server, find, film, tmp_path):
+    other = write_video(tmp_path / "other.mp4", [grey(200), grey(10)] * 6, fps=4)
+    (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
+    jobs = [(tmp_path / "one", film, "a red star"), (tmp_path / "two", other, "the dog barks")] * 3
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda job: ask(server, *job, ""), jobs))
+    for (_, video, query), (_, table, _) in zip(jobs, answers):
+        best = find(video=video, query=query, top_k=1)["moments"][0]
+        assert table["data"][0] == pytest.approx([best["start"], best["end"], best["score"]], abs=0.011)
+
+
+def test_what_is_wrong_is_shown_without_paths_of_the_server(server, film, tmp_path):
+    notes = tmp_path / "notes.mp4"
+    notes.write_text("this is no film")
+    # Gradio's own message for what the browser could not have shown either, or ours: an error, not a result.
+    with pytest.raises(Exception, match=r"not a video|[Ii]nvalid") as caught:
+        ask(server, tmp_path, notes)
+    assert "/gradio" not in str(caught.value) and str(tmp_path) not in str(caught.value)
+    with pytest.raises(gradio_client.exceptions.AppError, match="Type what to look for"):
+        ask(server, tmp_path, film, query=" ")
+    with pytest.raises(gradio_client.exceptions.AppError, match="At most 5"):
+        ask(server, tmp_path, film, counters="\n".join(f"query {i}" for i in range(6)))
+
+
+def test_long_videos_are_refused_before_any_work(app, find, film, monkeypatch):
+    monkeypatch.setattr(app, "MAX_SECONDS", 5.0)
+    monkeypatch.setattr(type(find), "__call__", lambda *args, **kwargs: pytest.fail("encoded all the same"))
+    with pytest.raises(gr.Error, match=r"8 s long; this demo takes up to 5 s"):
+        app.find_moments(find, str(film), "a red star", "")
+    with pytest.raises(gr.Error, match="Upload a video"):
+        app.find_moments(find, None, "a red star", "")
+
+
+def test_a_cut_shows_its_part_of_the_video(app, film):
+    path = app.cut(str(film), 2.0, 4.0)
+    assert video_duration(path) == pytest.approx(2.0, abs=0.05)
+    levels = [clip.mean() for clip in read_clips(path, 0.5, 1)]
+    # The film grows lighter by 32 levels per second; H.264 keeps grey within a few.
+    assert levels == pytest.approx([72, 88, 104, 120], abs=8)
+    # A moment of no length is a single frame, one behind the end the last.
+    assert video_duration(app.cut(str(film), 3.0, 3.0)) == pytest.approx(1 / app.CUT_FPS, abs=0.05)
+    shutil.rmtree(Path(path).parent)
+
+
+def test_a_click_cuts_the_moment_of_its_row(app, film):
+    event = gr.SelectData(None, {"index": [1, 0], "value": 1.0})
+    path = app.cut_chosen(str(film), [[0.0, 8.0, 0.9], [1.0, 2.5, 0.2]], event)
+    assert video_duration(path) == pytest.approx(1.5, abs=0.05)
+    shutil.rmtree(Path(path).parent)
+
+
+def test_examples_can_be_asked(app, find, tmp_path):
+    examples = app.make_examples(tmp_path)
+    assert len({video for video, _, _ in examples}) == 3
+    for _, query, counters in examples:
+        assert len(counters.splitlines()) == 3 and query not in counters.splitlines()
+    video, query, counters = examples[0]
+    _, rows, moment = app.find_moments(find, video, query, counters)
+    assert rows and Path(moment).is_file()
+    shutil.rmtree(Path(moment).parent)
