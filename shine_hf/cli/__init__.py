@@ -18,6 +18,7 @@ COMMANDS = {
     "features": "extract, pack and check features",
     "publish": "publish datasets, features and models on the Hub",
     "convert": "convert original Moment-DETR, QD-DETR and SHINE checkpoints",
+    "demo": "render videos, train on them, evaluate and predict, all on this machine",
 }
 
 

@@ -6,7 +6,6 @@ import json
 import sys
 from pathlib import Path
 
-
 FILM_STRIP_FRAMES = 8
 
 
@@ -48,7 +47,7 @@ def main(args) -> None:
         results = _from_features(args, model, processor)
     if args.plot:
         results = list(results)
-        _plot(results, args.video, args.plot)
+        plot_results(results, args.video, args.plot)
     if args.output:
         from ..inference.features import as_submission
 
@@ -105,8 +104,11 @@ def _from_video(args):
         yield {"qid": f"{name}_{index}", "vid": name, "query": query, **output}
 
 
-def _plot(results: list[dict], video: str | None, path: str) -> None:
-    """The first result over the frames of the video, with the saliency of the other queries as counter-queries."""
+def plot_results(results: list[dict], video: str | Path | None, path: str | Path, windows=()) -> None:
+    """The first result over the frames of the video, with the saliency of the other queries as counter-queries.
+
+    `windows` are the annotated ones in seconds, if there are any.
+    """
     from ..visualization import plot_moments
 
     first, *others = results
@@ -121,6 +123,7 @@ def _plot(results: list[dict], video: str | None, path: str) -> None:
         first["query"],
         first["moments"],
         duration_seconds=duration,
+        windows=windows,
         frames=frames,
         saliency=first["saliency"],
         negative_saliency={other["query"]: other["saliency"] for other in others},

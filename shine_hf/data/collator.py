@@ -69,8 +69,10 @@ class DataCollatorForMomentRetrieval:
         self._epoch.fill_(epoch)
 
     def for_evaluation(self) -> DataCollatorForMomentRetrieval:
-        """The same collator with draws that do not change from epoch to epoch, and no margin pairs."""
-        copy = dataclasses.replace(self, query_pool=(), fixed_epoch=0, draw_margin_pairs=False)
+        """The same collator with draws that do not change from epoch to epoch, no margin pairs, and hard negatives wherever rows have them:
+        the order of the saliency is measured for models that never saw one in training, too.
+        """
+        copy = dataclasses.replace(self, query_pool=(), fixed_epoch=0, draw_margin_pairs=False, hard_negatives=True)
         copy._pool = self._pool
         return copy
 

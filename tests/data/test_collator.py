@@ -67,7 +67,10 @@ def test_negatives_come_in_the_order_of_their_levels_with_the_irrelevant_query_l
     for sample, row in enumerate(rows[:3]):
         for level, query in enumerate(row["negative_queries"]):
             assert same_text(batch, sample, level, query)
-    assert make_collator(rows, hard_negatives=False)(rows[:3])["negative_text_features"].shape[1] == 1
+    without = make_collator(rows, hard_negatives=False)
+    assert without(rows[:3])["negative_text_features"].shape[1] == 1
+    # A model that is trained without them is measured with them.
+    assert same_text(without.for_evaluation()(rows[:3]), 0, 0, rows[0]["negative_queries"][0])
 
 
 def test_the_irrelevant_query_belongs_to_another_video_and_is_another_sentence():
