@@ -15,6 +15,7 @@ from .template import render_template
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 # What a training run leaves beside the model.
 TRAINING_LEFTOVERS = (
+    "best/*",
     "checkpoint-*",
     "checkpoint-*/*",
     "runs/*",

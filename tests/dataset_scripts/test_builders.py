@@ -267,6 +267,7 @@ def test_real_charades_cg(shared, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("builder", "train"), [(CHARADES, 8281), (ACTIVITYNET, 36724)])
 def test_real_generated_configs(shared, tmp_path, builder, train):
     tree = build_tree(builder, tmp_path / "tree", data_dir=shared / "data", configs=["lexical", "random"])

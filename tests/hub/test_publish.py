@@ -217,8 +217,16 @@ def test_damaged_features_are_not_published(hub, online, packed):
 @pytest.fixture
 def model(tmp_path):
     folder = tmp_path / "model"
-    (folder / "checkpoint-10").mkdir(parents=True)
-    for name in ("config.json", "model.safetensors", "training_args.bin", "checkpoint-10/optimizer.pt", "README.md"):
+    for name in ("checkpoint-10", "best"):
+        (folder / name).mkdir(parents=True)
+    for name in (
+        "config.json",
+        "model.safetensors",
+        "training_args.bin",
+        "checkpoint-10/optimizer.pt",
+        "best/model.safetensors",
+        "README.md",
+    ):
         (folder / name).write_bytes(name.encode())
     return folder
 
