@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 from datasets import Dataset, Features, List, Value
 
 from .schema import FEATURES, annotation_flags, check_rows
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "test_trivial", "novel_composition", "novel_word")
 # What the authors' qids call the splits.
@@ -152,6 +155,12 @@ def add_negatives(splits: dict[str, list[dict]], table: dict[str, Mapping], sour
                 f"{source}: qid {qid!r} belongs to {negatives['query']!r} there, but to {rows[qid]['query']!r} in the annotations"
             )
         rows[qid].update(negatives)
+    for name, split in splits.items():
+        with_negatives = sum(row["qid"] in table for row in split)
+        if 0 < with_negatives < len(split):
+            logger.warning(
+                "%s has negatives for %d of the %d rows of %s", source, with_negatives, len(split), name or "the file"
+            )
 
 
 def read_jsonl(path: str | Path) -> Dataset:

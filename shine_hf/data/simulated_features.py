@@ -17,47 +17,8 @@ from .feature_store import FeatureStore
 
 # Words that say nothing about what is seen.
 _FUNCTION_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "and",
-        "or",
-        "of",
-        "to",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "being",
-        "been",
-        "it",
-        "its",
-        "his",
-        "her",
-        "their",
-        "they",
-        "he",
-        "she",
-        "them",
-        "him",
-        "this",
-        "that",
-        "these",
-        "those",
-        "person",
-        "people",
-        "someone",
-        "man",
-        "woman",
-        "who",
-        "which",
-        "as",
-        "then",
-        "there",
-        "s",
-    ]
+    "a an the and or of to is are was were be being been it its his her their "
+    "they he she them him this that these those person people someone man woman who which as then there s".split()
 )
 
 

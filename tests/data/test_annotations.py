@@ -186,6 +186,18 @@ def test_negatives_that_do_not_belong_are_refused(tmp_path, rows, message):
         read_compositional("charades_cg", tmp_path, negatives=str(path))
 
 
+def test_rows_without_negatives_beside_others_are_counted_aloud(tmp_path, caplog):
+    video = {
+        "sentences": ["person opens the door.", "person laughs."],
+        "timestamps": [[1, 2], [3, 4]],
+        "duration": 9.0,
+    }
+    write_compositional_files(tmp_path, train={"train-video": video})
+    path = write_jsonl(tmp_path / "negatives.jsonl", [negatives_row()])
+    read_compositional("charades_cg", tmp_path, negatives=str(path))
+    assert "negatives for 1 of the 2 rows of train" in caplog.text and "test_trivial" not in caplog.text
+
+
 def test_unknown_names_and_missing_files(tmp_path):
     with pytest.raises(ValueError, match="unknown dataset 'charades'"):
         read_compositional("charades", tmp_path)
