@@ -27,6 +27,10 @@ for config_class, model_class in (
 # The Trainer takes every `ProcessorMixin` for the owner of a tokenizer, hence a feature extractor.
 MomentRetrievalProcessor.register_for_auto_class("AutoFeatureExtractor")
 
+# Registers the pipeline too, so that `pipeline("video-moment-retrieval", …)` works once a model name was touched. Last, since it takes
+# its names from here; the one import that points outwards, in a file that is not copied into model repositories.
+from ..inference import pipeline as _pipeline  # noqa: E402, F401
+
 __all__ = [
     "MomentDetrConfig",
     "MomentDetrForMomentRetrieval",

@@ -191,6 +191,8 @@ class MomentRetrievalModel(MomentRetrievalPreTrainedModel):
         video_mask, groups, batch = video_attention_mask, [video.shape[0]], video.shape[0]
         negatives = 0 if negative_text_features is None else negative_text_features.shape[1]
         if negatives:
+            if negative_text_attention_mask is None:
+                negative_text_attention_mask = text_mask.new_ones(negative_text_features.shape[:-1])
             negative_text = self.text_projection(negative_text_features)
             # Query-major order: all positives, all first negatives, …, all irrelevant queries.
             text, text_mask = _stack_queries(text, text_mask, negative_text, negative_text_attention_mask)
