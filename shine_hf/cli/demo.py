@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 MODELS = ("base", "shine")
+VIDEO_ENCODER = "pixels:size=20,frames=4"
 SUMMARY_METRICS = ("R1@0.5", "R1@0.7", "mIoU", "positive>level1", "chain")
 
 
@@ -38,9 +39,10 @@ def main(args) -> None:
     sheet = contact_sheet([next(world.videos(split)) for split in SPLITS], folder / "contact_sheet.png")
 
     recipes = {model: _recipe(model, folder, args) for model in (MODELS if args.compare else MODELS[-1:])}
-    settings = recipes["shine"].model
     videos = [folder / "videos" / f"{video.vid}.mp4" for split in SPLITS for video in world.videos(split)]
-    unreadable = extract_features(videos, folder / "features", settings.video_encoder, settings.clip_length, workers=2)
+    unreadable = extract_features(
+        videos, folder / "features", VIDEO_ENCODER, recipes["shine"].model.clip_length, workers=2
+    )
     if unreadable:
         raise ValueError("; ".join(f"{path}: {reason}" for path, reason in unreadable))
 

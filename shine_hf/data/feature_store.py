@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import zlib
@@ -11,6 +12,8 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+
+from ..encoders.extract import SETTINGS_FILE
 
 # Where people find the features that the papers used.
 PUBLIC_SOURCES = (
@@ -35,6 +38,10 @@ class FeatureStore(ABC):
     """
 
     spec: str
+    encoder: str | None = None
+    """Specification of the video encoder that computed the features, where the store knows it."""
+    clip_length: float | None = None
+    """Seconds per clip, where the store knows."""
     _dim: int | None = None
 
     @staticmethod
@@ -186,9 +193,22 @@ class NpyFeatures(FolderFeatures):
 
 
 class NpzFeatures(FolderFeatures):
-    """A folder of `.npz` files with one of the keys `features`, `last_hidden_state`, `pooler_output`."""
+    """A folder of `.npz` files with one of the keys `features`, `last_hidden_state`, `pooler_output`.
+
+    Where `shine-hf features extract` wrote it, it knows the encoder and the clip length.
+    """
 
     kind, suffix = "npz", ".npz"
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        record = folder / SETTINGS_FILE
+        if record.is_file():
+            try:
+                settings = json.loads(record.read_text(encoding="utf-8"))
+                self.encoder, self.clip_length = str(settings["encoder"]), float(settings["clip_length"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{record} should name the encoder and the clip_length ({error!r})") from error
 
     def _load(self, path: Path) -> np.ndarray:
         with np.load(path, allow_pickle=False) as arrays:

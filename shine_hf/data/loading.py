@@ -165,7 +165,7 @@ def video_store(args: DataArguments, splits: dict, clip_length: float):
     """The feature store that `video_features` describes.
 
     Raises:
-        ValueError: where no features are named: simulated ones are never chosen silently.
+        ValueError: where no features are named (simulated ones are never chosen silently), or they are known to be of another clip length.
     """
     from .feature_store import FeatureStore
 
@@ -179,7 +179,13 @@ def video_store(args: DataArguments, splits: dict, clip_length: float):
         for split in splits.values()
         for row in split.select_columns(["vid", "query", "duration", "relevant_windows"])
     ]
-    return FeatureStore.from_specs(args.video_features, rows=rows, clip_length=clip_length)
+    store = FeatureStore.from_specs(args.video_features, rows=rows, clip_length=clip_length)
+    if store.clip_length not in (None, clip_length):
+        raise ValueError(
+            f"{store.spec} holds a clip for every {store.clip_length} s, but clip_length is {clip_length}: set clip_length to "
+            f"{store.clip_length}, or extract the features again"
+        )
+    return store
 
 
 def text_source(args: DataArguments):

@@ -74,7 +74,7 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
             "video_dim": videos.dim,
             "text_dim": texts.dim,
             "video_feature_dims": videos.dims if len(videos.dims) > 1 else None,
-            "video_encoder": "+".join(data.video_features),
+            "video_encoder": videos.encoder or "+".join(data.video_features),
             "text_encoder": data.text_features,
             **config_overrides,
         }

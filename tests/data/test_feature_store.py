@@ -187,3 +187,14 @@ def test_stores_survive_pickling_and_worker_processes(tmp_path, kind):
     loaded = list(DataLoader(Items(), batch_size=None, num_workers=2))
     for index, array in enumerate(loaded):
         np.testing.assert_array_equal(array, arrays[f"v{index}"])
+
+
+def test_a_folder_knows_the_encoder_that_wrote_it(tmp_path):
+    np.savez(tmp_path / "v.npz", features=np.ones((2, 3), np.float32))
+    assert FeatureStore.from_spec(f"npz:{tmp_path}").encoder is None
+    (tmp_path / "features.json").write_text('{"encoder": "pixels:size=8,frames=2", "clip_length": 1.0}')
+    store = FeatureStore.from_spec(f"npz:{tmp_path}")
+    assert store.encoder == "pixels:size=8,frames=2" and store.clip_length == 1.0 and list(store) == ["v"]
+    (tmp_path / "features.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"features\.json should name the encoder"):
+        FeatureStore.from_spec(f"npz:{tmp_path}")

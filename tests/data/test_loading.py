@@ -1,5 +1,6 @@
 import logging
 
+import numpy as np
 import pytest
 from datasets import Dataset
 
@@ -141,3 +142,12 @@ def test_published_rows_are_checked(published):
         )
     with pytest.raises(ValueError, match="no column relevant_windows"):
         load_splits(DataArguments(dataset=str(published)))
+
+
+def test_features_of_another_clip_length_are_refused(tmp_path):
+    np.savez(tmp_path / "v.npz", features=np.ones((2, 3), np.float32))
+    (tmp_path / "features.json").write_text('{"encoder": "pixels:", "clip_length": 1.0}')
+    args, splits = DataArguments(video_features=[f"npz:{tmp_path}"]), {"test": Dataset.from_list([make_row(0)])}
+    assert video_store(args, splits, 1.0).encoder == "pixels:"
+    with pytest.raises(ValueError, match=r"a clip for every 1\.0 s, but clip_length is 0\.5"):
+        video_store(args, splits, 0.5)
