@@ -28,6 +28,10 @@ def main(args) -> None:
     from ..data.shapes_rendering import contact_sheet
     from ..encoders.extract import extract_features
 
+    if args.train_videos < 2 or args.test_videos < 1:
+        raise ValueError(
+            f"at least 2 videos to train on and 1 to test on are needed, got {args.train_videos} and {args.test_videos}"
+        )
     began = time.perf_counter()
     folder = Path(args.output)
     world = ShapesCG(
@@ -91,7 +95,7 @@ def _predict(world, folder: Path, model: str) -> tuple[Path, str]:
     from .predict import plot_results
 
     # A shape that blinks may be off in every frame of the film strip.
-    row = next(row for row in world.rows("novel_composition") if "blinks" not in row["query"])
+    row = min(world.rows("novel_composition"), key=lambda row: "blinks" in row["query"])
     video = folder / "videos" / f"{row['vid']}.mp4"
     queries = [row["query"], *row["negative_queries"]]
     find = pipeline("video-moment-retrieval", model=model)

@@ -43,6 +43,6 @@ def test_renders_encodes_trains_evaluates_and_predicts_and_goes_on_where_it_stop
 
 
 def test_what_is_wrong_is_said_in_one_line(folder, capsys):
-    assert main(["demo", "--output", str(folder), "--train-videos", "-1"]) == 2
+    assert main(["demo", "--output", str(folder), "--test-videos", "0"]) == 2
     error = capsys.readouterr().err.strip()
-    assert error.startswith("shine-hf demo: error:") and "negative" in error and "\n" not in error
+    assert error.startswith("shine-hf demo: error:") and "1 to test on" in error and "\n" not in error
