@@ -44,6 +44,7 @@ class PackedFeatures(FeatureStore):
         self.folder = _local_folder(str(where))
         self.index = _read_index(self.folder)
         self._dim = self.index["dim"]
+        self.encoder, self.clip_length = self.index["encoder"], self.index["clip_length"]
         self._shards: dict[int, object] = {}
         self._places: dict[str, tuple[int, int, int]] = {}
         for number, shard in enumerate(self.index["shards"]):
@@ -168,6 +169,8 @@ def pack_features(
         "dtype": dtype.name,
         "dim": store.dim,
         "dims": list(store.dims),
+        "encoder": store.encoder,
+        "clip_length": store.clip_length,
         "missing": missing,
         "shards": shards,
     }
@@ -215,6 +218,8 @@ def _read_index(folder: Path) -> dict:
             raise ValueError(f"its format is {index['format']!r}, not {FORMAT!r}")
         if any(len(shard["keys"]) != len(shard["lengths"]) for shard in index["shards"]):
             raise ValueError("the keys and lengths of a shard do not agree")
+        if absent := {"dtype", "encoder", "clip_length", "missing"} - index.keys():
+            raise ValueError(f"it has no {', '.join(sorted(absent))}")
         if sum(index["dims"]) != index["dim"]:
             raise ValueError("dims do not add up to dim")
         files: Sequence[str] = [shard["file"] for shard in index["shards"]]

@@ -79,6 +79,16 @@ def test_widths_of_concatenated_types_are_kept(tmp_path, source):
     assert PackedFeatures(tmp_path / "both").dims == [6, 6]
 
 
+def test_encoder_and_clip_length_are_kept(tmp_path, arrays):
+    folder = tmp_path / "npz"
+    folder.mkdir()
+    np.savez(folder / "v.npz", features=arrays["v0"])
+    (folder / "features.json").write_text('{"encoder": "pixels:size=8", "clip_length": 1.0}')
+    pack_features(FeatureStore.from_spec(f"npz:{folder}"), tmp_path / "packed", progress=False)
+    store = PackedFeatures(tmp_path / "packed")
+    assert store.encoder == "pixels:size=8" and store.clip_length == 1.0
+
+
 def test_missing_videos_are_all_named(tmp_path, source):
     wanted = ["v1", "gone", "v2", "lost"]
     with pytest.raises(KeyError, match="no features of 2 of 4 keys: gone, lost"):
