@@ -1,8 +1,11 @@
 """Features in a few large files that are memory-mapped: the form in which they are published on the Hub.
 
 A packed folder holds `features-00000.safetensors`, … and `index.json`. A shard is one tensor `features (rows, dim)`, float32 or float16, with the
-clips of one key after the other; the index says how many rows each key has, and the SHA-256 of each shard. Why this form:
-`benchmarks/feature_stores.py` measures random reads, start-up and size against `.npy` folders, HDF5, Arrow and Parquet.
+clips of one key after the other; the index says how many rows each key has, and the SHA-256 of each shard.
+
+Why this form: `benchmarks/feature_stores.py` (600 videos of 1,024 channels) reads a random video about 4 times as fast as from a folder of `.npy`
+files, 5 times as fast as from HDF5, and 4 to 11 times as fast as from Parquet, which is half as large again. A bare Arrow file is 3 times as fast, since
+the reads are not checked there, and would need a schema and a width of its own for every dataset.
 """
 
 from __future__ import annotations
