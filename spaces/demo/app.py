@@ -129,7 +129,7 @@ def build_app(find: VideoMomentRetrievalPipeline, examples: list[list[str]]) -> 
                     label="Best moment (click a row below for another)", interactive=False, autoplay=True
                 )
                 table = gr.Dataframe(headers=COLUMNS, type="array", interactive=False, label="Moments, best first")
-        figure = gr.Plot(label="Moments and saliency")
+        figure = gr.Plot(label="Moments and saliency", show_label=False)
         if examples:
             gr.Examples(
                 examples, [video, query, counters], label="Videos that the model has not seen", cache_examples=False

@@ -1,0 +1,120 @@
+"""A person's path through the demo, in a headless Chromium. Needs selenium, chromium and its driver; skipped without."""
+
+import shutil
+
+import pytest
+
+from ..encoders.videos import grey, write_video
+
+webdriver = pytest.importorskip("selenium.webdriver")
+if not shutil.which("chromium") or not shutil.which("chromedriver"):
+    pytest.skip("no chromium with chromedriver", allow_module_level=True)
+
+from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+PATIENCE_SECONDS = 60
+
+
+class Visitor:
+    """What a person does on the page."""
+
+    def __init__(self, url: str):
+        options = webdriver.ChromeOptions()
+        options.binary_location = shutil.which("chromium")
+        for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1600"):
+            options.add_argument(argument)
+        self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+        self.driver.get(url)
+
+    def wait(self, condition):
+        # The page is redrawn while it is looked at.
+        waiting = WebDriverWait(self.driver, PATIENCE_SECONDS, ignored_exceptions=[StaleElementReferenceException])
+        return waiting.until(lambda _: condition())
+
+    def all(self, selector: str):
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def button(self):
+        return next((item for item in self.all("button") if item.text == "Find the moment"), None)
+
+    def upload(self, path):
+        self.wait(lambda: self.all("input[type=file]"))[0].send_keys(str(path))
+        self.wait(lambda: self.all("video"))
+
+    def type(self, query: str, counters: str = ""):
+        fields = self.wait(lambda: len(self.all("textarea, input[type=text]")) >= 2 and self.all("textarea"))
+        fields[0].send_keys(query)
+        fields[1].send_keys(counters)
+
+    def press(self):
+        self.wait(self.button).click()
+
+    def cut(self) -> str | None:
+        """Address of the cut, once it can be played."""
+        videos = [video for video in self.all("video") if "moment.mp4" in video.get_attribute("src")]
+        is_ready = videos and self.driver.execute_script("return arguments[0].readyState", videos[0]) >= 2
+        return videos[0].get_attribute("src") if is_ready else None
+
+    def cells(self) -> list[str]:
+        return [cell.text for cell in self.all("[role=gridcell]") if cell.text.strip()]
+
+
+@pytest.fixture
+def visit(server):
+    visitors = []
+
+    def arrive():
+        visitors.append(Visitor(server))
+        return visitors[-1]
+
+    yield arrive
+    for visitor in visitors:
+        visitor.driver.quit()
+
+
+def best_moment(find, video, query):
+    best = find(video=video, query=query, top_k=1)["moments"][0]
+    return [best["start"], best["end"], best["score"]]
+
+
+def test_from_upload_to_result(visit, find, film):
+    person = visit()
+    person.upload(film)
+    person.type("a red star", "a blue star")
+    person.press()
+    cells = person.wait(lambda: len(person.cells()) >= 15 and person.cells())
+    assert [float(cell) for cell in cells[:3]] == pytest.approx(best_moment(find, film, "a red star"), abs=0.011)
+    assert person.wait(
+        lambda: [image for image in person.all("img") if image.get_attribute("src").startswith("data:image")]
+    )
+    # The cut of the best moment has come; a click on another row brings another.
+    best = person.wait(person.cut)
+    person.wait(lambda: person.all("[role=gridcell]")[6].click() or True)
+    person.wait(lambda: person.cut() not in (None, best))
+
+
+def test_an_error_is_shown_for_a_bad_file(visit, tmp_path):
+    (tmp_path / "notes.mp4").write_text("this is no film")
+    person = visit()
+    person.upload(tmp_path / "notes.mp4")
+    person.type("a red star")
+    person.press()
+    page = lambda: person.driver.find_element(By.TAG_NAME, "body").text  # noqa: E731
+    person.wait(lambda: "not a video" in page())
+    assert "notes.mp4" in page() and str(tmp_path) not in page()
+    assert not person.cells()
+
+
+def test_two_people_at_once(visit, find, film, tmp_path):
+    other = write_video(tmp_path / "other.mp4", [grey(200), grey(10)] * 6, fps=4)
+    people = [(visit(), film, "a red star"), (visit(), other, "the dog barks")]
+    for person, video, query in people:
+        person.upload(video)
+        person.type(query)
+    for person, _, _ in people:
+        person.press()
+    for person, video, query in people:
+        cells = person.wait(lambda: len(person.cells()) >= 15 and person.cells())  # noqa: B023
+        assert [float(cell) for cell in cells[:3]] == pytest.approx(best_moment(find, video, query), abs=0.011)
