@@ -51,6 +51,9 @@ def find_moments(
     Moments and saliency of each query. What several windows see of a moment is one moment in the result (see [`merge_moments`]), so it
     may be longer than they are. The saliency of a clip is its mean over the windows that hold it.
 
+    A model looks for its query in each window as if it had to be there. So with several windows the score of a moment is multiplied by the
+    sigmoid of its mean saliency, which training pushes towards 0 where a query has nothing to do with the video.
+
     Args:
         model, processor: Of `from_pretrained`.
         video (`(T, D)`): Clip features of the whole video.
@@ -111,6 +114,8 @@ def find_moments(
     results = []
     for per_window, scores in zip(found, saliency / times_seen):
         moments = merge_moments(per_window, bounds, clip_length)
+        if len(starts) > 1:
+            moments[:, 2] *= _relevance(moments, scores, clip_length)
         moments = moments[moments[:, 2].argsort(descending=True, stable=True)]
         if nms_threshold is not None:
             moments = temporal_nms(moments[None], nms_threshold)[0]
@@ -178,3 +183,11 @@ def merge_moments(
                 track.end = end
             track.score, track.seen_to, track.last_window = max(score, track.score), stop, window
     return torch.tensor([[track.start, track.end, track.score] for track in tracks])
+
+
+def _relevance(moments: torch.Tensor, saliency: np.ndarray, clip_length: float) -> torch.Tensor:
+    """Sigmoid of the mean saliency of the clips that each of the moments `(K, 3)` touches, `(K,)`."""
+    first = (moments[:, 0] / clip_length + 1e-4).long().clamp(max=len(saliency) - 1)
+    last = (moments[:, 1] / clip_length - 1e-4).long().clamp(max=len(saliency) - 1).maximum(first)
+    summed = torch.from_numpy(np.concatenate([[0.0], np.cumsum(saliency)]))
+    return torch.sigmoid((summed[last + 1] - summed[first]) / (last + 1 - first)).float()

@@ -109,8 +109,31 @@ def test_top_k_and_threshold_count_over_all_windows():
     runs = [(3, 9, 1), (30, 36, 3), (60, 66, 2)]
     (result,), _ = ask([runs], clips=97, window_clips=16, top_k=2)
     assert [m["start"] for m in result["moments"]] == [15.0, 30.0]
-    (result,), _ = ask([runs], clips=97, window_clips=16, score_threshold=0.97)
+    (result,), _ = ask([runs], clips=97, window_clips=16, score_threshold=0.85)
     assert len(result["moments"]) == 2
+
+
+def test_a_window_without_the_moment_does_not_outshine_the_one_that_has_it():
+    """A model that is sure of something everywhere: the saliency says where its query has to do with the video."""
+
+    class SureOfItself(RunFinder):
+        def forward(self, video_features, **inputs):
+            outputs = super().forward(video_features, **inputs)
+            outputs.saliency_scores = outputs.saliency_scores * 6 - 3
+            is_empty = (video_features[..., 0] <= 0).all(dim=1)
+            outputs.logits[is_empty, 0, 0] = 9.0
+            return outputs
+
+    video = np.zeros((97, 1), np.float32)
+    video[30:36] = 1
+    processor = MomentRetrievalProcessor(clip_length=CLIP, normalize_features=False)
+    text = [np.zeros((1, 1), np.float32)]
+    (result,) = find_moments(SureOfItself(), processor, video, text, window_clips=16)
+    assert (result["moments"][0]["start"], result["moments"][0]["end"]) == (15.0, 18.0)
+    assert all(moment["score"] < 0.1 for moment in result["moments"][1:])
+    # In a single window the score is the model's own.
+    (result,) = find_moments(SureOfItself(), processor, video[:16], text)
+    assert result["moments"][0]["score"] == pytest.approx(torch.tensor([9.0, 0.0]).softmax(0)[0].item())
 
 
 def test_no_window_is_longer_than_the_model_takes():
