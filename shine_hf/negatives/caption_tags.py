@@ -10,12 +10,36 @@ from collections.abc import Sequence
 
 ACTOR = "person"  # Charades calls everyone so; in other corpora it is a noun like others
 PARTICLES = frozenset(["down", "up", "out", "off", "on", "away", "around", "through", "by"])
-PREPOSITIONS_BEFORE_GERUND = frozenset(["by", "from", "after", "before", "with", "for", "of", "at", "without", "about"])
+PREPOSITIONS_BEFORE_GERUND = frozenset(
+    ["by", "from", "after", "before", "with", "for", "of", "at", "without", "about"]
+)
 ADVERBS_BEFORE_PREPOSITION = frozenset(["back", "over", "in"])
 NEVER_MASKED = frozenset(["when", "where", "how", "why", "than"])
-SUBJECT_PRONOUNS = frozenset(["i", "you", "he", "she", "it", "we", "they", "someone", "somebody", "everyone", "who", "that", "which"])
+SUBJECT_PRONOUNS = frozenset(
+    ["i", "you", "he", "she", "it", "we", "they", "someone", "somebody", "everyone", "who", "that", "which"]
+)
 NOUNS_IN_ING = frozenset(
-    ["anything", "beginning", "building", "ceiling", "clothing", "drawing", "ending", "evening", "everything", "king", "morning", "nothing", "painting", "railing", "ring", "something", "string", "thing", "wing"]
+    [
+        "anything",
+        "beginning",
+        "building",
+        "ceiling",
+        "clothing",
+        "drawing",
+        "ending",
+        "evening",
+        "everything",
+        "king",
+        "morning",
+        "nothing",
+        "painting",
+        "railing",
+        "ring",
+        "something",
+        "string",
+        "thing",
+        "wing",
+    ]
 )
 AUXILIARIES_IN_S = frozenset(["is", "was", "does", "has", "gets", "'s"])
 
