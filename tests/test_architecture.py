@@ -21,7 +21,7 @@ ALLOWED = {
     "visualization": {"metrics"},
     "conversion": {"modeling"},
     "data": {"modeling", "encoders", "negatives", "options"},
-    "training": {"modeling", "losses", "metrics", "data", "visualization", "hub"},
+    "training": {"modeling", "losses", "metrics", "data", "encoders", "visualization", "hub"},
     "inference": {"modeling", "encoders", "data"},
     "hub": {"metrics", "data", "negatives", "modeling", "visualization"},
 }

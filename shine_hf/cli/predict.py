@@ -71,7 +71,7 @@ def _from_features(args, model, processor):
         dataset=args.dataset,
         data_dir=args.data_dir,
         video_features=args.video_features or [],
-        text_features=args.text_features or model.config.text_encoder or "words:",
+        text_features=_text_features(args, model.config),
     )
     # Simulated features are made from annotations; real ones of a single video need none.
     needs_annotations = args.split or any(spec.startswith("simulated") for spec in data.video_features)
@@ -92,6 +92,18 @@ def _from_features(args, model, processor):
         top_k=args.top_k,
         nms_threshold=args.nms_threshold,
     )
+
+
+def _text_features(args, config) -> str:
+    """Those that are asked for, else the encoder that the model was trained with."""
+    from ..encoders import is_text_encoder_spec
+
+    spec = args.text_features or config.text_encoder or ""
+    if not args.text_features and not is_text_encoder_spec(spec):
+        raise ValueError(
+            f"the model was trained with text features of a store ({spec or 'unknown'}): name them with --text-features"
+        )
+    return spec
 
 
 def _from_video(args):

@@ -74,6 +74,8 @@ class FeatureStore(ABC):
         if kind not in _FILE_STORES:
             kinds = ", ".join([*_FILE_STORES, "packed", "simulated"])
             raise ValueError(f"unknown feature store {spec!r}: expected KIND:PATH with one of {kinds}")
+        if not where:
+            raise ValueError(f"feature store {spec!r}: the path is missing, {kind}:PATH is expected")
         return _FILE_STORES[kind](Path(where).expanduser())
 
     @staticmethod

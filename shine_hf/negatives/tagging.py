@@ -62,7 +62,7 @@ class Tagger:
             )
 
     def tag(self, queries: Iterable[str], processes: int = 1) -> list[TaggedQuery]:
-        """Tag queries, in order. `processes` > 1 pays from some ten thousand queries on."""
+        """Tag queries, in order. `processes` > 1 pays for pipelines that are slower than the packaged one (36,724 queries in 6 s)."""
         texts = [query.strip() for query in queries]
         unique = list(dict.fromkeys(texts))
         docs = self.nlp.pipe(unique, batch_size=BATCH_SIZE, n_process=processes)

@@ -9,6 +9,7 @@ from transformers import AutoModel, set_seed
 
 from ..data.collator import DataCollatorForMomentRetrieval
 from ..data.loading import VALIDATION, load_splits, split_validation, text_source, training_rows, video_store
+from ..encoders import is_text_encoder_spec
 from ..modeling import MomentRetrievalProcessor
 from .recipe import CONFIGS, Recipe
 from .trainer import ShineTrainer, last_whole_checkpoint
@@ -74,8 +75,8 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
             "video_dim": videos.dim,
             "text_dim": texts.dim,
             "video_feature_dims": videos.dims if len(videos.dims) > 1 else None,
-            "video_encoder": videos.encoder or "+".join(data.video_features),
-            "text_encoder": data.text_features,
+            "video_encoder": videos.encoder or "+".join(map(_without_path, data.video_features)),
+            "text_encoder": _without_path(data.text_features),
             **config_overrides,
         }
         try:
@@ -86,6 +87,9 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
         model = AutoModel.from_pretrained(recipe.model.model, **config_overrides)
         videos = video_store(data, all_splits, model.config.clip_length)
     processor = MomentRetrievalProcessor.from_config(model.config)
+    sentences = [query for rows in splits.values() for query in rows["query"]]
+    sentences += [query for rows in splits.values() for negatives in rows["negative_queries"] for query in negatives]
+    texts.prefetch([query for query in sentences if query], progress=not args.disable_tqdm)
 
     collator = DataCollatorForMomentRetrieval(
         processor,
@@ -114,6 +118,12 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
         processing_class=processor,
     )
     return trainer, splits
+
+
+def _without_path(spec: str) -> str:
+    """What a model may tell of its features: an encoder or a simulation in full, of a store its kind (a path is nobody's business)."""
+    kind = spec.partition(":")[0]
+    return spec if kind == "simulated" or is_text_encoder_spec(spec) else f"{kind}:"
 
 
 def _checkpoint_to_resume(args) -> str | None:

@@ -19,6 +19,7 @@ from .training_args import ShineTrainingArguments
 
 BEST_MODEL_FOLDER = "best"
 BOOTSTRAP_RESAMPLES = 1000
+LOCAL_ARGUMENTS = ("output_dir", "run_name", "resume_from_checkpoint", "logging_dir", "deepspeed", "fsdp_config")
 
 
 class ShineTrainer(Trainer):
@@ -204,10 +205,11 @@ class ShineTrainer(Trainer):
         super()._save(output_dir, state_dict)
         output_dir = output_dir or self.args.output_dir
         if self.args.should_save:
-            # The arguments as JSON (tokens are masked by transformers) instead of a pickle.
+            # The arguments as JSON instead of a pickle: transformers masks tokens, and paths of this machine are left out.
             os.remove(os.path.join(output_dir, "training_args.bin"))
+            settings = {name: value for name, value in self.args.to_dict().items() if name not in LOCAL_ARGUMENTS}
             with open(os.path.join(output_dir, "training_args.json"), "w", encoding="utf-8") as file:
-                file.write(self.args.to_json_string())
+                json.dump(settings, file, indent=2, default=str)
 
 
 def last_whole_checkpoint(output_dir: str) -> str | None:
