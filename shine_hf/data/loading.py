@@ -10,7 +10,8 @@ import numpy as np
 
 logger = logging.getLogger(__name__)
 
-ORIGINAL_DATASETS = ("charades_cg", "activitynet_cg")
+# The datasets that are read from their original files -> which negatives they get if none are named.
+DEFAULT_NEGATIVES = {"charades_cg": "gpt-3.5-turbo", "activitynet_cg": "lexical"}
 HUB_DATASETS = {"charades_cg": "shine/charades-cg-negatives", "activitynet_cg": "shine/activitynet-cg-negatives"}
 VALIDATION = "validation"
 NEGATIVES_SUFFIXES = (".parquet", ".jsonl")
@@ -33,7 +34,7 @@ class DataArguments:
     negatives: str | None = field(
         default=None,
         metadata={
-            "help": "Source of the negatives: a config name, or a file of `shine-hf negatives generate`; the dataset's default if left out."
+            "help": "Source of the negatives: gpt-3.5-turbo (the authors'), lexical, random, none, another config name, or a file of `shine-hf negatives generate`; the dataset's default if left out."
         },
     )
     video_features: list[str] = field(
@@ -79,10 +80,15 @@ def load_splits(args: DataArguments) -> dict:
     Raises:
         FileNotFoundError, ValueError: for missing files, rows that break the schema, or an unknown source of negatives.
     """
-    if args.dataset in ORIGINAL_DATASETS and args.data_dir:
+    if args.dataset in DEFAULT_NEGATIVES and args.data_dir:
+        from ..negatives.splits import GENERATED_SOURCES
         from .annotations import read_compositional
 
-        splits = read_compositional(args.dataset, args.data_dir, negatives=args.negatives)
+        source = args.negatives or DEFAULT_NEGATIVES[args.dataset]
+        generated = source in GENERATED_SOURCES
+        splits = read_compositional(args.dataset, args.data_dir, negatives="none" if generated else source)
+        if generated:
+            splits = _generate_negatives(splits, args.dataset, source)
     elif ".jsonl" in args.dataset:
         splits = _read_jsonl_splits(args.dataset, args.negatives)
     else:
@@ -121,6 +127,16 @@ def _read_jsonl_splits(spec: str, negatives: str | None) -> dict:
     parts = [part.rpartition("=") for part in spec.split(",")]
     splits = {name or "test": read_jsonl(Path(path)) for name, _, path in parts}
     return _merge_negatives(splits, negatives) if negatives else splits
+
+
+def _generate_negatives(splits: dict, dataset: str, source: str) -> dict:
+    """Write negatives for the training rows, here and now; `shine-hf negatives generate` writes them once into a file."""
+    from ..negatives.splits import GENERATED_SOURCES, generate_for_splits
+
+    logger.info("writing %s negatives for the training queries of %s", source, dataset)
+    rows = {name: split.to_list() for name, split in splits.items()}
+    rows = generate_for_splits(dataset, rows, GENERATED_SOURCES[source], only=["train"])
+    return splits | {"train": type(splits["train"]).from_list(rows["train"], features=splits["train"].features)}
 
 
 def _merge_negatives(splits: dict, file: str) -> dict:

@@ -10,6 +10,7 @@ import datasets
 
 from ..data.annotations import SPLITS, add_negatives, compositional_rows, read_negatives
 from ..data.schema import FEATURES, check_rows
+from ..negatives.splits import generate_for_splits
 from .sources import ANNOTATIONS, AUTHORS_NEGATIVES
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
@@ -94,7 +95,7 @@ class CompositionalNegatives(datasets.GeneratorBasedBuilder):
             for file in self.config.negatives_files:
                 add_negatives(rows, read_negatives(Path(file)), source=file)
         elif self.config.generator:
-            rows = generate_for_all_splits(self.dataset, rows, self.config.generator, self.config.seed)
+            rows = generate_for_splits(self.dataset, rows, self.config.generator, self.config.seed)
         else:
             path = AUTHORS_NEGATIVES[self.dataset].locate(data_dir, dl_manager.download)
             add_negatives(rows, read_negatives(path), source=str(path))
@@ -150,53 +151,6 @@ class _Rows:
     """Rows as one argument: `datasets` takes a plain list for shards."""
 
     rows: list[dict] = field(default_factory=list)
-
-
-def generate_for_all_splits(
-    dataset: str, rows: Mapping[str, list[dict]], generator: str, seed: int
-) -> dict[str, list[dict]]:
-    """Negatives of every split, with the words of the training queries: `lexical` or `random_words`.
-
-    The test splits have some too, so that the order positive > level 1 > 2 > 3 can be measured there.
-
-    Raises:
-        ValueError: for an unknown generator. ImportError: where the extra `negatives` is not installed.
-    """
-    from ..negatives.generate import generate_negatives
-    from ..negatives.masking import RATIOS_OF_DATASET, MaskingOptions, mask_query
-    from ..negatives.tagging import Tagger
-    from ..negatives.validation import PositiveQueries, Validator
-    from ..negatives.vocabulary import Vocabulary
-
-    tagger, masking = Tagger(), MaskingOptions(RATIOS_OF_DATASET[dataset])
-    # The test splits share videos: what is written for one may be true by another.
-    positives = PositiveQueries(row for split_rows in rows.values() for row in split_rows)
-    training = [mask_query(query, masking) for query in tagger.tag(row["query"] for row in rows["train"])]
-    vocabulary = Vocabulary(training)
-    if generator == "lexical":
-        from ..negatives.generators.lexical import LexicalGenerator
-
-        fills = LexicalGenerator(training, seed=seed)
-    elif generator == "random_words":
-        from ..negatives.generators.random_words import RandomWordsGenerator
-
-        fills = RandomWordsGenerator(vocabulary, seed=seed)
-    else:
-        raise ValueError(f"unknown generator {generator!r}: lexical or random_words")
-    generated = {}
-    for split, split_rows in rows.items():
-        table = datasets.Dataset.from_list(split_rows, features=FEATURES)
-        with_negatives, _ = generate_negatives(
-            table,
-            fills,
-            vocabulary=vocabulary,
-            masking=masking,
-            tagger=tagger,
-            validator=Validator(vocabulary=vocabulary, tagger=tagger, positives=positives),
-            progress=datasets.is_progress_bar_enabled(),
-        )
-        generated[split] = with_negatives.select_columns(list(FEATURES)).to_list()
-    return generated
 
 
 def find_videos(folder: str | None, vids: set[str]) -> dict[str, str]:

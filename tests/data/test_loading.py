@@ -8,6 +8,7 @@ from shine_hf.data.annotations import compositional_rows
 from shine_hf.data.loading import DataArguments, load_splits, split_validation, text_source, training_rows, video_store
 from shine_hf.data.schema import FEATURES
 
+from ..made_up import write_charades_cg
 from .made_up import make_row, make_rows, write_compositional_files, write_jsonl
 
 
@@ -150,3 +151,18 @@ def test_features_of_another_clip_length_are_refused(tmp_path):
     assert video_store(args, splits, 1.0).encoder == "pixels:"
     with pytest.raises(ValueError, match=r"a clip for every 1\.0 s, but clip_length is 0\.5"):
         video_store(args, splits, 0.5)
+
+
+def test_negatives_that_need_no_model_are_written_on_the_spot(tmp_path):
+    write_charades_cg(tmp_path)
+    splits = load_splits(DataArguments(dataset="charades_cg", data_dir=str(tmp_path), negatives="random"))
+    for row in splits["train"]:
+        assert (
+            len(row["negative_queries"]) == len(row["negative_flags"]) == 3
+            and row["query"] not in row["negative_queries"]
+        )
+    assert splits["train"].features == splits["novel_word"].features and not any(
+        splits["novel_word"]["negative_queries"]
+    )
+    none = load_splits(DataArguments(dataset="charades_cg", data_dir=str(tmp_path), negatives="none"))
+    assert not any(none["train"]["negative_queries"])

@@ -1,0 +1,63 @@
+"""Negatives for the splits of a dataset, from the words of its training queries."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+# Source of the negatives, as configs are called -> its generator.
+GENERATED_SOURCES = {"lexical": "lexical", "random": "random_words"}
+
+
+def generate_for_splits(
+    dataset: str, rows: Mapping[str, list[dict]], generator: str, seed: int = 0, only: Collection[str] | None = None
+) -> dict[str, list[dict]]:
+    """Negatives that need no model, `lexical` or `random_words`.
+
+    Test splits can have some too, so that the order positive > level 1 > 2 > 3 can be measured there.
+
+    Args:
+        dataset: Name, by which the mask ratios are chosen; those of Charades-CG where it is not known.
+        rows: Split name -> rows of the schema; `train` gives the dictionary.
+        generator: `lexical` or `random_words`.
+        seed: Of the generator.
+        only: The splits that get negatives; all of them if left out.
+
+    Raises:
+        ValueError: for an unknown generator. ImportError: where the extra `negatives` is not installed.
+    """
+    import datasets
+
+    from ..data.schema import FEATURES
+    from .generate import generate_negatives
+    from .generators.lexical import LexicalGenerator
+    from .generators.random_words import RandomWordsGenerator
+    from .masking import RATIOS, RATIOS_OF_DATASET, MaskingOptions, mask_query
+    from .tagging import Tagger
+    from .validation import PositiveQueries, Validator
+    from .vocabulary import Vocabulary
+
+    if generator not in GENERATED_SOURCES.values():
+        raise ValueError(f"unknown generator {generator!r}: {' or '.join(GENERATED_SOURCES.values())}")
+    tagger, masking = Tagger(), MaskingOptions(RATIOS_OF_DATASET.get(dataset, RATIOS))
+    # The test splits share videos: what is written for one may be true by another.
+    positives = PositiveQueries(row for split_rows in rows.values() for row in split_rows)
+    training = [mask_query(query, masking) for query in tagger.tag(row["query"] for row in rows["train"])]
+    vocabulary = Vocabulary(training)
+    fills = (
+        LexicalGenerator(training, seed=seed)
+        if generator == "lexical"
+        else RandomWordsGenerator(vocabulary, seed=seed)
+    )
+    generated = dict(rows)
+    for split in rows if only is None else only:
+        with_negatives, _ = generate_negatives(
+            datasets.Dataset.from_list(rows[split], features=FEATURES),
+            fills,
+            vocabulary=vocabulary,
+            masking=masking,
+            tagger=tagger,
+            validator=Validator(vocabulary=vocabulary, tagger=tagger, positives=positives),
+            progress=datasets.is_progress_bar_enabled(),
+        )
+        generated[split] = with_negatives.select_columns(list(FEATURES)).to_list()
+    return generated
