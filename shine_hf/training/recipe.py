@@ -68,7 +68,9 @@ class Recipe:
 
 def make_parser() -> HfArgumentParser:
     """The parser of the training command: one option per field, and `--config`."""
-    parser = HfArgumentParser((ModelArguments, DataArguments, ShineTrainingArguments), add_help=False)
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, ShineTrainingArguments), add_help=False, prog="shine-hf train"
+    )
     parser.add_argument("--config", help="Recipe: a YAML file, or the name of a packaged one.")
     return parser
 
