@@ -67,10 +67,14 @@ def _extract(args: argparse.Namespace) -> int:
         raise ValueError(f"--clip-length and --workers must be positive; got {args.clip_length} and {args.workers}")
     videos = find_videos(args.videos)
     unreadable = extract_features(videos, args.output, args.encoder, args.clip_length, args.workers)
-    if PartialState().is_main_process:
+    state = PartialState()
+    if state.is_main_process:
         print(f"{args.output}: features of {len(videos) - len(unreadable):,} of {len(videos):,} videos")
         for _, reason in unreadable:
             print(f"not read: {reason}")
+    if state.num_processes > 1:
+        # A process that leaves while the other still holds the connection may be aborted at its very end.
+        state.destroy_process_group()
     return 1 if unreadable else 0
 
 

@@ -119,6 +119,7 @@ def test_processes_share_the_videos(videos, tmp_path):
         PixelEncoder.encode_video = counted
         listed = extract_features(find_videos(r"{videos}"), r"{tmp_path}/features", "{SPEC}", 0.5)
         assert [path.name for path, _ in listed] == ["broken.mp4"], listed
+        PartialState().destroy_process_group()
         """)
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
