@@ -313,7 +313,9 @@ def _generate(args: argparse.Namespace) -> int:
     print(f"{len(negatives):,} rows: {args.output}")
     missing = sum(counter["missing"] for counter in summary.flags)
     if missing:
-        print(f"{missing:,} levels have no answer; the same command goes on where it stopped")
+        print(
+            f"{missing:,} levels have no answer: the same command asks again for those that got none, --repair or another --seed for those refused"
+        )
     return 1 if missing else 0
 
 

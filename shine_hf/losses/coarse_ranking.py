@@ -25,7 +25,7 @@ def coarse_ranking_loss(
     top_k_divisor: int = 8,
     irrelevant_mask: torch.Tensor | None = None,
 ) -> CoarseRankingLoss:
-    r"""Coarse-grained saliency ranking of SHINE (arXiv 2407.05118, section 3.3).
+    r"""Coarse-grained saliency ranking of SHINE (arXiv 2407.05118).
 
     With \\(\bar s\\) the mean of the k highest scores inside the moment, \\(k = \max(1, \lfloor T^+ / q \rfloor)\\), \\(\bar s^-\\) the same of the
     irrelevant query over the same clips, and \\(s^{out}\\) the highest score outside:

@@ -19,7 +19,7 @@ def fine_ranking_loss(
     compare_to: Literal["previous", "first"] = "previous",
     negative_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    r"""Fine-grained saliency ranking of SHINE (arXiv 2407.05118, section 3.3).
+    r"""Fine-grained saliency ranking of SHINE (arXiv 2407.05118).
 
     Distances are cross-entropies, means over the valid clips: \\(d_0\\) from the labels to the query's saliency, \\(d_n\\) from the query's
     saliency (taken as a constant) to that of negative n. They should grow by a margin from each to the next:

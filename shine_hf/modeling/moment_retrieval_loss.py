@@ -100,7 +100,7 @@ def negative_pair_loss(irrelevant_scores, video_mask, irrelevant_mask) -> torch.
 
 
 def rank_contrastive_loss(scores, irrelevant_scores, saliency_labels, video_mask, irrelevant_mask) -> torch.Tensor:
-    """Clips of a high grade against all clips, under the query and under an irrelevant one (QD-DETR, equation 5).
+    """Clips of a high grade against all clips, under the query and under an irrelevant one (QD-DETR, arXiv 2303.13874).
 
     Args:
         scores, irrelevant_scores, saliency_labels, video_mask (`(B, T)`), irrelevant_mask (`(B,)`): The irrelevant scores of

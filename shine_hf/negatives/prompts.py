@@ -1,6 +1,6 @@
 """What a language model is asked, and how its answer is read.
 
-The model sees a masked query and, for each mask, a sample of the training vocabulary (SHINE, section 3.2: an LLM
+The model sees a masked query and, for each mask, a sample of the training vocabulary (SHINE: an LLM
 recomposes the masked query with words of the dictionary), and answers with `{"words": [...]}`, one word per mask: the
 unmasked words cannot change then. Nothing here talks to a server.
 """
