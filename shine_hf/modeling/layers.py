@@ -10,6 +10,7 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .cpu_kernels import Dropout, PReLU, drop
 from .spans import inverse_sigmoid
 
 
@@ -47,7 +48,7 @@ class InputProjection(nn.Module):
         sizes = [input_size] + [hidden_size] * num_layers
         self.norms = nn.ModuleList(nn.LayerNorm(size) for size in sizes[:-1])
         self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:]))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         for index, (norm, linear) in enumerate(zip(self.norms, self.linears)):
@@ -107,7 +108,7 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
     if attention_mask is not None:
         weights = weights + attention_mask
     weights = weights.softmax(dim=-1)
-    output = nn.functional.dropout(weights, p=dropout, training=module.training) @ value
+    output = drop(weights, dropout, module.training) @ value
     return output.transpose(1, 2).contiguous(), weights
 
 
@@ -214,7 +215,7 @@ class FeedForward(nn.Module):
         self.linear_in = XavierLinear(config.hidden_size, config.intermediate_size)
         self.linear_out = XavierLinear(config.intermediate_size, config.hidden_size)
         self.activation = activation
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return self.linear_out(self.dropout(self.activation(self.linear_in(states))))
@@ -231,7 +232,7 @@ class EncoderLayer(GradientCheckpointingLayer):
         self.attention = MultiHeadAttention(config)
         self.feed_forward = FeedForward(config, activation)
         self.attention_norm, self.output_norm = nn.LayerNorm(config.hidden_size), nn.LayerNorm(config.hidden_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, states, position, attention_mask):
         located = states + position
@@ -251,7 +252,7 @@ class TextToVideoLayer(GradientCheckpointingLayer):
         self.attention = MultiHeadAttention(config)
         self.feed_forward = FeedForward(config, activation)
         self.attention_norm, self.output_norm = nn.LayerNorm(config.hidden_size), nn.LayerNorm(config.hidden_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, clips, position, tokens, attention_mask):
         attended, weights = self.attention(clips + position, tokens, tokens, attention_mask)
@@ -279,7 +280,7 @@ class DecoderLayer(GradientCheckpointingLayer):
         self.self_attention_norm = nn.LayerNorm(config.hidden_size)
         self.cross_attention_norm = nn.LayerNorm(config.hidden_size)
         self.output_norm = nn.LayerNorm(config.hidden_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, states, position, memory, memory_position, memory_mask, anchor_embedding=None):
         if self.conditional:
@@ -333,7 +334,7 @@ class AnchorDecoder(nn.Module):
         super().__init__()
         size = config.hidden_size
         self.layers = nn.ModuleList(
-            DecoderLayer(config, nn.PReLU(), conditional=True, is_first_layer=index == 0)
+            DecoderLayer(config, PReLU(), conditional=True, is_first_layer=index == 0)
             for index in range(config.decoder_layers)
         )
         self.norm = nn.LayerNorm(size)

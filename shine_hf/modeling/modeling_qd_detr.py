@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from .configuration_qd_detr import QDDetrConfig
+from .cpu_kernels import PReLU
 from .layers import (
     AnchorDecoder,
     EncoderLayer,
@@ -26,9 +27,9 @@ class QDDetrModel(MomentRetrievalModel):
         self.global_token = nn.Parameter(torch.empty(config.hidden_size))
         self.global_position = nn.Parameter(torch.empty(config.hidden_size))
         self.text_to_video = nn.ModuleList(
-            TextToVideoLayer(config, nn.PReLU()) for _ in range(config.text_to_video_layers)
+            TextToVideoLayer(config, PReLU()) for _ in range(config.text_to_video_layers)
         )
-        self.encoder = nn.ModuleList(EncoderLayer(config, nn.PReLU()) for _ in range(config.encoder_layers))
+        self.encoder = nn.ModuleList(EncoderLayer(config, PReLU()) for _ in range(config.encoder_layers))
         self.anchor_logits = nn.Parameter(torch.empty(config.num_queries, 2))
         self.decoder = AnchorDecoder(config)
         self.post_init()
