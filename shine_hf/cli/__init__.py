@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
             return module.main(argv[argv.index(chosen) + 1 :]) or 0
         args = parser.parse_args(argv)
         return module.main(args) or 0
-    except (ValueError, KeyError, OSError, ImportError) as error:
+    except (ValueError, KeyError, OSError, ImportError, FloatingPointError) as error:
         # The text of a KeyError is its key in quotes; everything else speaks for itself.
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"shine-hf {chosen}: error: {text}", file=sys.stderr)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> int | None:
+    """Train; the exit status after a SIGTERM is the shell's 143, as if it had not been caught."""
     from ..training.recipe import make_parser, parse_recipe
 
     if not argv or "-h" in argv or "--help" in argv:
@@ -16,6 +18,10 @@ def main(argv: Sequence[str]) -> None:
     recipe = parse_recipe(argv)
     logging.basicConfig(level=logging.INFO if recipe.training.should_log else logging.WARNING, stream=sys.stderr)
 
-    from ..training.run import run_recipe
+    from ..training.run import TrainingStopped, run_recipe
 
-    run_recipe(recipe)
+    try:
+        run_recipe(recipe)
+    except TrainingStopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + signal.SIGTERM

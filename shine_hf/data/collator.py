@@ -83,7 +83,7 @@ class DataCollatorForMomentRetrieval:
 
         Returns:
             The inputs of the models' `forward`, `labels` included. Beside what the loss reads, `labels` holds `windows (B, W, 2)` in seconds
-            as annotated (padded with -1) and `durations (B,)`, for the metrics.
+            as annotated (padded with -1) and `durations (B,)`, for the metrics, and `qids`, a list of strings, for messages.
         """
         epoch = int(self._epoch) if self.fixed_epoch is None else self.fixed_epoch
         videos = [self.video_features[row["vid"]] for row in rows]
@@ -140,6 +140,7 @@ class DataCollatorForMomentRetrieval:
             "saliency": torch.zeros(batch, longest),
             "windows": torch.full((batch, max(1, *(len(row["relevant_windows"]) for row in rows)), 2), -1.0),
             "durations": torch.tensor([float(row["duration"]) for row in rows]),
+            "qids": [row["qid"] for row in rows],
         }
         pairs = []
         for index, (row, windows, n) in enumerate(zip(rows, clipped, num_clips)):

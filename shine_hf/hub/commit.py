@@ -112,7 +112,7 @@ def publish_folder(
 
     Args:
         folder: Its files are published under their paths inside the folder.
-        repo_id: `USER/NAME` on the Hub.
+        repo_id: `USER/NAME` on the Hub; a name alone is that of a repository of the token's owner.
         repo_type: `dataset` or `model`.
         message: Of the commit.
         private: Nobody else may see it; a repository that exists and is public is refused then.
@@ -130,20 +130,13 @@ def publish_folder(
         ConnectionError: where the Hub could not be reached, or kept failing; the previous revision still stands then.
         OSError: where something else arrived than was sent.
     """
-    from huggingface_hub import HfApi, get_token
-
-    token = token or get_token()
-    api = HfApi(endpoint=endpoint, token=token)
-    if token is None:
-        raise PermissionError(
-            f"no token for {api.endpoint}: run `hf auth login`, or set HF_TOKEN to a token with write access"
-        )
+    api = _client(endpoint, token)
     files = _local_files(Path(folder), ignore)
     if not files and not extra_files:
         raise FileNotFoundError(f"{folder} holds no file to publish")
-    _refuse_secrets(files, token)
+    _refuse_secrets(files, api.token)
     attempts = _Attempts(api, repo_id)
-    attempts.until_done(lambda: _create(api, repo_id, repo_type, private, revision))
+    repo_id = attempts.until_done(lambda: _create(api, repo_id, repo_type, private, revision))
 
     def commit() -> tuple[PublishedCommit, dict[str, _File]]:
         head = Head(api, repo_id, repo_type, revision)
@@ -167,6 +160,35 @@ def publish_folder(
     return published
 
 
+def open_repository(
+    repo_id: str,
+    repo_type: str = "model",
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    endpoint: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Create a repository and a branch where they do not exist, and return the full name `USER/NAME`: arguments as of [`publish_folder`].
+
+    Raises:
+        PermissionError, ValueError, ConnectionError: as [`publish_folder`].
+    """
+    api = _client(endpoint, token)
+    return _Attempts(api, repo_id).until_done(lambda: _create(api, repo_id, repo_type, private, revision))
+
+
+def _client(endpoint: str | None, token: str | None) -> HfApi:
+    from huggingface_hub import HfApi, get_token
+
+    api = HfApi(endpoint=endpoint, token=token or get_token())
+    if api.token is None:
+        raise PermissionError(
+            f"no token for {api.endpoint}: run `hf auth login`, or set HF_TOKEN to a token with write access"
+        )
+    return api
+
+
 def _local_files(folder: Path, ignore: Sequence[str]) -> dict[str, _File]:
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder} to publish")
@@ -183,14 +205,15 @@ def _refuse_secrets(files: Mapping[str, _File], token: str) -> None:
             )
 
 
-def _create(api: HfApi, repo_id: str, repo_type: str, private: bool, revision: str | None) -> None:
-    api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True)
+def _create(api: HfApi, repo_id: str, repo_type: str, private: bool, revision: str | None) -> str:
+    repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True).repo_id
     if private and not api.repo_info(repo_id, repo_type=repo_type).private:
         raise ValueError(
             f"{repo_id} exists and is public: make it private on its settings page first, or publish elsewhere"
         )
     if revision is not None:
         api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
+    return repo_id
 
 
 def _operations(

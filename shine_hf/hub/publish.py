@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from fnmatch import fnmatch
 from pathlib import Path
 
 import yaml
@@ -13,15 +15,21 @@ from .template import render_template
 
 # Weights are safetensors; a pickle runs code where it is loaded.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+# Where pushes of a running training wait for their turn.
+UNPUSHED_FOLDER = ".unpushed"
 # What a training run leaves beside the model.
 TRAINING_LEFTOVERS = (
     "best/*",
     "checkpoint-*",
     "checkpoint-*/*",
+    f"{UNPUSHED_FOLDER}/*",
+    "_*",
     "runs/*",
     "optimizer.*",
     "scheduler.*",
+    "scaler.pt",
     "rng_state*",
+    "trainer_state.json",
     "training_args.bin",
 )
 
@@ -172,16 +180,7 @@ def publish_model(
         FileNotFoundError: for a folder that holds no model. ValueError: for pickled weights; else as [`publish_folder`].
     """
     folder = Path(folder)
-    for pattern in ("config.json", "*.safetensors"):
-        if not list(folder.glob(pattern)):
-            raise FileNotFoundError(f"{folder} holds no {pattern}: give the folder of a saved model")
-    pickles = [
-        path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES and path.name != "training_args.bin"
-    ]
-    if pickles:
-        raise ValueError(
-            f"{folder} holds pickles ({', '.join(pickles)}), which run code where they are loaded: remove them"
-        )
+    check_model_files(folder)
     return publish_folder(
         folder,
         repo_id,
@@ -189,7 +188,51 @@ def publish_model(
         message=message or f"Publish {folder.resolve().name}",
         private=private,
         revision=revision,
+        extra_files={"config.json": public_config(folder / "config.json")},
         ignore=(*IGNORED, *TRAINING_LEFTOVERS),
         endpoint=endpoint,
         token=token,
     )
+
+
+def check_model_files(folder: Path) -> None:
+    """Refuse a folder without a configuration and safetensors, or with pickles that are none of the `Trainer`'s own.
+
+    Raises:
+        FileNotFoundError, ValueError: as [`publish_model`].
+    """
+    for pattern in ("config.json", "*.safetensors"):
+        if not list(folder.glob(pattern)):
+            raise FileNotFoundError(f"{folder} holds no {pattern}: give the folder of a saved model")
+    pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES and not is_leftover(path.name)]
+    if pickles:
+        raise ValueError(
+            f"{folder} holds pickles ({', '.join(pickles)}), which run code where they are loaded: remove them"
+        )
+
+
+def is_leftover(path: str) -> bool:
+    """Whether a path inside the output folder of a training is none of the model's files."""
+    return any(fnmatch(path, pattern) for pattern in TRAINING_LEFTOVERS)
+
+
+def public_config(path: Path) -> bytes:
+    """The content of a `config.json` in which encoders that were loaded from a folder have its name, not the path on this machine."""
+    content = path.read_bytes()
+    try:
+        config = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+    public = {name: public_spec(config[name]) for name in ("video_encoder", "text_encoder") if config.get(name)}
+    if public.items() <= config.items():
+        return content
+    return (json.dumps(config | public, indent=2) + "\n").encode()
+
+
+def public_spec(spec: str) -> str:
+    """A specification of an encoder or of features; in place of a path on this machine the name that it ends with."""
+    kind, colon, where = spec.partition(":")
+    path, comma, options = where.partition(",")
+    if path and (os.path.isabs(path) or path.startswith("~") or os.path.exists(path)):
+        path = os.path.basename(os.path.normpath(path))
+    return kind + colon + path + comma + options

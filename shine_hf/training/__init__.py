@@ -1,6 +1,7 @@
 """Training: [`ShineTrainer`] and its arguments."""
 
-from .trainer import ShineTrainer, last_whole_checkpoint
+from .checkpoints import last_whole_checkpoint
+from .trainer import ShineTrainer
 from .training_args import ShineTrainingArguments
 
 __all__ = ["ShineTrainer", "ShineTrainingArguments", "last_whole_checkpoint"]

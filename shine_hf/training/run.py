@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import os
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel, set_seed
@@ -10,13 +12,21 @@ from transformers import AutoModel, set_seed
 from ..data.collator import DataCollatorForMomentRetrieval
 from ..data.loading import VALIDATION, load_splits, split_validation, text_source, training_rows, video_store
 from ..encoders import is_text_encoder_spec
+from ..hub.model_card import describe_data, public_settings
+from ..hub.push import restore_best_model
 from ..modeling import MomentRetrievalProcessor
+from .callbacks import ModelCardCallback, StopOnSignal
+from .checkpoints import is_whole, last_whole_checkpoint
 from .recipe import CONFIGS, Recipe
-from .trainer import ShineTrainer, last_whole_checkpoint
+from .trainer import ShineTrainer
 
 logger = logging.getLogger(__name__)
 
 HEADLINE_METRICS = ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU")
+
+
+class TrainingStopped(Exception):
+    """A signal ended the training before its time; the message says how to go on."""
 
 
 def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
@@ -24,6 +34,10 @@ def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
 
     Returns:
         Split name -> metrics, as they are also written to `output_dir/all_results.json`.
+
+    Raises:
+        TrainingStopped: On SIGTERM during the training, after a checkpoint was saved.
+        ConnectionError: With `push_to_hub`, where the Hub took the results not even at the end; everything is in `output_dir` then.
     """
     args = recipe.training
     set_seed(args.seed)
@@ -31,7 +45,14 @@ def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
 
     if args.do_train:
         checkpoint = _checkpoint_to_resume(args)
-        result = trainer.train(resume_from_checkpoint=checkpoint)
+        with StopOnSignal() as stop:
+            trainer.add_callback(stop)
+            result = trainer.train(resume_from_checkpoint=checkpoint)
+        if stop.stopped:
+            raise TrainingStopped(
+                f"stopped by SIGTERM at step {trainer.state.global_step} of {trainer.state.max_steps}, which is saved in "
+                f"{last_whole_checkpoint(args.output_dir)}: go on with the same command and --resume_from_checkpoint true"
+            )
         trainer.save_metrics("train", result.metrics)
         if trainer.load_best_model():
             logger.info("ending with the best model: %s = %.4f", args.metric_for_best_model, trainer.state.best_metric)
@@ -46,6 +67,9 @@ def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
             results[name] = {key.removeprefix(f"{name}_"): value for key, value in metrics.items()}
     if trainer.is_world_process_zero():
         print(format_results(results, simulated=any(s.startswith("simulated") for s in recipe.data.video_features)))
+    if args.do_train:
+        # Only now does the card know the results on the test splits; what is pushed last has them, and was verified.
+        trainer.push_to_hub() if args.push_to_hub else trainer.create_model_card()
     return results
 
 
@@ -116,8 +140,28 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
         train_dataset=splits.get("train"),
         eval_dataset={name: rows for name, rows in splits.items() if name in watched},
         processing_class=processor,
+        card=ModelCardCallback(
+            lambda: describe_data(data, splits),
+            settings={"data": _data_settings(data)},
+            base_model=None if is_new or os.path.isdir(recipe.model.model) else recipe.model.model,
+        ),
     )
     return trainer, splits
+
+
+def _data_settings(data) -> dict[str, object]:
+    """The settings of the data that differ from the defaults, apart from what the card tells in words."""
+    told = (
+        "dataset",
+        "data_dir",
+        "negatives",
+        "video_features",
+        "text_features",
+        "eval_splits",
+        "eval_during_training",
+    )
+    settings = {name: value for name, value in vars(data).items() if name not in told}
+    return public_settings(settings, {f.name: f.default for f in dataclasses.fields(data)})
 
 
 def _without_path(spec: str) -> str:
@@ -132,6 +176,13 @@ def _checkpoint_to_resume(args) -> str | None:
     if wanted is None or str(wanted).lower() in ("false", ""):
         return None
     if str(wanted).lower() != "true":
+        if not is_whole(wanted):
+            raise ValueError(
+                f"{wanted} is not a whole checkpoint: it is missing, or its saving was interrupted. The last whole one of this run is "
+                f"{last_whole_checkpoint(args.output_dir)}"
+            )
+        if args.should_save:
+            restore_best_model(wanted, args.output_dir)
         return wanted
     checkpoint = last_whole_checkpoint(args.output_dir)
     logger.info("resuming from %s", checkpoint) if checkpoint else logger.info("no checkpoint yet: starting anew")

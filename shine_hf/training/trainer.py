@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import logging
 import math
 import os
+import shutil
 from collections import defaultdict
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from transformers import EvalPrediction, IntervalStrategy, Trainer
+from accelerate.utils import gather_object
+from transformers import EvalPrediction, IntervalStrategy
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..hub.push import BEST_MODEL_FOLDER
 from ..losses import ShineLoss
 from ..metrics import moment_retrieval_metrics, saliency_order
 from ..modeling.moment_retrieval_loss import is_inside, masked_mean
-from .callbacks import SetEpochCallback, StopWithoutProgress
+from .callbacks import SaveAfterEvaluation, SetEpochCallback, StopWithoutProgress, ignore_sigterm
+from .checkpoints import STATE_FILE, is_whole, last_whole_checkpoint, remove_half_written, whole_folder
+from .loss_watch import LossWatch, describe
+from .pushing import PushingTrainer
 from .training_args import ShineTrainingArguments
 
-BEST_MODEL_FOLDER = "best"
+logger = logging.getLogger(__name__)
+
 BOOTSTRAP_RESAMPLES = 1000
 LOCAL_ARGUMENTS = ("output_dir", "run_name", "resume_from_checkpoint", "logging_dir", "deepspeed", "fsdp_config")
 
 
-class ShineTrainer(Trainer):
+class ShineTrainer(PushingTrainer):
     """
     Trains a moment-retrieval model with its base loss plus the SHINE ranking losses, and evaluates moments and saliency order.
 
@@ -33,6 +45,7 @@ class ShineTrainer(Trainer):
         model, args, data_collator, train_dataset, eval_dataset: As of `Trainer`; the datasets have the columns of the schema.
         processing_class (`MomentRetrievalProcessor`): Turns outputs into moments, and is saved with the model.
         shine_loss (`ShineLoss`, *optional*): The ranking losses; by default those that `args` describe.
+        card (`ModelCardCallback`, *optional*): Collects what the model card says; pass one that knows the data.
     """
 
     def __init__(
@@ -62,6 +75,8 @@ class ShineTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         # Sums of the loss terms since the last log (training) or since the start of the evaluation, on the device.
         self._terms = {True: defaultdict(float), False: defaultdict(float)}
+        self._watch = LossWatch()
+        self.add_callback(SaveAfterEvaluation())
         if hasattr(data_collator, "set_epoch"):
             self.add_callback(SetEpochCallback(data_collator))
         if args.early_stopping_patience is not None and args.eval_strategy != IntervalStrategy.NO:
@@ -71,7 +86,9 @@ class ShineTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Base loss of the model plus the weighted SHINE losses; every term is kept for the next log."""
-        outputs = model(**inputs)
+        # The names of the rows are for messages, not for the model: strings would have it compiled anew for each batch.
+        labels = {name: value for name, value in inputs["labels"].items() if name != "qids"}
+        outputs = model(**{**inputs, "labels": labels})
         loss, terms = outputs.get("loss"), dict(outputs.get("loss_dict") or {})
         if self.shine_loss is not None:
             negatives = outputs.get("negative_saliency_scores")
@@ -90,6 +107,8 @@ class ShineTrainer(Trainer):
             loss, terms = ranking if loss is None else loss + ranking, terms | ranking_terms
         if loss is None:
             raise ValueError(f"{type(self.model).__name__} returned no loss, and the SHINE losses are off")
+        if self.model.training:
+            self._watch.record(self.state.global_step + 1, loss, outputs, inputs)
         sums = self._terms[self.model.training]
         for name, value in terms.items():
             sums[name] += value.detach()
@@ -108,18 +127,51 @@ class ShineTrainer(Trainer):
         return means
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the loss terms to the logs of training steps, and stop on a loss that is not a number."""
+        """
+        Add the loss terms to the logs of training steps, and stop on a loss that is not a number.
+
+        Raises:
+            FloatingPointError: The mean loss since the last log is not finite; names the first such step and its queries.
+        """
         if "loss" in logs:
             logs |= self._mean_terms(training=True, prefix="")
             if not math.isfinite(logs["loss"]):
                 broken = [
                     name for name, value in logs.items() if name.startswith("loss_") and not math.isfinite(value)
                 ]
-                raise FloatingPointError(
-                    f"the loss is {logs['loss']} at step {self.state.global_step} (terms: {', '.join(broken) or 'none of its parts'}). "
-                    "Lower the learning rate, or train in float32; the last checkpoint is still good"
+                raise self._not_a_number(
+                    f"the loss is {logs['loss']} (terms: {', '.join(broken) or 'none of its parts'})"
                 )
+        elif "train_loss" in logs:
+            # The last steps of a training that did not end on a logging step; this mean is that of one process.
+            loss = self.accelerator.gather(torch.tensor([logs["train_loss"]], device=self.args.device)).sum().item()
+            if not math.isfinite(loss):
+                raise self._not_a_number(f"the loss is {loss}")
+        self._watch.clear()
         super().log(logs, start_time)
+
+    def _not_a_number(self, what: str) -> FloatingPointError:
+        """The error that says `what` was found, and where it began. Every process must call this."""
+        where = describe(gather_object([self._watch.first_broken()]))
+        checkpoint = last_whole_checkpoint(self.args.output_dir)
+        return FloatingPointError(
+            f"{what} at step {self.state.global_step}, {where}. Look at the features and windows of these queries, lower the learning rate, "
+            f"or train in float32. "
+            + (f"The weights in {checkpoint} are good" if checkpoint else "No checkpoint was saved")
+        )
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        """As in `Trainer`, but a run that was over when its checkpoint was saved takes no further step."""
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    def _get_dataloader(self, *args, **kwargs):
+        dataloader = super()._get_dataloader(*args, **kwargs)
+        if dataloader.num_workers:
+            dataloader.worker_init_fn = functools.partial(ignore_sigterm, dataloader.worker_init_fn)
+        return dataloader
 
     # ---- evaluation --------------------------------------------------------------------------------------------------
 
@@ -190,16 +242,79 @@ class ShineTrainer(Trainer):
     def _determine_best_metric(self, metrics, trial):
         is_new_best = super()._determine_best_metric(metrics, trial)
         if is_new_best and self.args.keep_best:
-            self.save_model(os.path.join(self.args.output_dir, BEST_MODEL_FOLDER))
+            self._refuse_broken_weights()
+            best = os.path.join(self.args.output_dir, BEST_MODEL_FOLDER)
+            with self._explain_failure(best), whole_folder(best, is_writer=self.args.should_save) as folder:
+                self.save_model(folder, _internal_call=True)
         return is_new_best
 
     def load_best_model(self) -> bool:
         """Load the weights of `output_dir/best`, if there are any, and say whether."""
+        if self.state.best_metric is None or not self.args.keep_best:
+            return False
         folder = os.path.join(self.args.output_dir, BEST_MODEL_FOLDER)
-        if self.state.best_metric is None or not os.path.isdir(folder):
+        if not os.path.isdir(folder):
+            logger.warning("%s is not there, so the run ends with its last weights instead of its best", folder)
             return False
         self._load_from_checkpoint(folder)
+        self.card.on_best_model_loaded()
         return True
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """
+        As in `Trainer`.
+
+        Raises:
+            OSError: The folder could not be written, the disk being full say; names the last whole checkpoint.
+        """
+        with contextlib.nullcontext() if _internal_call else self._explain_failure(output_dir or self.args.output_dir):
+            super().save_model(output_dir, _internal_call)
+
+    def _refuse_broken_weights(self) -> None:
+        """Raise FloatingPointError on weights that are not finite: whatever is saved during training can be gone on from."""
+        weights = [getattr(weight, "to_local", weight.detach)() for weight in self.model.parameters()]
+        finite = torch.stack([weight.detach().isfinite().all() for weight in weights]).all()
+        if not self.accelerator.gather(finite.reshape(1)).all():
+            raise self._not_a_number("a weight is not a number")
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """As in `Trainer`, but a half-written checkpoint is never taken for a whole one, whatever happens meanwhile."""
+        self._refuse_broken_weights()
+        folder = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.args.should_save:
+            remove_half_written(self.args.output_dir)
+            # Written over by a run that was resumed from further back, it would look whole all along.
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(os.path.join(folder, STATE_FILE))
+        with self._explain_failure(folder):
+            try:
+                super()._save_checkpoint(model, trial)
+            except Exception:
+                if self.args.should_save and not is_whole(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # Every process writes a file of its own, and the state that marks the checkpoint as whole must come after all of them.
+        self.accelerator.wait_for_everyone()
+
+    @contextlib.contextmanager
+    def _explain_failure(self, folder: str) -> Iterator[None]:
+        """Turn what a failing disk raises, an error of torch, safetensors or the system, into an OSError that says how to go on."""
+        try:
+            yield
+        except Exception as error:
+            free = shutil.disk_usage(self.args.output_dir).free / 2**20
+            checkpoint = last_whole_checkpoint(self.args.output_dir)
+            advice = (
+                f"{checkpoint} is whole: mend the cause and resume with --resume_from_checkpoint true"
+                if checkpoint
+                else "there is no whole checkpoint yet: mend the cause and start again"
+            )
+            raise OSError(
+                f"{folder} could not be saved: {error} ({free:.0f} MiB free on its disk); {advice}"
+            ) from error
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)
@@ -210,29 +325,6 @@ class ShineTrainer(Trainer):
             settings = {name: value for name, value in self.args.to_dict().items() if name not in LOCAL_ARGUMENTS}
             with open(os.path.join(output_dir, "training_args.json"), "w", encoding="utf-8") as file:
                 json.dump(settings, file, indent=2, default=str)
-
-
-def last_whole_checkpoint(output_dir: str) -> str | None:
-    """The newest checkpoint of a run that was saved to its end; None where there is none.
-
-    The trainer's state is written last, so a checkpoint without it, or with half of it, was interrupted.
-    """
-    if not os.path.isdir(output_dir):
-        return None
-    candidates = sorted(
-        (name for name in os.listdir(output_dir) if name.startswith("checkpoint-") and name[11:].isdigit()),
-        key=lambda name: int(name[11:]),
-        reverse=True,
-    )
-    for name in candidates:
-        folder = os.path.join(output_dir, name)
-        try:
-            with open(os.path.join(folder, "trainer_state.json"), encoding="utf-8") as file:
-                json.load(file)
-        except (OSError, ValueError):
-            continue
-        return folder
-    return None
 
 
 def _saliency_inside(outputs, inputs) -> torch.Tensor:

@@ -70,6 +70,11 @@ class ShineTrainingArguments(TrainingArguments):
     # A loss that is not a number must be seen.
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave False: NaN stops the training."})
 
+    # Else a resumed run would count its evaluations without progress from 0.
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "Leave True: a resumed run goes on exactly where it was."}
+    )
+
     def __post_init__(self):
         super().__post_init__()
         # Raises on margins or a divisor that no step could be computed with, before any data is read.

@@ -212,6 +212,7 @@ def test_worker_processes_give_the_same_batches_and_follow_the_epoch(irrelevant)
         for found, expected in zip(loader, (collate(rows[i : i + 4]) for i in range(0, 12, 4)), strict=True):
             for name in ("video_features", "text_features", "negative_text_features", "negative_text_attention_mask"):
                 assert torch.equal(found[name], expected[name])
+            assert found["labels"].pop("qids") == expected["labels"].pop("qids")
             for name, label in expected["labels"].items():
                 assert torch.equal(found["labels"][name], label)
 

@@ -227,7 +227,7 @@ def model(tmp_path):
         "best/model.safetensors",
         "README.md",
     ):
-        (folder / name).write_bytes(name.encode())
+        (folder / name).write_bytes(b"{}" if name == "config.json" else name.encode())
     return folder
 
 

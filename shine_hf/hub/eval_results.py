@@ -1,0 +1,80 @@
+"""Evaluation results in the two formats of the Hub: `.eval_results/*.yaml`, and the older `model-index` of a card's header."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import yaml
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+EVAL_RESULTS_FILE = ".eval_results/moment_retrieval.yaml"
+REPORTED_METRICS = ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU", "mAP")
+TASK, TASK_NAME = "video-moment-retrieval", "Video moment retrieval"
+
+
+def eval_results_yaml(
+    results: Mapping[str, Mapping[str, float]],
+    dataset_id: str,
+    *,
+    dataset_revision: str | None = None,
+    notes: str | None = None,
+) -> str:
+    """The content of [`EVAL_RESULTS_FILE`], which the Hub shows on the model's page and on the page of the dataset.
+
+    Args:
+        results: Split -> metric -> value in percent.
+        dataset_id: Name of the dataset on the Hub.
+        dataset_revision: Its commit, where it is known.
+        notes: What has to be known about the figures, that they were obtained on simulated features say.
+    """
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    entries = [
+        EvalResultEntry(dataset_id, _task_id(split, metric), value, dataset_revision=dataset_revision, notes=notes)
+        for split, metric, value in _reported(results)
+    ]
+    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True, width=120)
+
+
+def model_index_results(
+    results: Mapping[str, Mapping[str, float]],
+    dataset_id: str,
+    dataset_name: str,
+    *,
+    dataset_config: str | None = None,
+    dataset_revision: str | None = None,
+) -> list[EvalResult]:
+    """The same figures for `huggingface_hub.ModelCardData(eval_results=…)`."""
+    from huggingface_hub import EvalResult
+
+    return [
+        EvalResult(
+            task_type=TASK,
+            task_name=TASK_NAME,
+            dataset_type=dataset_id,
+            dataset_name=dataset_name,
+            dataset_config=dataset_config,
+            dataset_split=split,
+            dataset_revision=dataset_revision,
+            metric_type=metric,
+            metric_name=f"{metric} (%)",
+            metric_value=value,
+        )
+        for split, metric, value in _reported(results)
+    ]
+
+
+def _reported(results):
+    for split, metrics in results.items():
+        for metric in REPORTED_METRICS:
+            if metric in metrics:
+                yield split, metric, round(float(metrics[metric]), 2)
+
+
+def _task_id(split: str, metric: str) -> str:
+    """`novel_composition_r1_at_0_5`: a task of the Hub has one figure, and a plain name."""
+    return re.sub(r"[^a-z0-9]+", "_", f"{split} {metric.replace('@', ' at ')}".lower())

@@ -1,0 +1,167 @@
+"""Pushing while a training runs: every revision whole, in the background, and never in the way of the training.
+
+A revision is first copied into a folder of its own, since its checkpoint may be rotated away or written anew before its turn comes. There it
+stays until the Hub has it: what a broken connection, or the end of the process, left behind is pushed with the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from .commit import PublishedCommit, publish_folder
+from .publish import check_model_files, is_leftover, public_config
+
+logger = logging.getLogger(__name__)
+
+UNFINISHED = ".partial"
+LAST_CHECKPOINT = "last-checkpoint"
+BEST_MODEL_FOLDER = "best"
+
+
+def stage_revision(
+    source: Path,
+    target: Path,
+    card: Mapping[str, bytes],
+    *,
+    state_folder: str | None = None,
+    best_model: Path | None = None,
+) -> None:
+    """Copy what a revision of the model repository is to hold.
+
+    Args:
+        source: A checkpoint, or the output folder of a run. The model is published from it, and nothing else.
+        target: The folder to make, with the layout of the repository.
+        card: Files of the card, path -> content.
+        state_folder: Keep the whole checkpoint under this name too, so that the training can be resumed from it; such a folder holds the
+            state files of the `Trainer`, which are pickles and are read with `weights_only`.
+        best_model: The best model so far, kept with the checkpoint: without it a resumed run could not end with it.
+
+    Raises:
+        FileNotFoundError, ValueError: where the source holds no model, or pickled weights.
+    """
+    check_model_files(source)
+    # Made under another name, so that a copy that was cut short is never taken for a revision.
+    unfinished = target.with_name(f"{target.name}{UNFINISHED}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        if path.is_file() and not is_leftover(path.name):
+            shutil.copy2(path, unfinished)
+    if state_folder is not None:
+        shutil.copytree(source, unfinished / state_folder)
+        if best_model is not None and best_model.is_dir():
+            shutil.copytree(best_model, unfinished / state_folder / BEST_MODEL_FOLDER)
+        _forget_paths(unfinished / state_folder / "trainer_state.json")
+    for path in unfinished.rglob("config.json"):
+        path.write_bytes(public_config(path))
+    for name, content in card.items():
+        (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
+        (unfinished / name).write_bytes(content)
+    shutil.rmtree(target, ignore_errors=True)
+    unfinished.rename(target)
+
+
+def publish_staged(
+    folder: Path, repo_id: str, *, private: bool = False, revision: str | None = None, token: str | None = None
+) -> PublishedCommit:
+    """Publish a staged revision in one commit; folders that it holds replace those of the repository. Raises as [`publish_folder`]."""
+    what = folder.name.partition("-")[2]
+    return publish_folder(
+        folder,
+        repo_id,
+        "model",
+        message=f"Training in progress, {what.replace('-', ' ')}",
+        private=private,
+        revision=revision,
+        delete=[f"{path.name}/*" for path in folder.iterdir() if path.is_dir()],
+        token=token,
+    )
+
+
+def restore_best_model(checkpoint: str | Path, output_dir: str | Path) -> None:
+    """Put the best model that a pushed checkpoint brought along where the trainer looks for it, unless there is one."""
+    source, target = Path(checkpoint) / BEST_MODEL_FOLDER, Path(output_dir) / BEST_MODEL_FOLDER
+    if source.is_dir() and not target.exists():
+        shutil.copytree(source, target)
+
+
+def _forget_paths(trainer_state: Path) -> None:
+    """The state names the folder of the best checkpoint, which is of no use on another machine."""
+    if trainer_state.is_file():
+        state = json.loads(trainer_state.read_text(encoding="utf-8"))
+        trainer_state.write_text(
+            json.dumps(state | {"best_model_checkpoint": None}, indent=2) + "\n", encoding="utf-8"
+        )
+
+
+class BackgroundPusher:
+    """
+    Publishes staged revisions one after another in a thread of its own. Failures are logged and what failed is kept: it is tried again with
+    the next revision and in [`finish`].
+
+    Args:
+        folder: Where the revisions wait. Those that an earlier process left there wait again.
+        publish: Publishes one of them.
+        keep_all: Publish every revision; otherwise a newer one replaces those that still wait.
+    """
+
+    def __init__(self, folder: Path, publish: Callable[[Path], object], keep_all: bool = False):
+        self.folder, self.publish, self.keep_all = folder, publish, keep_all
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._in_progress: Path | None = None
+
+    @property
+    def waiting(self) -> list[Path]:
+        """The revisions that are not on the Hub yet, oldest first."""
+        return sorted(path for path in self.folder.glob("*-*") if path.is_dir() and path.suffix != UNFINISHED)
+
+    def add(self, name: str, stage: Callable[[Path], None]) -> None:
+        """Let `stage` fill the folder of a revision, to be published in its turn. Returns then; raises what `stage` raises."""
+        with self._lock:
+            waiting = self.waiting
+            number = int(waiting[-1].name.partition("-")[0]) + 1 if waiting else 0
+            stage(self.folder / f"{number:04}-{name}")
+            if not self.keep_all:
+                for path in waiting:
+                    if path != self._in_progress:
+                        shutil.rmtree(path)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="push to the Hub")
+                self._thread.start()
+
+    def finish(self) -> list[Path]:
+        """Wait, try once more what failed, and return what still could not be published."""
+        if (thread := self._thread) is not None:
+            thread.join()
+        if self.waiting:
+            self._work()
+        if not self.waiting:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return self.waiting
+
+    def _work(self) -> None:
+        failed: set[Path] = set()
+        is_reachable = True
+        while True:
+            with self._lock:
+                left = [path for path in self.waiting if path not in failed]
+                self._in_progress = left[0] if left and is_reachable else None
+                if self._in_progress is None:
+                    self._thread = None
+                    return
+            try:
+                self.publish(self._in_progress)
+            # Whatever it is, it must not stop the training: the revision is kept, tried again, and at last reported.
+            except Exception as error:
+                logger.warning("%s was not pushed and is kept for later: %s", self._in_progress, error)
+                failed.add(self._in_progress)
+                # What the Hub does not answer now, it would not answer for the others either.
+                is_reachable = not isinstance(error, ConnectionError)
+            else:
+                shutil.rmtree(self._in_progress)

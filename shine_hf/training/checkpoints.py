@@ -1,0 +1,58 @@
+"""What a fault leaves on the disk: which checkpoints are whole, and folders that are there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+
+from transformers.trainer_utils import sort_checkpoints
+
+STATE_FILE = "trainer_state.json"
+
+
+def is_whole(checkpoint: str) -> bool:
+    """Whether a checkpoint was saved to its end: the trainer's state is written last, so it is missing or cut short where the rest may be."""
+    try:
+        with open(os.path.join(checkpoint, STATE_FILE), encoding="utf-8") as file:
+            json.load(file)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def last_whole_checkpoint(output_dir: str) -> str | None:
+    """The newest checkpoint of a run that was saved to its end; None where there is none."""
+    return next((folder for folder in reversed(sort_checkpoints(output_dir)) if is_whole(folder)), None)
+
+
+def remove_half_written(output_dir: str) -> None:
+    """Remove what interrupted saves left: it takes room, and the limit on the number of checkpoints would count it as one to keep."""
+    for folder in sort_checkpoints(output_dir):
+        if not is_whole(folder):
+            shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: str, is_writer: bool = True) -> Iterator[str]:
+    """
+    A folder to write to in place of `folder`, which it replaces when the block ends well. Whoever looks meanwhile, or after a crash, finds the
+    old one or the new one (or, between two renames, none), but never a half-written one.
+
+    Args:
+        is_writer (`bool`): False for the processes of a distributed run that only take part in the block.
+    """
+    parent, name = os.path.split(folder)
+    # Leading underscores are what pushes to the Hub leave out.
+    new, old = os.path.join(parent, f"_{name}"), os.path.join(parent, f"_old_{name}")
+    if is_writer:
+        shutil.rmtree(new, ignore_errors=True)
+    yield new
+    if is_writer:
+        shutil.rmtree(old, ignore_errors=True)
+        if os.path.isdir(folder):
+            os.rename(folder, old)
+        os.rename(new, folder)
+        shutil.rmtree(old, ignore_errors=True)

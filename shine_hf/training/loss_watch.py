@@ -1,0 +1,77 @@
+"""Names the queries by which a loss stopped being a number, without a device-host transfer until it did."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import torch
+
+MAX_STEPS = 1000
+
+
+class LossWatch:
+    """Keeps, of each training step since the last log, the loss `()` and a total per row `(B,)` on the device, and the row's qids."""
+
+    def __init__(self):
+        # The bound only matters to runs that are never logged.
+        self._steps = deque(maxlen=MAX_STEPS)
+
+    def record(self, step: int, loss: torch.Tensor, outputs, inputs) -> None:
+        """
+        Remember a (micro) step.
+
+        Args:
+            outputs: Of the model: `saliency_scores (B, T)`, `pred_spans (B, Q, 2)` and, where it is there, `negative_saliency_scores (B, N, T)`.
+            inputs: Of the model, with `labels`, of the collator.
+        """
+        qids = inputs["labels"].get("qids")
+        if qids is not None:
+            self._steps.append((step, loss.detach(), _row_totals(outputs, inputs), qids))
+
+    def clear(self) -> None:
+        """Forget the steps so far: their losses were numbers."""
+        self._steps.clear()
+
+    def first_broken(self) -> tuple[int, list[str], int] | None:
+        """
+        The first step of this process whose loss or outputs are not finite.
+
+        Returns:
+            The step, the qids of the rows whose outputs or targets are not finite, and the number of rows; None where all steps are sound.
+        """
+        for step, loss, totals, qids in self._steps:
+            broken = (~totals.isfinite()).tolist()
+            if any(broken) or not loss.isfinite():
+                return step, [qid for qid, is_broken in zip(qids, broken) if is_broken], len(qids)
+        return None
+
+
+@torch.no_grad()
+def _row_totals(outputs, inputs) -> torch.Tensor:
+    """One number per row, `(B,)`, that is finite if all outputs and targets of the row are: sums let NaN and infinity through."""
+    labels, clips = inputs["labels"], inputs["video_attention_mask"].bool()
+    totals = (
+        outputs["pred_spans"].float().sum(dim=(1, 2)) + labels["spans"].sum(dim=(1, 2)) + labels["saliency"].sum(dim=1)
+    )
+    # What stands at padding and under absent negatives means nothing.
+    totals = totals + outputs["saliency_scores"].float().masked_fill(~clips, 0).sum(dim=1)
+    negatives = outputs.get("negative_saliency_scores")
+    if negatives is not None:
+        present = inputs["negative_text_attention_mask"].any(dim=-1, keepdim=True) & clips.unsqueeze(1)
+        totals = totals + negatives.float().masked_fill(~present, 0).sum(dim=(1, 2))
+    return totals
+
+
+def describe(broken: list[tuple[int, list[str], int] | None]) -> str:
+    """Say in words what [`LossWatch.first_broken`] found in each process."""
+    found = [entry for entry in broken if entry is not None]
+    if not found:
+        return "the losses so far are finite, so an update of the weights broke them"
+    first = min(step for step, _, _ in found)
+    qids = [qid for step, names, _ in found if step == first for qid in names]
+    rows = sum(size for step, _, size in found if step == first)
+    if not qids:
+        return f"first at step {first}, where the outputs of all queries are finite: the loss itself overflowed"
+    if len(qids) == rows:
+        return f"first at step {first}, for all {rows} queries of its batch, so rather the weights than the data: {', '.join(qids[:3])}, …"
+    return f"first at step {first}, for {len(qids)} of {rows} queries: {', '.join(qids)}"

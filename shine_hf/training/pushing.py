@@ -1,0 +1,152 @@
+"""The side of [`ShineTrainer`] that faces the Hub: its model card, and pushes that never stop a training."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from transformers import Trainer
+from transformers.trainer_utils import HubStrategy
+
+from ..hub.commit import PublishedCommit, open_repository
+from ..hub.model_card import card_files, write_model_card
+from ..hub.publish import UNPUSHED_FOLDER, publish_model
+from ..hub.push import BEST_MODEL_FOLDER, LAST_CHECKPOINT, BackgroundPusher, publish_staged, stage_revision
+from .callbacks import ModelCardCallback
+
+logger = logging.getLogger(__name__)
+
+
+class PushingTrainer(Trainer):
+    """
+    A `Trainer` whose pushes carry the model card, hold no pickle beside the model, and are single commits that are verified.
+
+    What `hub_strategy` pushes while training: `every_save` the model of each checkpoint; `checkpoint` also the checkpoint itself, in
+    `last-checkpoint`; `all_checkpoints` each in a folder of its own; `end` nothing. These pushes go on in the background; a newer one replaces
+    those that wait, unless all checkpoints are wanted or `hub_always_push` is set. What the Hub did not take is tried again with the next
+    push and at the end of the training.
+
+    Args:
+        card (`ModelCardCallback`, *optional*): Collects what the card says; pass one that knows the data.
+        kwargs: Of `Trainer`.
+    """
+
+    def __init__(self, *args, card: ModelCardCallback | None = None, **kwargs):
+        self.card = card or ModelCardCallback()
+        self._pusher: BackgroundPusher | None = None
+        super().__init__(*args, **kwargs)
+        self.add_callback(self.card)
+
+    # ---- the card ----------------------------------------------------------------------------------------------------
+
+    def create_model_card(self, output_dir: str | None = None) -> None:
+        """Write the card, with the metrics so far, its figures and `.eval_results`, into `output_dir` (that of the arguments)."""
+        if self.is_world_process_zero():
+            write_model_card(self.card.facts(self), output_dir or self.args.output_dir)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in `Trainer`, with the card. With `push_to_hub` the model is pushed in the background: this returns before that is done."""
+        super().save_model(output_dir, _internal_call=True)
+        if _internal_call or not self.is_world_process_zero():
+            return
+        folder = output_dir or self.args.output_dir
+        self.create_model_card(folder)
+        if self.args.push_to_hub:
+            self._push_in_background(Path(folder), "model")
+
+    # ---- pushes ------------------------------------------------------------------------------------------------------
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Create the repository. A token that may not write is an error here, before any work; a Hub that is down is not.
+
+        Raises:
+            PermissionError: for a missing, wrong or read-only token. ValueError: where the repository is public but shall be private.
+        """
+        if not self.is_world_process_zero():
+            return
+        args = self.args
+        self.hub_model_id = args.hub_model_id or Path(args.output_dir).absolute().name
+        self._access = {
+            "token": token or args.hub_token,
+            "private": bool(args.hub_private_repo if private is None else private),
+            "revision": args.hub_revision,
+        }
+        self._pusher = BackgroundPusher(
+            Path(args.output_dir) / UNPUSHED_FOLDER,
+            lambda folder: publish_staged(folder, self.hub_model_id, **self._access),
+            keep_all=args.hub_always_push or args.hub_strategy == HubStrategy.ALL_CHECKPOINTS,
+        )
+        try:
+            self.hub_model_id = open_repository(self.hub_model_id, **self._access)
+        except ConnectionError as error:
+            logger.warning("%s. Nothing needs it yet: pushes will try again", error)
+
+    def push_to_hub(
+        self,
+        commit_message: str = "End of training",
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+    ) -> PublishedCommit | None:
+        """
+        Save the model with its card in `output_dir` and publish it in one commit, after what is still waiting. Returns when all has arrived
+        and was verified; every process must call it.
+
+        Returns:
+            The commit, on the main process.
+
+        Raises:
+            PermissionError, ValueError, ConnectionError, OSError: as [`publish_folder`]; the log says how to push by hand.
+        """
+        # Before the model is saved anew, since the folder may be on its way to the Hub.
+        self._finish_current_push()
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        if self.hub_model_id is None:
+            self.init_hf_repo(token, private)
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self.create_model_card()
+        given = {"token": token, "revision": revision, "private": private}
+        access = self._access | {name: value for name, value in given.items() if value is not None}
+        folder, repo_id = self.args.output_dir, self.hub_model_id
+        try:
+            return publish_model(folder, repo_id, message=commit_message, **access)
+        except Exception:
+            by_hand = f"shine-hf publish model {folder} --repo-id {repo_id}"
+            logger.error("the model is whole in %s but was not pushed; push it by hand: %s", folder, by_hand)
+            raise
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Queue the model of a checkpoint, and with some strategies the checkpoint itself. Nothing that fails here stops the training."""
+        if self.args.hub_strategy == HubStrategy.END or not self.is_world_process_zero():
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        state_folder = {
+            HubStrategy.CHECKPOINT: LAST_CHECKPOINT,
+            HubStrategy.ALL_CHECKPOINTS: Path(checkpoint_folder).name,
+        }.get(self.args.hub_strategy)
+        self._push_in_background(Path(checkpoint_folder), f"step-{self.state.global_step}", state_folder)
+
+    def _push_in_background(self, source: Path, name: str, state_folder: str | None = None) -> None:
+        def stage(target: Path) -> None:
+            best = Path(self.args.output_dir) / BEST_MODEL_FOLDER
+            # Figures are drawn when the training is over: here they would hold it up.
+            card = card_files(self.card.facts(self), with_figures=not self.is_in_train)
+            stage_revision(source, target, card, state_folder=state_folder, best_model=best)
+
+        try:
+            self._pusher.add(name, stage)
+        # A full disk, a model that is none of transformers: the checkpoint itself is saved, and the training goes on.
+        except Exception as error:
+            logger.warning("%s is saved, but will not be pushed: %s", source, error)
+
+    def _finish_current_push(self) -> None:
+        """Wait for the background, try again what failed, and say what is still not on the Hub and how to push it by hand."""
+        for folder in self._pusher.finish() if self._pusher is not None else ():
+            logger.warning(
+                "%s could not be pushed. It is kept; push it by hand: hf upload %s %s .",
+                folder,
+                self.hub_model_id,
+                folder,
+            )
