@@ -79,7 +79,7 @@ class ModelFacts:
         data: None where the trainer was given datasets that nobody described.
         results: Split -> metrics in percent.
         results_step: The step after which they were measured.
-        selection: The metric by which the model was selected and its best value; None for the last weights.
+        selection: The metric by which the model was selected, its best value, and the step after which it was reached; None for the last weights.
         settings: Group -> setting -> value, as far as they differ from the defaults.
         log_history: Of the `Trainer`, for the curves.
         environment: What was used -> version.
@@ -97,7 +97,7 @@ class ModelFacts:
     data: DataFacts | None = None
     results: dict[str, dict[str, float]] = field(default_factory=dict)
     results_step: int | None = None
-    selection: tuple[str, float] | None = None
+    selection: tuple[str, float, int] | None = None
     settings: dict[str, dict[str, object]] = field(default_factory=dict)
     log_history: list[dict] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)

@@ -181,9 +181,14 @@ class ModelCardCallback(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         self._note(metrics, state.global_step)
 
-    def on_best_model_loaded(self) -> None:
-        """The weights are others now: what was measured until now is not theirs."""
-        self.results, self._results_step, self._is_best = {}, None, True
+    def on_best_model_loaded(self, state) -> None:
+        """The weights are those of `state.best_global_step` now, and so are the results."""
+        self._is_best = True
+        self.results = {}
+        for entry in state.log_history:
+            if entry.get("step") == state.best_global_step:
+                # Of the weights at hand, and not of those of another step.
+                self._note(entry, state.global_step)
 
     def _note(self, metrics: Mapping[str, float], step: int | None) -> None:
         """`eval_{split}_mIoU` in training and `{split}_mIoU` behind it; the duration of an evaluation tells its prefix."""
@@ -216,7 +221,11 @@ class ModelCardCallback(TrainerCallback):
             data=self._data,
             results=dict(self.results),
             results_step=self._results_step,
-            selection=(args.metric_for_best_model.removeprefix("eval_"), state.best_metric) if selected else None,
+            selection=(
+                (args.metric_for_best_model.removeprefix("eval_"), state.best_metric, state.best_global_step)
+                if selected
+                else None
+            ),
             settings={
                 "model": _settings_of(config) if config is not None else {},
                 **self._settings,

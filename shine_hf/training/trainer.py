@@ -257,7 +257,7 @@ class ShineTrainer(PushingTrainer):
             logger.warning("%s is not there, so the run ends with its last weights instead of its best", folder)
             return False
         self._load_from_checkpoint(folder)
-        self.card.on_best_model_loaded()
+        self.card.on_best_model_loaded(self.state)
         return True
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

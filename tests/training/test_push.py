@@ -81,7 +81,8 @@ def test_every_revision_is_whole(hub, online, train, data, tmp_path, strategy):
             for secret in (WRITE_TOKEN, str(tmp_path), str(data), str(tmp_path / "made-up")):
                 assert secret.encode() not in content, f"{path} of {title!r} holds {secret}"
         card = files["README.md"].decode()
-        assert ("(simulated features)" in card and "| validation (simulated) |" in card) or title.endswith("model")
+        assert "(simulated features)" in card and "| validation (simulated) |" in card
+        assert ("| novel_composition (simulated) |" in card) == (title == "End of training")
     folders = {path.partition("/")[0] for path in found[-1][1] if "/" in path}
     expected = {"checkpoint": {"last-checkpoint"}, "all_checkpoints": {"checkpoint-4", "checkpoint-8"}}
     assert folders == {"figures", ".eval_results"} | expected.get(strategy, set())
