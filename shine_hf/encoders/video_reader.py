@@ -16,6 +16,8 @@ _TOLERATED_LOSS = 0.05
 # FFmpeg opens these, but they are lists of other files or still images.
 _NO_VIDEO_FORMATS = ("hls", "concat", "dash", "image2")
 _SMALL_PICTURE_PIXELS = 320 * 240
+# Within one recording no frame comes later than this.
+_CLOCK_JUMP_SECONDS = 1.0
 
 
 def import_av():
@@ -35,18 +37,31 @@ def video_duration(path: str | Path) -> float:
         FileNotFoundError: for a missing file. ValueError: for a file that is not a video. ImportError: without PyAV.
     """
     with _opened(path) as (container, stream):
-        if stream.duration:
-            return float(stream.duration * stream.time_base)
-        if container.duration:
-            return container.duration / 1e6
-        times = [
-            (packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base)
-            for packet in container.demux(stream)
-            if packet.pts is not None
-        ]
-        if not times:
+        if stated := _stated_duration(container, stream):
+            return stated
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        if not packets:
             raise ValueError(f"{path}: the file holds no frames")
-        return float(max(begin + length for begin, length in times) - min(begin for begin, _ in times))
+        timed = [packet for packet in packets if packet.pts is not None]
+        if not timed:
+            return len(packets) * _usual_frame_length(stream)
+        begin = min(packet.pts for packet in timed)
+        return float((max(packet.pts + (packet.duration or 0) for packet in timed) - begin) * timed[0].time_base)
+
+
+def _stated_duration(container, stream) -> float | None:
+    """Length of the picture in seconds by the header, if it states that: what it states of the whole file may be the length of the sound,
+    and in some formats the time of the last frame on a clock that was running before the first."""
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    if container.duration and len(container.streams) == 1 and not container.start_time:
+        return container.duration / 1e6
+    return None
+
+
+def _usual_frame_length(stream) -> float:
+    """Seconds per frame where time stamps do not tell."""
+    return float(1 / stream.average_rate) if stream.average_rate else 0.04
 
 
 def read_clips(
@@ -105,8 +120,7 @@ def _timed_frames(path: str | Path) -> Iterator[tuple[float, float, object]]:
     with _opened(path) as (container, stream):
         # Small pictures are decoded faster than threads are started.
         stream.thread_type = "AUTO" if stream.width * stream.height > _SMALL_PICTURE_PIXELS else "NONE"
-        promised = float(stream.duration * stream.time_base) if stream.duration else 0.0
-        usual_length = float(1 / stream.average_rate) if stream.average_rate else 0.04
+        promised, usual_length = _stated_duration(container, stream), _usual_frame_length(stream)
         first, end, damaged, previous = None, 0.0, 0, None
         packets = container.demux(stream)
         while True:
@@ -119,11 +133,14 @@ def _timed_frames(path: str | Path) -> Iterator[tuple[float, float, object]]:
                 damaged += 1
                 continue
             for frame in frames:
-                time = frame.time if frame.time is not None else (previous or 0.0) + usual_length
+                # Without time stamps, as in a bare stream, frames follow each other at the usual rate.
+                time = frame.time if frame.time is not None else (first or 0.0) + end
                 first = time if first is None else first
+                if previous is not None and time - first < previous - _CLOCK_JUMP_SECONDS:
+                    first = time - end  # Joined recordings: the clock was set back, the picture goes on.
                 begin = time - first
                 if previous is not None and begin < previous:
-                    continue  # A clock that jumps back: the frame is shown out of order by no player either.
+                    continue  # A little too late: no player shows a frame out of order either.
                 length = float(frame.duration * frame.time_base) if frame.duration else usual_length
                 previous, end = begin, begin + length
                 yield begin, end, frame
@@ -140,7 +157,7 @@ def _timed_frames(path: str | Path) -> Iterator[tuple[float, float, object]]:
 
 @contextlib.contextmanager
 def _opened(path: str | Path):
-    """The container of a file and its first video stream."""
+    """The container of a file and its first video stream that is more than the picture on a cover."""
     av = import_av()
     path = Path(path)
     if not path.is_file():
@@ -156,10 +173,18 @@ def _opened(path: str | Path):
                 f"{path}: not a video that can be read ({getattr(error, 'strerror', None) or error}); an interrupted download looks so too"
             ) from error
         with container:
-            names = container.format.name.split(",")
-            if not container.streams.video or any(n in _NO_VIDEO_FORMATS or n.endswith("_pipe") for n in names):
-                raise ValueError(f"{path}: no video, but {container.format.long_name or container.format.name}")
-            yield container, container.streams.video[0]
+            names, kind = container.format.name.split(","), container.format.long_name or container.format.name
+            if any(name in _NO_VIDEO_FORMATS or name.endswith("_pipe") for name in names):
+                raise ValueError(f"{path}: no video, but a picture or a list of files ({kind})")
+            pictures = [
+                stream
+                for stream in container.streams.video
+                if not stream.disposition & av.stream.Disposition.attached_pic
+            ]
+            if not pictures:
+                held = "sound alone" if container.streams.audio else "nothing; an interrupted download looks so too"
+                raise ValueError(f"{path}: no video; the file ({kind}) holds {held}")
+            yield container, pictures[0]
 
 
 class _ToRgb:

@@ -68,7 +68,7 @@ def test_frames_are_turned_upright(tmp_path, rotation):
 
 
 def test_odd_sizes_sound_and_wrong_extensions(tmp_path):
-    path = write_video(tmp_path / "odd.mp4", [grey(50, 31, 45)] * 4, audio=True)
+    path = write_video(tmp_path / "odd.mp4", [grey(50, 31, 45)] * 4, audio=1)
     path = path.rename(tmp_path / "odd.jpg")
     (clip,) = read_clips(path, 1.0, 2)
     assert clip.shape == (2, 31, 45, 3) and close(levels([clip]), [[50, 50]])
@@ -100,8 +100,17 @@ def test_sound_and_still_images_are_no_videos(tmp_path):
     with wave.open(str(tmp_path / "sound.mp4"), "wb") as file:
         file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000), file.writeframes(bytes(16000))
     Image.new("RGB", (16, 16)).save(tmp_path / "still.png")
-    for name in ("sound.mp4", "still.png"):
-        with pytest.raises(ValueError, match=f"{name}: no video, but"):
+    write_video(tmp_path / "song.mp4", [grey(9)], codec="mjpeg", audio=1, cover=True)
+    whole = write_video(tmp_path / "whole.mp4", [grey(9)] * 8, options={"movflags": "faststart"})
+    (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[:200])
+    messages = {
+        "sound.mp4": "holds sound alone",
+        "song.mp4": "holds sound alone",
+        "still.png": "but a picture",
+        "cut.mp4": "interrupted download",
+    }
+    for name, message in messages.items():
+        with pytest.raises(ValueError, match=f"{name}: no video.*{message}"):
             next(read_clips(tmp_path / name, 1.0, 1))
 
 
@@ -143,6 +152,42 @@ def test_damaged_packets_are_passed_over(tmp_path, caplog):
     path.write_bytes(content)
     with caplog.at_level(logging.WARNING):
         assert 5 <= len(list(read_clips(path, 1.0, 1))) <= 11
+
+
+def test_a_clock_that_does_not_start_at_zero(tmp_path):
+    path = write_video(
+        tmp_path / "late.mkv", [grey(20 * i) for i in range(12)], times=[100 + i / 4 for i in range(12)]
+    )
+    assert close(levels(read_clips(path, 1.0, 2)), [[20, 60], [100, 140], [180, 220]])
+    assert video_duration(path) == pytest.approx(3.0, abs=0.01)
+
+
+def test_the_length_of_the_sound_is_not_that_of_the_picture(tmp_path):
+    """Matroska states one length for the whole file."""
+    path = write_video(tmp_path / "sound.mkv", [grey(20 * i) for i in range(4)], audio=40)
+    assert video_duration(path) == pytest.approx(1.0, abs=0.05)
+
+
+def test_joined_recordings_go_on_where_the_clock_is_set_back(tmp_path):
+    path = write_video(tmp_path / "a.ts", [grey(20 * i) for i in range(12)])
+    path.write_bytes(2 * path.read_bytes())
+    once = [[20, 60], [100, 140], [180, 220]]
+    assert close(levels(read_clips(path, 1.0, 2)), once + once)
+
+
+def test_a_stream_without_time_stamps_follows_its_rate(tmp_path):
+    path = write_video(tmp_path / "bare.h264", [grey(2 * i) for i in range(100)])
+    clips = levels(read_clips(path, 1.0, 1))
+    # 25 frames a second is what FFmpeg takes for usual.
+    assert video_duration(path) == pytest.approx(4.0) and close(clips, [[24], [74], [124], [174]])
+
+
+def test_a_truncated_file_that_states_one_length_for_all(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    path = write_video(tmp_path / "cut.mkv", [rng.integers(0, 255, (32, 48, 3), dtype=np.uint8) for _ in range(40)])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert 3 <= len(list(read_clips(path, 1.0, 1))) <= 7
+    assert "the header promises 10.0 s" in caplog.text
 
 
 def test_only_sampled_clips_are_held_in_memory(tmp_path):

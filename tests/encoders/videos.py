@@ -17,10 +17,12 @@ def write_video(
     times: Sequence[float] | None = None,
     rotation: int = 0,
     codec: str = "libx264",
-    audio: bool = False,
+    audio: int = 0,
+    cover: bool = False,
     options: dict | None = None,
 ) -> Path:
-    """Write `(H, W, 3)` uint8 frames, at a constant rate or at the given times in seconds."""
+    """Write `(H, W, 3)` uint8 frames, at a constant rate or at the given times in seconds; `audio` packets of silence beside them (64 ms each).
+    With `cover` the frame is the picture on the cover of the sound."""
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.height, stream.width = frames[0].shape[:2]
@@ -29,6 +31,8 @@ def write_video(
         stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
         if rotation:
             stream.set_display_rotation(rotation)
+        if cover:
+            stream.pix_fmt, stream.disposition = "yuvj420p", av.stream.Disposition.attached_pic
         sound = container.add_stream("aac", rate=16000) if audio else None
         for index, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
@@ -37,9 +41,10 @@ def write_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
         if sound:
-            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
-            silence.sample_rate, silence.pts = 16000, 0
-            container.mux(sound.encode(silence))
+            for index in range(audio):
+                silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+                silence.sample_rate, silence.pts = 16000, 1024 * index
+                container.mux(sound.encode(silence))
             container.mux(sound.encode())
     return path
 
