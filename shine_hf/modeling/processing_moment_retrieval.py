@@ -134,7 +134,8 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         Args:
             logits (`(B, Q, 2)`, *optional*): Class scores; without them all candidates score 1.
             pred_spans (`(B, Q, 2)`): Centre and width as fractions of the video.
-            video_attention_mask (`(B, T)`), durations (`(B,)` seconds, *optional*): Where the video ends: moments are clipped to it.
+            video_attention_mask (`(B, T)`), durations (`(B,)` seconds, *optional*): Where the video ends: moments are clipped to it, those that
+                begin behind it to what it has of its last clip.
             round_to_clip_length (`bool`): Move both ends to the nearest multiple of the clip length.
             nms_threshold (`float`, *optional*): Drop a moment whose temporal IoU with a better one is above it.
 
@@ -146,13 +147,17 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         windows = span_to_window(pred_spans.float()) * covered.unsqueeze(-1)
         if round_to_clip_length:
             windows = (windows / self.clip_length).round() * self.clip_length
-        windows = windows.clamp(min=0).minimum(last.unsqueeze(-1).to(windows.dtype))
+        last = last.to(windows.dtype)
+        start, end = windows.clamp(min=0).minimum(last.unsqueeze(-1)).unbind(-1)
+        # What begins behind the end was found in the last clip, of which the video fills only a part.
+        last_clip = (torch.ceil(last / self.clip_length - 1e-4) - 1).clamp(min=0) * self.clip_length
+        start = torch.where(start < last, start, last_clip)
         if logits is None:
-            scores = torch.ones_like(windows[..., 0])
+            scores = torch.ones_like(start)
         else:
             scores = logits.float().softmax(dim=-1)[..., 0]
         order = scores.argsort(dim=1, descending=True, stable=True)
-        moments = torch.cat([windows, scores.unsqueeze(-1)], dim=-1)
+        moments = torch.stack([start, end, scores], dim=-1)
         moments = moments.gather(1, order.unsqueeze(-1).expand(-1, -1, 3))
         return moments if nms_threshold is None else temporal_nms(moments, nms_threshold)
 

@@ -69,6 +69,13 @@ def test_moments_in_seconds_best_first_and_inside_the_video():
     assert len(result["moments"]) == 2
 
 
+def test_what_begins_behind_the_end_is_what_the_video_has_of_its_last_clip():
+    processor = MomentRetrievalProcessor(clip_length=2.0)
+    spans, mask = torch.tensor([[[0.95, 0.1], [0.5, 0.2]]]), torch.ones(1, 5)
+    moments = processor.decode_moments(None, spans, mask, torch.tensor([8.3]))
+    torch.testing.assert_close(moments[0, :, :2], torch.tensor([[8.0, 8.3], [4.0, 6.0]]))
+
+
 def test_rounding_to_the_clip_length():
     processor = MomentRetrievalProcessor(clip_length=2.0)
     (result,) = processor.post_process(
