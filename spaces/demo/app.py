@@ -25,23 +25,32 @@ MAX_SECONDS = float(os.environ.get("SHINE_DEMO_MAX_SECONDS", 900))
 MAX_UPLOAD = os.environ.get("SHINE_DEMO_MAX_UPLOAD", "200mb")
 MAX_COUNTER_QUERIES = 5
 STRIP_FRAMES, CUT_FPS, CUT_HEIGHT = 24, 12, 360
+# Players of this height (pixels) leave the figure in sight, whatever the form of the video.
+PLAYER_HEIGHT = 320
 COLUMNS = ["start (s)", "end (s)", "score"]
+
+
+class Refusal(gr.Error):
+    """What a visitor is told in a pop-up; the log of the server need not hear of it."""
+
+    def __init__(self, message: str):
+        super().__init__(message, print_exception=False)
 
 
 def find_moments(find: VideoMomentRetrievalPipeline, video: str | None, query: str, counter_queries: str):
     """One request: the figure, the table of moments, and the file of the best moment."""
     if not video:
-        raise gr.Error("Upload a video or pick an example first.")
+        raise Refusal("Upload a video or pick an example first.")
     if not (query or "").strip():
-        raise gr.Error("Type what to look for.")
+        raise Refusal("Type what to look for.")
     counters = dict.fromkeys(line.strip() for line in (counter_queries or "").splitlines() if line.strip())
     counters.pop(query.strip(), None)
     if len(counters) > MAX_COUNTER_QUERIES:
-        raise gr.Error(f"At most {MAX_COUNTER_QUERIES} counter-queries, please.")
+        raise Refusal(f"At most {MAX_COUNTER_QUERIES} counter-queries, please.")
     try:
         duration = video_duration(video)
         if duration > MAX_SECONDS:
-            raise gr.Error(f"The video is {duration:.0f} s long; this demo takes up to {MAX_SECONDS:.0f} s.")
+            raise Refusal(f"The video is {duration:.0f} s long; this demo takes up to {MAX_SECONDS:.0f} s.")
         result, *others = find(video=video, query=[query.strip(), *counters], top_k=5)
         figure = plot_moments(
             query.strip(),
@@ -55,8 +64,7 @@ def find_moments(find: VideoMomentRetrievalPipeline, video: str | None, query: s
         rows = [[round(moment[key], 2) for key in ("start", "end", "score")] for moment in result["moments"]]
         return figure, rows, cut(video, *rows[0][:2]) if rows else None
     except (ValueError, OSError) as error:
-        # The name that the server gave the file says nothing to the user.
-        raise gr.Error(str(error).replace(str(Path(video).parent) + os.sep, "")) from error
+        raise _without_folder(error, video) from error
 
 
 def film_strip(video: str, duration: float) -> list[tuple]:
@@ -88,11 +96,16 @@ def cut(video: str, start: float, end: float) -> str:
 def cut_chosen(video: str | None, rows, event: gr.SelectData) -> str:
     """The file of the moment in the row that was clicked."""
     if not video:
-        raise gr.Error("The video is gone; choose it again.")
+        raise Refusal("The video is gone; choose it again.")
     try:
         return cut(video, *map(float, rows[event.index[0]][:2]))
     except (ValueError, OSError) as error:
-        raise gr.Error(str(error).replace(str(Path(video).parent) + os.sep, "")) from error
+        raise _without_folder(error, video) from error
+
+
+def _without_folder(error: Exception, video: str) -> Refusal:
+    """Where the server keeps an upload says nothing to the visitor."""
+    return Refusal(str(error).replace(str(Path(video).parent) + os.sep, ""))
 
 
 def make_examples(folder: Path) -> list[list[str]]:
@@ -118,7 +131,7 @@ def build_app(find: VideoMomentRetrievalPipeline, examples: list[list[str]]) -> 
         )
         with gr.Row():
             with gr.Column():
-                video = gr.Video(label="Video", sources=["upload"])
+                video = gr.Video(label="Video", sources=["upload"], height=PLAYER_HEIGHT)
                 query = gr.Textbox(label="Query", placeholder="a red star spins slowly above the box.")
                 counters = gr.Textbox(
                     label="Counter-queries (optional, one per line)", lines=3, max_lines=MAX_COUNTER_QUERIES
@@ -126,7 +139,10 @@ def build_app(find: VideoMomentRetrievalPipeline, examples: list[list[str]]) -> 
                 button = gr.Button("Find the moment", variant="primary")
             with gr.Column():
                 moment = gr.Video(
-                    label="Best moment (click a row below for another)", interactive=False, autoplay=True
+                    label="Best moment (click a row below for another)",
+                    interactive=False,
+                    autoplay=True,
+                    height=PLAYER_HEIGHT,
                 )
                 table = gr.Dataframe(headers=COLUMNS, type="array", interactive=False, label="Moments, best first")
         figure = gr.Plot(label="Moments and saliency", show_label=False)
