@@ -11,12 +11,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..data.loading import DEFAULT_NEGATIVES, HUB_DATASETS, VALIDATION, DataArguments
 from .dataset_card import CARD_FILE
 from .eval_results import EVAL_RESULTS_FILE, REPORTED_METRICS, TASK, eval_results_yaml, model_index_results
 from .publish import public_spec
 from .template import render_template
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +69,31 @@ class DataFacts:
 
 
 @dataclass
+class SaliencyExample:
+    """
+    One query with the model's answer, and the saliency under it and under its negatives.
+
+    Args:
+        split: That the query is of.
+        query: The sentence.
+        duration_seconds, clip_length_seconds: Of the video and of a clip.
+        windows: Annotated `[start, end]` in seconds.
+        moments: Found `[start, end, score]`, best first.
+        saliency (`(T,)`): Score of each clip under the query.
+        negative_saliency: What a negative is -> scores `(T,)` under it, from the nearest to the irrelevant query.
+    """
+
+    split: str
+    query: str
+    duration_seconds: float
+    clip_length_seconds: float
+    windows: list[list[float]]
+    moments: list[list[float]]
+    saliency: list[float]
+    negative_saliency: dict[str, list[float]]
+
+
+@dataclass
 class ModelFacts:
     """
     What a card says. Everything is plain, so that a card can be rendered without the run.
@@ -79,6 +108,7 @@ class ModelFacts:
         data: None where the trainer was given datasets that nobody described.
         results: Split -> metrics in percent.
         results_step: The step after which they were measured.
+        example: A query of the evaluation, for the picture.
         selection: The metric by which the model was selected, its best value, and the step after which it was reached; None for the last weights.
         settings: Group -> setting -> value, as far as they differ from the defaults.
         log_history: Of the `Trainer`, for the curves.
@@ -97,6 +127,7 @@ class ModelFacts:
     data: DataFacts | None = None
     results: dict[str, dict[str, float]] = field(default_factory=dict)
     results_step: int | None = None
+    example: SaliencyExample | None = None
     selection: tuple[str, float, int] | None = None
     settings: dict[str, dict[str, object]] = field(default_factory=dict)
     log_history: list[dict] = field(default_factory=list)
@@ -263,13 +294,14 @@ def _header(facts: ModelFacts) -> str:
 
 
 def _figures(facts: ModelFacts) -> dict[str, bytes]:
-    """Training curves and saliency order as PNG files, as far as there is something to draw."""
+    """Training curves, saliency order and the example as PNG files, as far as there is something to draw."""
     from ..visualization import plot_saliency_hierarchy, plot_training_curves
 
     figures = {}
     for name, plot, content in (
         ("training_curves", plot_training_curves, [_drawn(entry) for entry in facts.log_history]),
         ("saliency_hierarchy", plot_saliency_hierarchy, facts.results),
+        *([("saliency_example", _plot_example, facts.example)] if facts.example else []),
     ):
         try:
             figure = plot(content)
@@ -282,6 +314,20 @@ def _figures(facts: ModelFacts) -> dict[str, bytes]:
         figure.savefig(image, dpi=110, metadata={"Software": None})
         figures[f"figures/{name}.png"] = image.getvalue()
     return figures
+
+
+def _plot_example(example: SaliencyExample) -> Figure:
+    from ..visualization import plot_moments
+
+    return plot_moments(
+        example.query,
+        example.moments,
+        duration_seconds=example.duration_seconds,
+        windows=example.windows,
+        saliency=example.saliency,
+        negative_saliency=example.negative_saliency,
+        clip_length_seconds=example.clip_length_seconds,
+    )
 
 
 def _drawn(entry: Mapping[str, float]) -> dict[str, float]:

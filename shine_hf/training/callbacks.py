@@ -15,7 +15,8 @@ from torch import distributed
 from transformers import EarlyStoppingCallback, PreTrainedConfig, TrainerCallback
 
 from .. import __version__
-from ..hub.model_card import DataFacts, ModelFacts, public_settings
+from ..data.loading import VALIDATION
+from ..hub.model_card import DataFacts, ModelFacts, SaliencyExample, public_settings
 
 SPEED_METRICS = ("_runtime", "_per_second")
 # Arguments that say how and where a training runs, not what comes out of it.
@@ -170,6 +171,7 @@ class ModelCardCallback(TrainerCallback):
         self._data: DataFacts | None = None
         self.results: dict[str, dict[str, float]] = {}
         self._results_step: int | None = None
+        self._examples: dict[str, SaliencyExample] = {}
         self._is_best = False
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -184,11 +186,20 @@ class ModelCardCallback(TrainerCallback):
     def on_best_model_loaded(self, state) -> None:
         """The weights are those of `state.best_global_step` now, and so are the results."""
         self._is_best = True
-        self.results = {}
+        self.results, self._examples = {}, {}
         for entry in state.log_history:
             if entry.get("step") == state.best_global_step:
                 # Of the weights at hand, and not of those of another step.
                 self._note(entry, state.global_step)
+
+    def note_example(self, example: SaliencyExample) -> None:
+        """Keep a query of an evaluation for the picture."""
+        self._examples[example.split] = example
+
+    @property
+    def example(self) -> SaliencyExample | None:
+        """Of the validation split, which every run has, or else of the first that was evaluated."""
+        return self._examples.get(VALIDATION) or next(iter(self._examples.values()), None)
 
     def _note(self, metrics: Mapping[str, float], step: int | None) -> None:
         """`eval_{split}_mIoU` in training and `{split}_mIoU` behind it; the duration of an evaluation tells its prefix."""
@@ -221,6 +232,7 @@ class ModelCardCallback(TrainerCallback):
             data=self._data,
             results=dict(self.results),
             results_step=self._results_step,
+            example=self.example,
             selection=(
                 (args.metric_for_best_model.removeprefix("eval_"), state.best_metric, state.best_global_step)
                 if selected

@@ -26,6 +26,7 @@ from .callbacks import SaveAfterEvaluation, SetEpochCallback, StopWithoutProgres
 from .checkpoints import STATE_FILE, is_whole, last_whole_checkpoint, remove_half_written, whole_folder
 from .loss_watch import LossWatch, describe
 from .pushing import PushingTrainer
+from .saliency_example import ExampleRecorder
 from .training_args import ShineTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ class ShineTrainer(PushingTrainer):
         # Sums of the loss terms since the last log (training) or since the start of the evaluation, on the device.
         self._terms = {True: defaultdict(float), False: defaultdict(float)}
         self._watch = LossWatch()
+        self._example = ExampleRecorder()
         self.add_callback(SaveAfterEvaluation())
         if hasattr(data_collator, "set_epoch"):
             self.add_callback(SetEpochCallback(data_collator))
@@ -185,10 +187,14 @@ class ShineTrainer(PushingTrainer):
         finally:
             self.data_collator = training_collator
 
-    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+    def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
         self._terms[False].clear()
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        self._example.clear()
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         output.metrics.update(self._mean_terms(training=False, prefix=f"{metric_key_prefix}_"))
+        split = metric_key_prefix.removeprefix("eval_")
+        if example := self._example.describe(split, dataloader.dataset, self.processing_class.clip_length):
+            self.card.note_example(example)
         return output
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -207,6 +213,7 @@ class ShineTrainer(PushingTrainer):
             self.args.round_to_clip_length,
             self.args.nms_threshold,
         )
+        self._example.record(inputs, outputs, moments)
         return loss.detach(), (moments.float(), _saliency_inside(outputs, inputs)), labels["windows"]
 
     def compute_moment_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
@@ -241,6 +248,9 @@ class ShineTrainer(PushingTrainer):
 
     def _determine_best_metric(self, metrics, trial):
         is_new_best = super()._determine_best_metric(metrics, trial)
+        if is_new_best:
+            # Transformers leaves it out where no checkpoints are saved.
+            self.state.best_global_step = self.state.global_step
         if is_new_best and self.args.keep_best:
             self._refuse_broken_weights()
             best = os.path.join(self.args.output_dir, BEST_MODEL_FOLDER)

@@ -40,15 +40,19 @@ def train(data, tmp_path):
     return run
 
 
-def revisions(hub):
-    """Title and files of every commit but the empty first one, oldest first."""
+def commits(hub):
+    """Name and content of every commit but the empty first one, oldest first."""
     repository = hub.repository(REPO, "models")
     oid, found = repository.branches["main"], []
     while repository.commits[oid].parent is not None:
-        commit = repository.commits[oid]
-        found.append((commit.title, {path: file.content for path, file in commit.files.items()}))
-        oid = commit.parent
+        found.append((oid, repository.commits[oid]))
+        oid = repository.commits[oid].parent
     return found[::-1]
+
+
+def revisions(hub):
+    """Title and files of every commit but the empty first one, oldest first."""
+    return [(commit.title, {path: file.content for path, file in commit.files.items()}) for _, commit in commits(hub)]
 
 
 def write(files, folder):
@@ -87,6 +91,29 @@ def test_every_revision_is_whole(hub, online, train, data, tmp_path, strategy):
     expected = {"checkpoint": {"last-checkpoint"}, "all_checkpoints": {"checkpoint-4", "checkpoint-8"}}
     assert folders == {"figures", ".eval_results"} | expected.get(strategy, set())
     assert not (tmp_path / "made-up" / ".unpushed").exists()
+
+
+def test_every_revision_loads_without_the_package(hub, online, train, run_client):
+    train("all_checkpoints")
+    names = [oid for oid, _ in commits(hub)]
+    code = f"""
+import sys
+sys.modules["shine_hf"] = None  # Whoever imports it meets an ImportError.
+from transformers import AutoFeatureExtractor, AutoModel
+for revision in {names}:
+    model = AutoModel.from_pretrained("{REPO}", revision=revision, trust_remote_code=True)
+    processor = AutoFeatureExtractor.from_pretrained("{REPO}", revision=revision, trust_remote_code=True)
+    print(type(model).__name__, processor.video_dim)
+"""
+    assert len(names) == 4 and run_client(code).split("\n")[:-1] == ["QDDetrForMomentRetrieval 16"] * 4
+
+
+def test_a_model_that_was_tuned_from_a_folder_does_not_name_it(hub, online, train, tmp_path):
+    train(name="start")
+    train("every_save", "--model", str(tmp_path / "start"), "--hub_model_id", REPO, name="tuned")
+    assert hub.repository("shine/start", "models") and len(revisions(hub)) > 1
+    for path, content in revisions(hub)[-1][1].items():
+        assert str(tmp_path).encode() not in content, path
 
 
 def test_the_last_revision_has_the_results_and_its_examples_run(hub, online, train, run_client, tmp_path):
