@@ -10,11 +10,11 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .cpu_kernels import Dropout, PReLU, drop
+from .cpu_kernels import Dropout, Linear, PReLU, drop
 from .spans import inverse_sigmoid
 
 
-class XavierLinear(nn.Linear):
+class XavierLinear(Linear):
     """A linear map whose weight the model draws Xavier-uniform, as the DETR family does inside its transformer.
 
     `gain` scales the weight and `zero_bias` clears the bias; the drawing itself is in `_init_weights` of the models.
@@ -30,7 +30,7 @@ class MLP(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int, num_layers: int, xavier: bool = False):
         super().__init__()
-        linear = XavierLinear if xavier else nn.Linear
+        linear = XavierLinear if xavier else Linear
         sizes = [input_size] + [hidden_size] * (num_layers - 1) + [output_size]
         self.layers = nn.ModuleList(linear(a, b) for a, b in zip(sizes[:-1], sizes[1:]))
 
@@ -47,7 +47,7 @@ class InputProjection(nn.Module):
         super().__init__()
         sizes = [input_size] + [hidden_size] * num_layers
         self.norms = nn.ModuleList(nn.LayerNorm(size) for size in sizes[:-1])
-        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:]))
+        self.linears = nn.ModuleList(Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:]))
         self.dropout = Dropout(dropout)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from .configuration_qd_detr import QDDetrConfig
-from .cpu_kernels import PReLU
+from .cpu_kernels import Linear, PReLU
 from .layers import (
     AnchorDecoder,
     EncoderLayer,
@@ -82,8 +82,8 @@ class QDDetrForMomentRetrieval(MomentRetrievalModelWithHeads):
 
     def __init__(self, config: QDDetrConfig):
         super().__init__(config, QDDetrModel(config))
-        self.saliency_clip_head = nn.Linear(config.hidden_size, config.hidden_size)
-        self.saliency_global_head = nn.Linear(config.hidden_size, config.hidden_size)
+        self.saliency_clip_head = Linear(config.hidden_size, config.hidden_size)
+        self.saliency_global_head = Linear(config.hidden_size, config.hidden_size)
         self.post_init()
 
     def predict_spans(self, outputs):

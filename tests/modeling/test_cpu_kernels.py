@@ -1,9 +1,37 @@
-"""Ours against torch's dropout and PReLU."""
+"""Ours against torch's linear maps, dropout and PReLU."""
 
 import pytest
 import torch
 
-from shine_hf.modeling.cpu_kernels import PReLU, drop
+from shine_hf.modeling import cpu_kernels
+from shine_hf.modeling.cpu_kernels import Linear, PReLU, drop
+
+
+@pytest.mark.parametrize("shape", [(3, 17, 6), (2, 3, 5, 6), (1, 17, 6), (17, 6)])
+def test_linear_and_its_gradients_are_torchs(shape, monkeypatch):
+    monkeypatch.setattr(cpu_kernels, "HAS_AVX512", True)
+    torch.manual_seed(0)
+    ours, theirs = Linear(6, 10), torch.nn.Linear(6, 10)
+    theirs.load_state_dict(ours.state_dict())
+    gradients = []
+    for module in (ours, theirs):
+        leaf = torch.linspace(-1, 2, torch.Size(shape).numel()).view(shape).transpose(0, -2).requires_grad_()
+        output = module(leaf)
+        (output * output.detach().cos()).sum().backward()
+        gradients.append((output, leaf.grad, module.weight.grad, module.bias.grad))
+    for mine, reference in zip(*gradients):
+        torch.testing.assert_close(mine, reference)
+    assert ours(leaf).is_contiguous()
+
+
+def test_linear_asks_for_a_convolution_in_float32_alone(monkeypatch):
+    monkeypatch.setattr(cpu_kernels, "HAS_AVX512", True)
+    monkeypatch.setattr(torch.nn.functional, "conv2d", lambda *_: torch.zeros(2, 10, 1, 5))
+    layer, states = Linear(6, 10), torch.ones(2, 5, 6)
+    assert not layer(states).any()
+    assert layer.bfloat16()(states.bfloat16()).any()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer.float()(states).any()
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
