@@ -42,7 +42,7 @@ class Linear(nn.Linear):
         ):
             return super().forward(states)
         # A convolution of width 1 over the last axis but one. In memory this already is the order "channels last": nothing is copied.
-        channels = states.flatten(0, -3).unsqueeze(1).permute(0, 3, 1, 2)
+        channels = states.contiguous().flatten(0, -3).unsqueeze(1).permute(0, 3, 1, 2)
         mapped = nn.functional.conv2d(channels, self.weight[..., None, None], self.bias)
         return mapped.permute(0, 2, 3, 1).reshape(*states.shape[:-1], -1)
 
