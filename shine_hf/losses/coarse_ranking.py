@@ -8,7 +8,7 @@ from ..modeling.moment_retrieval_loss import is_inside, masked_mean
 
 
 class CoarseRankingLoss(NamedTuple):
-    """The two scalar terms; their sum is the paper's coarse loss."""
+    """The two terms, scalars (their sum is the paper's coarse loss) or one value per sample."""
 
     intra: torch.Tensor
     inter: torch.Tensor
@@ -48,6 +48,40 @@ def coarse_ranking_loss(
     Raises:
         ValueError: for a divisor below 1.
     """
+    hinges = coarse_ranking_hinges(
+        saliency_scores,
+        irrelevant_saliency_scores,
+        saliency_labels,
+        video_attention_mask,
+        intra_margin=intra_margin,
+        inter_margin=inter_margin,
+        top_k_divisor=top_k_divisor,
+    )
+    rows = coarse_ranking_rows(saliency_labels, video_attention_mask, irrelevant_mask)
+    return CoarseRankingLoss(*(masked_mean(hinge, has_term, 0) for hinge, has_term in zip(hinges, rows)))
+
+
+def coarse_ranking_rows(
+    saliency_labels: torch.Tensor, video_attention_mask: torch.Tensor, irrelevant_mask: torch.Tensor | None = None
+) -> CoarseRankingLoss:
+    """Which samples have which term of [`coarse_ranking_loss`]: `(B,)` bool each."""
+    has_moment = (is_inside(saliency_labels) & video_attention_mask.bool()).any(dim=1)
+    return CoarseRankingLoss(
+        has_moment, has_moment if irrelevant_mask is None else has_moment & irrelevant_mask.bool()
+    )
+
+
+def coarse_ranking_hinges(
+    saliency_scores: torch.Tensor,
+    irrelevant_saliency_scores: torch.Tensor,
+    saliency_labels: torch.Tensor,
+    video_attention_mask: torch.Tensor,
+    *,
+    intra_margin: float,
+    inter_margin: float,
+    top_k_divisor: int,
+) -> CoarseRankingLoss:
+    """The two hinges of each sample, `(B,)` each, before the mean of [`coarse_ranking_loss`]; numbers of samples without the term mean nothing."""
     if top_k_divisor < 1:
         raise ValueError(f"top_k_divisor must be at least 1, got {top_k_divisor}")
     scores, irrelevant = saliency_scores.float(), irrelevant_saliency_scores.float()
@@ -60,12 +94,9 @@ def coarse_ranking_loss(
     score_irrelevant = _mean_of_highest(irrelevant, inside, k)
     score_outside = scores.masked_fill(~outside, -torch.inf).max(dim=1).values
     score_outside = torch.where(outside.any(dim=1), score_outside, scores[:, 0])
-
-    has_moment = inside.any(dim=1)
-    has_irrelevant = has_moment if irrelevant_mask is None else has_moment & irrelevant_mask.bool()
     return CoarseRankingLoss(
-        intra=masked_mean((intra_margin + score_outside - score_inside).relu(), has_moment, 0),
-        inter=masked_mean((inter_margin + score_irrelevant - score_inside).relu(), has_irrelevant, 0),
+        intra=(intra_margin + score_outside - score_inside).relu(),
+        inter=(inter_margin + score_irrelevant - score_inside).relu(),
     )
 
 

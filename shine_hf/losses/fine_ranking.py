@@ -43,6 +43,39 @@ def fine_ranking_loss(
     Raises:
         ValueError: where the number of margins is not N, or for an unknown `compare_to`.
     """
+    if negative_mask is None:
+        negative_mask = torch.ones_like(negative_saliency_scores[..., 0], dtype=torch.bool)
+    hinges = fine_ranking_hinges(
+        saliency_scores,
+        negative_saliency_scores,
+        saliency_labels,
+        video_attention_mask,
+        negative_mask,
+        margins=margins,
+        compare_to=compare_to,
+    )
+    return masked_mean(hinges, fine_ranking_rows(saliency_labels, video_attention_mask, negative_mask), 0).sum()
+
+
+def fine_ranking_rows(
+    saliency_labels: torch.Tensor, video_attention_mask: torch.Tensor, negative_mask: torch.Tensor
+) -> torch.Tensor:
+    """Which samples have which hinge of [`fine_ranking_loss`]: `(B, N)` bool."""
+    has_moment = (is_inside(saliency_labels) & video_attention_mask.bool()).any(dim=1, keepdim=True)
+    return negative_mask.bool() & has_moment
+
+
+def fine_ranking_hinges(
+    saliency_scores: torch.Tensor,
+    negative_saliency_scores: torch.Tensor,
+    saliency_labels: torch.Tensor,
+    video_attention_mask: torch.Tensor,
+    negative_mask: torch.Tensor,
+    *,
+    margins: tuple[float, ...],
+    compare_to: str,
+) -> torch.Tensor:
+    """The hinges of each sample, `(B, N)`, before the mean of [`fine_ranking_loss`]; numbers of absent ones mean nothing."""
     num_negatives = negative_saliency_scores.shape[1]
     if len(margins) != num_negatives:
         raise ValueError(f"{len(margins)} margins for {num_negatives} negatives: one margin per negative is needed")
@@ -58,11 +91,8 @@ def fine_ranking_loss(
     )
     distance = torch.cat([to_query.unsqueeze(1), to_negatives], dim=1)
 
-    present = torch.ones_like(to_negatives, dtype=torch.bool) if negative_mask is None else negative_mask.bool()
-    nearer = distance.gather(1, _index_of_nearer(present, compare_to))
-    hinges = (distance.new_tensor(margins) + nearer - to_negatives).relu()
-    has_moment = (is_inside(labels) & valid).any(dim=1, keepdim=True)
-    return masked_mean(hinges, present & has_moment, 0).sum()
+    nearer = distance.gather(1, _index_of_nearer(negative_mask.bool(), compare_to))
+    return (distance.new_tensor(margins) + nearer - to_negatives).relu()
 
 
 def _index_of_nearer(present: torch.Tensor, compare_to: str) -> torch.Tensor:

@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
-from .coarse_ranking import coarse_ranking_loss
-from .fine_ranking import fine_ranking_loss
+from ..modeling.moment_retrieval_loss import mean_terms
+from .coarse_ranking import coarse_ranking_hinges, coarse_ranking_rows
+from .fine_ranking import fine_ranking_hinges, fine_ranking_rows
 
 
 class ShineLoss(nn.Module):
@@ -28,7 +29,10 @@ class ShineLoss(nn.Module):
 
     Returns:
         `(total, terms)`: the weighted sum, and `loss_coarse_intra`, `loss_coarse_inter` and `loss_fine` unweighted. The fine loss
-        needs hard negatives: with the irrelevant query alone (N = 1) it is left out.
+        needs hard negatives: a sample that has the irrelevant query alone has none, and where N = 1 it is left out.
+
+    A batch that is split (accumulated steps, processes) is summed up with [`sums`], divided by the sum of [`counts`] over the whole of it, and
+    put together by [`weigh`]: a mean of the parts' means would be another number wherever samples lack a term.
     """
 
     def __init__(
@@ -54,10 +58,40 @@ class ShineLoss(nn.Module):
         video_attention_mask: torch.Tensor,
         negative_mask: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        terms = {}
-        total = saliency_scores.new_zeros((), dtype=torch.float32)
+        if negative_mask is None:
+            negative_mask = torch.ones_like(negative_saliency_scores[..., 0], dtype=torch.bool)
+        masks = (saliency_labels, video_attention_mask, negative_mask)
+        terms = mean_terms(self.sums(saliency_scores, negative_saliency_scores, *masks), self.counts(*masks))
+        if negative_saliency_scores.shape[1] == 1:
+            terms.pop("loss_fine", None)
+        total, terms = self.weigh(terms)
+        return saliency_scores.new_zeros((), dtype=torch.float32) + total, terms
+
+    def counts(
+        self, saliency_labels: torch.Tensor, video_attention_mask: torch.Tensor, negative_mask: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Which terms each sample has, 0 or 1, `(B, K)` float: K is 1, and for `loss_fine` the number of margins, however few levels the batch has."""
+        counts = {}
         if self.coarse_weight:
-            coarse = coarse_ranking_loss(
+            rows = coarse_ranking_rows(saliency_labels, video_attention_mask, negative_mask[:, -1])
+            counts |= {"loss_coarse_intra": rows.intra.unsqueeze(1), "loss_coarse_inter": rows.inter.unsqueeze(1)}
+        if self.fine_weight:
+            ranked = negative_mask.bool() & negative_mask[:, :-1].any(dim=1, keepdim=True)
+            counts["loss_fine"] = self._by_margin(fine_ranking_rows(saliency_labels, video_attention_mask, ranked))
+        return {name: count.float() for name, count in counts.items()}
+
+    def sums(
+        self,
+        saliency_scores: torch.Tensor,
+        negative_saliency_scores: torch.Tensor,
+        saliency_labels: torch.Tensor,
+        video_attention_mask: torch.Tensor,
+        negative_mask: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """The hinges of each sample, in the shapes of [`counts`], 0 where it has none."""
+        hinges = {}
+        if self.coarse_weight:
+            intra, inter = coarse_ranking_hinges(
                 saliency_scores,
                 negative_saliency_scores[:, -1],
                 saliency_labels,
@@ -65,23 +99,36 @@ class ShineLoss(nn.Module):
                 intra_margin=self.intra_margin,
                 inter_margin=self.inter_margin,
                 top_k_divisor=self.top_k_divisor,
-                irrelevant_mask=None if negative_mask is None else negative_mask[:, -1],
             )
-            terms |= {"loss_coarse_intra": coarse.intra, "loss_coarse_inter": coarse.inter}
-            total = total + self.coarse_weight * (coarse.intra + coarse.inter)
-        levels = negative_saliency_scores.shape[1] - 1
-        if self.fine_weight and levels:
-            terms["loss_fine"] = fine_ranking_loss(
+            hinges |= {"loss_coarse_intra": intra.unsqueeze(1), "loss_coarse_inter": inter.unsqueeze(1)}
+        if self.fine_weight:
+            margins = self._margins(negative_saliency_scores.shape[1] - 1)
+            fine = fine_ranking_hinges(
                 saliency_scores,
                 negative_saliency_scores,
                 saliency_labels,
                 video_attention_mask,
-                margins=self._margins(levels),
+                negative_mask,
+                margins=margins,
                 compare_to=self.compare_to,
-                negative_mask=negative_mask,
             )
-            total = total + self.fine_weight * terms["loss_fine"]
-        return total, terms
+            hinges["loss_fine"] = self._by_margin(fine)
+        counts = self.counts(saliency_labels, video_attention_mask, negative_mask)
+        return {name: rows.masked_fill(counts[name] == 0, 0) for name, rows in hinges.items()}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each term."""
+        return {
+            "loss_coarse_intra": self.coarse_weight,
+            "loss_coarse_inter": self.coarse_weight,
+            "loss_fine": self.fine_weight,
+        }
+
+    def weigh(self, terms: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Terms `(K,)` -> their weighted sum, and each of them as a scalar, unweighted."""
+        terms = {name: values.sum() for name, values in terms.items()}
+        return sum(self.weights[name] * value for name, value in terms.items()), terms
 
     def _margins(self, levels: int) -> tuple[float, ...]:
         """Margins for `levels` hard negatives and the irrelevant query."""
@@ -91,3 +138,8 @@ class ShineLoss(nn.Module):
                 f"{len(self.fine_margins) - 1} at most (the last is that of the irrelevant query)"
             )
         return (*self.fine_margins[:levels], self.fine_margins[-1])
+
+    def _by_margin(self, values: torch.Tensor) -> torch.Tensor:
+        """`(B, N)` -> `(B, margins)`: zeros for the levels that the batch does not have, in front of the irrelevant query."""
+        missing = len(self.fine_margins) - values.shape[1]
+        return torch.cat([nn.functional.pad(values[:, :-1], (0, missing)), values[:, -1:]], dim=1)

@@ -6,7 +6,7 @@ from torch import nn
 from .configuration_moment_detr import MomentDetrConfig
 from .layers import EncoderLayer, QueryDecoder, clip_position_embedding, key_padding_bias
 from .modeling_moment_retrieval import EncodedQueries, MomentRetrievalModel, MomentRetrievalModelWithHeads
-from .moment_retrieval_loss import contrastive_alignment_loss
+from .moment_retrieval_loss import contrastive_alignment_sums
 
 
 class MomentDetrModel(MomentRetrievalModel):
@@ -69,7 +69,7 @@ class MomentDetrForMomentRetrieval(MomentRetrievalModelWithHeads):
     def layer_losses(self, outputs, matched, text_mask):
         if not self.config.contrastive_loss_weight:
             return {}
-        loss = contrastive_alignment_loss(
+        loss = contrastive_alignment_sums(
             self.contrastive_query_head(outputs.intermediate_hidden_states[-len(matched) :]),
             self.contrastive_text_head(outputs.text_states[:, : text_mask.shape[1]]),
             matched,

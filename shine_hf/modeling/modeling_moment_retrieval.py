@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .layers import MLP, InputProjection, XavierLinear, append_endpoint_features
-from .moment_retrieval_loss import moment_retrieval_loss
+from .moment_retrieval_loss import loss_counts, moment_retrieval_loss, weigh_losses
 
 
 @dataclass
@@ -53,6 +53,7 @@ class MomentRetrievalOutput(ModelOutput):
     Args:
         loss (scalar, with `labels`): Weighted sum of the terms.
         loss_dict (`dict[str, torch.Tensor]`, with `labels`): Every term, unweighted; auxiliary layers with the suffix `_0`, `_1`, …
+        loss_sums (`dict[str, (B, K)]`, with `labels`): What the terms sum up in each row; divided by [`loss_counts`] they are the terms.
         logits (`(B, Q, 2)`): Class scores of the candidates; index 0 is foreground, 1 background.
         pred_spans (`(B, Q, 2)`): Centre and width of the candidates, as fractions of the video.
         saliency_scores (`(B, T)`): How well each clip fits the query, unbounded. Numbers at padded clips mean nothing.
@@ -64,6 +65,7 @@ class MomentRetrievalOutput(ModelOutput):
 
     loss: torch.Tensor | None = None
     loss_dict: dict[str, torch.Tensor] | None = None
+    loss_sums: dict[str, torch.Tensor] | None = None
     logits: torch.Tensor | None = None
     pred_spans: torch.Tensor | None = None
     saliency_scores: torch.Tensor | None = None
@@ -278,8 +280,27 @@ class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
         raise NotImplementedError
 
     def layer_losses(self, outputs: MomentRetrievalModelOutput, matched, text_mask) -> dict[str, torch.Tensor]:
-        """Terms of this model alone, one value per decoder layer: `matched (layers, B, Q)` -> `{"loss_<name>": (layers,)}`."""
+        """Terms of this model alone, summed up in each row: `matched (layers, B, Q)` -> `{"loss_<name>": (B, layers)}`."""
         return {}
+
+    def loss_counts(
+        self, labels, text_attention_mask, negative_text_attention_mask=None, **inputs
+    ) -> dict[str, torch.Tensor]:
+        """Inputs of `forward` -> over how many elements of each row the terms of `loss_sums` are means; no prediction is needed for that."""
+        negative_mask = self._negative_mask(text_attention_mask, negative_text_attention_mask)
+        irrelevant_mask = negative_mask[:, -1].any(dim=-1) if self.uses_negative_queries else None
+        return loss_counts(labels, irrelevant_mask, self.config.num_queries)
+
+    def weigh_losses(self, terms: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Terms `(K,)` -> `loss` and `loss_dict`."""
+        return weigh_losses(terms, self.config)
+
+    def _negative_mask(self, text_mask, negative_text_mask):
+        """The mask of the negatives, or of the rolled queries that stand in for them (see `forward`): `(B, N, Ln)`."""
+        if negative_text_mask is not None or not self.uses_negative_queries:
+            return negative_text_mask
+        rolled = text_mask.roll(-1, dims=0).unsqueeze(1)
+        return rolled if len(rolled) > 1 else torch.zeros_like(rolled)
 
     @can_return_tuple
     def forward(
@@ -306,9 +327,7 @@ class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
         """
         if labels is not None and negative_text_features is None and self.uses_negative_queries:
             negative_text_features = text_features.roll(-1, dims=0).unsqueeze(1)
-            negative_text_attention_mask = text_attention_mask.roll(-1, dims=0).unsqueeze(1)
-            if len(text_features) == 1:
-                negative_text_attention_mask = torch.zeros_like(negative_text_attention_mask)
+            negative_text_attention_mask = self._negative_mask(text_attention_mask, None)
 
         outputs = self.model(
             video_features,
@@ -328,10 +347,10 @@ class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
         if outputs.negative_video_states is not None:
             negative_saliency = self.score_saliency(outputs.negative_video_states, outputs.negative_global_states)
 
-        loss, loss_dict = None, None
+        loss, loss_dict, loss_sums = None, None, None
         if labels is not None:
             layers = slice(None) if self.config.auxiliary_loss else slice(-1, None)
-            loss, loss_dict = moment_retrieval_loss(
+            loss, loss_dict, loss_sums = moment_retrieval_loss(
                 logits[layers],
                 spans[layers],
                 saliency,
@@ -349,6 +368,7 @@ class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
         return MomentRetrievalOutput(
             loss=loss,
             loss_dict=loss_dict,
+            loss_sums=loss_sums,
             logits=logits[-1],
             pred_spans=spans[-1],
             saliency_scores=saliency,

@@ -2,6 +2,9 @@
 
 All layers and all samples are computed at once, in float32. With one target window per query nothing leaves the device; with several,
 the matching costs of all layers and samples are transferred once.
+
+Every term is a quotient of a sum, which needs the predictions, by a count, which labels and masks tell beforehand. Both come row by row: they
+add up over whatever a batch is split into (accumulated steps, processes), so that the split changes nothing.
 """
 
 import torch
@@ -67,13 +70,39 @@ def match_windows(
         return index.to(logits.device), has_candidate.to(logits.device)
 
 
-def span_and_label_losses(logits, spans, target_spans, target_mask, config):
+def loss_counts(labels, irrelevant_mask, num_candidates: int) -> dict[str, torch.Tensor]:
+    """Over how many elements of each row each term of the base loss is a mean, `(B, 1)` float; terms that are not named are means over rows.
+
+    Args:
+        labels (`dict`): See `forward` of the models.
+        irrelevant_mask (`(B,)`, *optional*): Which samples have an irrelevant query.
+        num_candidates (`int`): Q; no more windows than that are matched.
+    """
+    windows = labels["span_mask"].bool().sum(dim=1, keepdim=True).clamp(max=num_candidates)
+    counts = {"loss_span": windows, "loss_giou": windows, "loss_contrastive": windows.clamp(max=1)}
+    if irrelevant_mask is not None:
+        counts["loss_saliency_negative_pair"] = irrelevant_mask.unsqueeze(1)
+    if labels.get("positive_clips") is not None:
+        pairs = _pair_mask(labels["positive_clips"], labels["negative_clips"])
+        counts["loss_saliency_margin"] = pairs.sum(dim=1, keepdim=True)
+    return {name: count.float() for name, count in counts.items()}
+
+
+def mean_terms(sums: dict[str, torch.Tensor], counts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Sums `(B, K)` of the rows and their counts `(B, 1)` or `(B, K)` (one per row where there are none) -> terms `(K,)`, 0 where nothing counts."""
+    return {
+        name: rows.sum(dim=0) / (counts[name].sum(dim=0).clamp(min=1) if name in counts else len(rows))
+        for name, rows in sums.items()
+    }
+
+
+def span_and_label_sums(logits, spans, target_spans, target_mask, config):
     """L1 and generalised-IoU loss of the matched candidates, and foreground/background cross-entropy of all.
 
     Shapes as in [`match_windows`]. The cross-entropy is a plain mean over the candidates, not divided by the class weights.
 
     Returns:
-        `{"loss_span", "loss_giou", "loss_label"}`, each `(layers,)`, and which candidates are matched `(layers, B, Q)`.
+        `{"loss_span", "loss_giou", "loss_label"}`, each `(B, layers)`, and which candidates are matched `(layers, B, Q)`.
     """
     index, has_candidate = match_windows(logits, spans, target_spans, target_mask, config)
     matched = spans.gather(-2, index.unsqueeze(-1).expand(-1, -1, -1, 2))
@@ -85,26 +114,29 @@ def span_and_label_losses(logits, spans, target_spans, target_mask, config):
     cross_entropy = torch.where(
         foreground, -log_probability[..., 0], -config.background_weight * log_probability[..., 1]
     )
-    losses = {
-        "loss_span": masked_mean(distance, has_candidate, (1, 2)),
-        "loss_giou": masked_mean(1 - giou, has_candidate, (1, 2)),
-        "loss_label": cross_entropy.mean(dim=(1, 2)),
+    sums = {
+        "loss_span": distance.masked_fill(~has_candidate, 0).sum(dim=-1),
+        "loss_giou": (1 - giou).masked_fill(~has_candidate, 0).sum(dim=-1),
+        "loss_label": cross_entropy.mean(dim=-1),
     }
-    return losses, foreground
+    return {name: of_layers.T for name, of_layers in sums.items()}, foreground
 
 
-def negative_pair_loss(irrelevant_scores, video_mask, irrelevant_mask) -> torch.Tensor:
-    """Scores under an irrelevant query should be low: softplus summed over the clips, mean over the samples that have one."""
+def negative_pair_sums(irrelevant_scores, video_mask, irrelevant_mask) -> torch.Tensor:
+    """Scores under an irrelevant query should be low: softplus summed over the clips, `(B,)`, 0 for samples that have no such query."""
     per_sample = (F.softplus(irrelevant_scores) * video_mask).sum(dim=1)
-    return masked_mean(per_sample, irrelevant_mask, 0)
+    return per_sample.masked_fill(~irrelevant_mask, 0)
 
 
-def rank_contrastive_loss(scores, irrelevant_scores, saliency_labels, video_mask, irrelevant_mask) -> torch.Tensor:
+def rank_contrastive_sums(scores, irrelevant_scores, saliency_labels, video_mask, irrelevant_mask) -> torch.Tensor:
     """Clips of a high grade against all clips, under the query and under an irrelevant one (QD-DETR, arXiv 2303.13874).
 
     Args:
         scores, irrelevant_scores, saliency_labels, video_mask (`(B, T)`), irrelevant_mask (`(B,)`): The irrelevant scores of
             samples without an irrelevant query are left out.
+
+    Returns:
+        `(B,)`
     """
     valid = torch.cat([video_mask, video_mask * irrelevant_mask.unsqueeze(1)], dim=1).bool()
     logits = torch.cat([scores, irrelevant_scores], dim=1).masked_fill(~valid, -1000.0) / RANK_TEMPERATURE
@@ -116,36 +148,40 @@ def rank_contrastive_loss(scores, irrelevant_scores, saliency_labels, video_mask
     thresholds = torch.arange(1, MAX_GRADE, device=grade.device).view(-1, 1, 1)
     positive = (grade >= thresholds).to(logits.dtype)
     per_sample = -(positive * log_probability[:, : scores.shape[1]]).sum(-1) / (positive.sum(-1) + 1e-6)
-    return per_sample.mean(dim=1).sum() / MAX_GRADE
+    return per_sample.sum(dim=0) / MAX_GRADE
 
 
-def margin_pair_loss(scores, positive_clips, negative_clips, margin) -> torch.Tensor:
-    """Hinge between drawn pairs of clips inside and outside the moment: `(B, P)` indices, -1 where there is none."""
-    present = (positive_clips >= 0) & (negative_clips >= 0)
+def _pair_mask(positive_clips, negative_clips) -> torch.Tensor:
+    """Which pairs of clips were drawn, `(B, P)`: -1 stands for none."""
+    return (positive_clips >= 0) & (negative_clips >= 0)
+
+
+def margin_pair_sums(scores, positive_clips, negative_clips, margin) -> torch.Tensor:
+    """Hinge between drawn pairs of clips inside and outside the moment: `(B, P)` indices, -1 where there is none -> `(B,)`."""
     inside = scores.gather(1, positive_clips.clamp(min=0))
     outside = scores.gather(1, negative_clips.clamp(min=0))
+    hinges = (margin + outside - inside).relu().masked_fill(~_pair_mask(positive_clips, negative_clips), 0)
     # The factor 2 is that of the public code, which divides by the pairs and multiplies by two.
-    return 2 * masked_mean((margin + outside - inside).relu(), present, (0, 1))
+    return 2 * hinges.sum(dim=1)
 
 
-def saliency_losses(scores, irrelevant_scores, irrelevant_mask, labels, video_mask, config) -> dict[str, torch.Tensor]:
-    """The saliency terms and their sum `loss_saliency`; without irrelevant scores, the margin term alone."""
-    terms = {}
+def saliency_sums(scores, irrelevant_scores, irrelevant_mask, labels, video_mask, config) -> dict[str, torch.Tensor]:
+    """The saliency terms, `(B, 1)` each; without irrelevant scores, the margin term alone."""
+    sums = {}
     if irrelevant_scores is not None:
         irrelevant_scores = irrelevant_scores.float()
-        terms["loss_saliency_negative_pair"] = negative_pair_loss(irrelevant_scores, video_mask, irrelevant_mask)
-        terms["loss_saliency_rank_contrastive"] = rank_contrastive_loss(
+        sums["loss_saliency_negative_pair"] = negative_pair_sums(irrelevant_scores, video_mask, irrelevant_mask)
+        sums["loss_saliency_rank_contrastive"] = rank_contrastive_sums(
             scores, irrelevant_scores, labels["saliency"].float(), video_mask, irrelevant_mask
         )
     if labels.get("positive_clips") is not None:
-        terms["loss_saliency_margin"] = margin_pair_loss(
+        sums["loss_saliency_margin"] = margin_pair_sums(
             scores, labels["positive_clips"], labels["negative_clips"], config.saliency_margin
         )
-    total = sum(terms.values()) if terms else scores.new_zeros(())
-    return {"loss_saliency": total, **terms}
+    return {name: rows.unsqueeze(1) for name, rows in sums.items()}
 
 
-def contrastive_alignment_loss(query_embedding, text_embedding, matched, text_mask, temperature) -> torch.Tensor:
+def contrastive_alignment_sums(query_embedding, text_embedding, matched, text_mask, temperature) -> torch.Tensor:
     """Pull the matched candidates towards the tokens of their query (Moment-DETR's optional term).
 
     Args:
@@ -153,38 +189,47 @@ def contrastive_alignment_loss(query_embedding, text_embedding, matched, text_ma
         matched (`(layers, B, Q)` bool), text_mask (`(B, L)`): Which candidates are matched, and which tokens are valid.
 
     Returns:
-        `(layers,)`
+        `(B, layers)`
     """
     query_embedding = F.normalize(query_embedding.float(), dim=-1)
     text_embedding = F.normalize(text_embedding.float(), dim=-1) * text_mask.unsqueeze(-1)
     logits = (query_embedding @ text_embedding.transpose(1, 2)).sum(dim=-1) / temperature
     per_sample = logits.logsumexp(dim=-1) - masked_mean(logits, matched, -1)
-    return masked_mean(per_sample, matched.any(dim=-1), 1)
+    return per_sample.masked_fill(~matched.any(dim=-1), 0).T
+
+
+def weigh_losses(terms: dict[str, torch.Tensor], config) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Terms `(K,)`, K being 1 for saliency and the number of supervised layers for the others -> their weighted sum, and every term unweighted,
+    with the sum of the saliency terms as `loss_saliency` and the earlier layers as `loss_<name>_0`, `_1`, …
+    """
+    saliency = {name: values.sum() for name, values in terms.items() if name.startswith("loss_saliency")}
+    per_layer = {name: values for name, values in terms.items() if name not in saliency}
+    losses = {name: values[-1] for name, values in per_layer.items()}
+    losses |= {"loss_saliency": sum(saliency.values(), next(iter(terms.values())).new_zeros(())), **saliency}
+    total = config.saliency_loss_weight * losses["loss_saliency"]
+    for name, values in per_layer.items():
+        total = total + getattr(config, f"{name.removeprefix('loss_')}_loss_weight") * values.sum()
+        losses |= {f"{name}_{layer}": value for layer, value in enumerate(values[:-1])}
+    return total, losses
 
 
 def moment_retrieval_loss(
     logits, spans, scores, irrelevant_scores, irrelevant_mask, labels, video_mask, config, layer_terms=None
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Weighted sum of all terms, and every term unweighted.
+) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Weighted sum of all terms, every term unweighted, and what the terms sum up in each row, `(B, K)` (see [`mean_terms`]).
 
     Args:
         logits (`(layers, B, Q, 2)`), spans (`(layers, B, Q, 2)`): Predictions of the supervised decoder layers, the last one last.
         scores (`(B, T)`), irrelevant_scores (`(B, T)`, *optional*): Saliency under the query and under an irrelevant one.
         irrelevant_mask (`(B,)`, *optional*): Which samples have an irrelevant query.
         labels (`dict`), video_mask (`(B, T)`): See `forward` of the models.
-        layer_terms (*optional*): `function(matched (layers, B, Q)) -> {"loss_<name>": (layers,)}` with a model's own terms, weighted by
+        layer_terms (*optional*): `function(matched (layers, B, Q)) -> {"loss_<name>": (B, layers)}` with a model's own terms, weighted by
             `config.<name>_loss_weight`.
     """
     logits, spans, scores = logits.float(), spans.float(), scores.float()
-    per_layer, matched = span_and_label_losses(
-        logits, spans, labels["spans"].float(), labels["span_mask"].bool(), config
-    )
+    sums, matched = span_and_label_sums(logits, spans, labels["spans"].float(), labels["span_mask"].bool(), config)
     if layer_terms is not None:
-        per_layer |= layer_terms(matched)
-    losses = {name: values[-1] for name, values in per_layer.items()}
-    losses |= saliency_losses(scores, irrelevant_scores, irrelevant_mask, labels, video_mask.float(), config)
-    total = config.saliency_loss_weight * losses["loss_saliency"]
-    for name, values in per_layer.items():
-        total = total + getattr(config, f"{name.removeprefix('loss_')}_loss_weight") * values.sum()
-        losses |= {f"{name}_{layer}": value for layer, value in enumerate(values[:-1])}
-    return total, losses
+        sums |= layer_terms(matched)
+    sums |= saliency_sums(scores, irrelevant_scores, irrelevant_mask, labels, video_mask.float(), config)
+    counts = loss_counts(labels, irrelevant_mask, logits.shape[-2])
+    return *weigh_losses(mean_terms(sums, counts), config), sums

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from transformers import EvalPrediction, IntervalStrategy
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..hub.push import BEST_MODEL_FOLDER
@@ -27,11 +28,14 @@ from .checkpoints import STATE_FILE, is_whole, last_whole_checkpoint, remove_hal
 from .loss_watch import LossWatch, describe
 from .pushing import PushingTrainer
 from .saliency_example import ExampleRecorder
+from .sampling import EpochLengthGroupedSampler
 from .training_args import ShineTrainingArguments
 
 logger = logging.getLogger(__name__)
 
 BOOTSTRAP_RESAMPLES = 1000
+# Beside the names of loss terms: the loss of a model that has no terms, the number of rows, the number of steps.
+LOSS, ROWS, STEPS = "loss", "rows", "steps"
 LOCAL_ARGUMENTS = ("output_dir", "run_name", "resume_from_checkpoint", "logging_dir", "deepspeed", "fsdp_config")
 
 
@@ -74,8 +78,8 @@ class ShineTrainer(PushingTrainer):
         )
         self.shine_loss = shine_loss or args.make_shine_loss()
         self.model_accepts_loss_kwargs = False
-        # Sums of the loss terms since the last log (training) or since the start of the evaluation, on the device.
-        self._terms = {True: defaultdict(float), False: defaultdict(float)}
+        # On the device: the loss terms since the last log of the training; sums and counts of the terms since the start of the evaluation.
+        self._terms, self._evaluated = defaultdict(float), defaultdict(float)
         self._watch = LossWatch()
         self._example = ExampleRecorder()
         self.add_callback(SaveAfterEvaluation())
@@ -86,12 +90,54 @@ class ShineTrainer(PushingTrainer):
 
     # ---- loss ------------------------------------------------------------------------------------------------------
 
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """As in `Trainer`, with what each loss term must be divided by where `Trainer` has the number of items.
+
+        The step is one batch, whatever it is split into: a term is the sum over all rows divided by the count over all rows. Both `Trainer`,
+        which divides by the accumulated batches, and the mean of the gradients over the processes are allowed for here.
+        """
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        for batch in batches[:-1]:
+            batch["labels"]["counted"] = None
+        batches[-1]["labels"]["counted"] = self._counted_rows(batches[-1])
+        totals = defaultdict(float)
+        for batch in batches:
+            for name, rows in self._row_counts(batch).items():
+                totals[name] += rows.sum(dim=0)
+        totals = self._sum_over_processes(totals)
+        parts = self.accelerator.num_processes * len(batches)
+        return batches, {name: total.clamp(min=1) / parts for name, total in totals.items()}
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Base loss of the model plus the weighted SHINE losses; every term is kept for the next log."""
-        # The names of the rows are for messages, not for the model: strings would have it compiled anew for each batch.
-        labels = {name: value for name, value in inputs["labels"].items() if name != "qids"}
+        """Base loss of the model plus the weighted SHINE losses; every term is kept for the next log.
+
+        Args:
+            num_items_in_batch (`dict`, *optional*): What [`get_batch_samples`] returned; without it, the loss is that of `inputs` alone.
+        """
+        outputs, sums = self._forward(model, inputs)
+        if num_items_in_batch is None:
+            counts = {name: rows.sum(dim=0) for name, rows in self._row_counts(inputs).items()}
+            num_items_in_batch = {name: count.clamp(min=1) for name, count in counts.items()}
+        loss, terms = self._weigh(_divide({name: rows.sum(dim=0) for name, rows in sums.items()}, num_items_in_batch))
+        if self.model.training:
+            self._watch.record(self.state.global_step + 1, loss, outputs, inputs)
+            for name, value in terms.items():
+                self._terms[name] += value.detach()
+            self._terms[STEPS] += 1
+        return (loss, outputs) if return_outputs else loss
+
+    def _forward(self, model, inputs) -> tuple[dict, dict[str, torch.Tensor]]:
+        """The outputs of the model, and what each loss term sums up in each row, `(B, K)`."""
+        # What is for messages or for the trainer is not for the model: strings would have it compiled anew for each batch.
+        labels = {name: value for name, value in inputs["labels"].items() if name not in ("qids", "counted")}
         outputs = model(**{**inputs, "labels": labels})
-        loss, terms = outputs.get("loss"), dict(outputs.get("loss_dict") or {})
+        sums = dict(outputs.get("loss_sums") or {})
+        if not sums and outputs.get("loss") is not None:
+            # A model that only knows the means over its batch: as if each row had them.
+            means = {LOSS: outputs["loss"], **(outputs.get("loss_dict") or {})}
+            sums = {name: value.expand(len(outputs["saliency_scores"]), 1) for name, value in means.items()}
         if self.shine_loss is not None:
             negatives = outputs.get("negative_saliency_scores")
             if negatives is None:
@@ -99,34 +145,75 @@ class ShineTrainer(PushingTrainer):
                     f"{type(self.model).__name__} returned no negative_saliency_scores: the SHINE losses need the scores under the "
                     "negatives of the batch (or set coarse_weight and fine_weight to 0)"
                 )
-            ranking, ranking_terms = self.shine_loss(
-                outputs["saliency_scores"],
-                negatives,
-                inputs["labels"]["saliency"],
-                inputs["video_attention_mask"],
-                negative_mask=inputs["negative_text_attention_mask"].any(dim=-1),
-            )
-            loss, terms = ranking if loss is None else loss + ranking, terms | ranking_terms
-        if loss is None:
+            sums |= self.shine_loss.sums(outputs["saliency_scores"], negatives, *_saliency_masks(inputs))
+        if not sums:
             raise ValueError(f"{type(self.model).__name__} returned no loss, and the SHINE losses are off")
-        if self.model.training:
-            self._watch.record(self.state.global_step + 1, loss, outputs, inputs)
-        sums = self._terms[self.model.training]
-        for name, value in terms.items():
-            sums[name] += value.detach()
-        sums["steps"] += 1
-        return (loss, outputs) if return_outputs else loss
+        counted = inputs["labels"].get("counted")
+        if counted is not None:
+            sums = {name: rows.masked_fill(~counted.unsqueeze(1), 0) for name, rows in sums.items()}
+        return outputs, sums
 
-    def _mean_terms(self, training: bool, prefix: str) -> dict[str, float]:
-        """Means of the loss terms over steps and processes since the last call."""
-        sums = self._terms[training]
-        steps = sums.pop("steps", 0)
-        means = {
-            f"{prefix}{name}": self.accelerator.gather((value / steps).reshape(1)).mean().item()
-            for name, value in sums.items()
+    def _row_counts(self, inputs) -> dict[str, torch.Tensor]:
+        """Over how many elements of each row each loss term is a mean, `(B, K)`; `ROWS`, 1 per row, for those that are not named."""
+        labels, video_mask = inputs["labels"], inputs["video_attention_mask"]
+        counts = {ROWS: torch.ones(len(video_mask), 1, device=video_mask.device)}
+        if hasattr(self.model, "loss_counts"):
+            counts |= self.model.loss_counts(**inputs)
+        if self.shine_loss is not None:
+            counts |= self.shine_loss.counts(*_saliency_masks(inputs))
+        counted = labels.get("counted")
+        return counts if counted is None else {name: rows * counted.unsqueeze(1) for name, rows in counts.items()}
+
+    def _weigh(self, terms: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Terms `(K,)` of the model and of the SHINE losses -> the loss, and each term as a scalar."""
+        ranking = {
+            name: terms[name] for name in terms if self.shine_loss is not None and name in self.shine_loss.weights
         }
-        sums.clear()
-        return means
+        base = {name: value for name, value in terms.items() if name not in ranking}
+        if hasattr(self.model, "weigh_losses"):
+            loss, scalars = self.model.weigh_losses(base)
+        else:
+            scalars = {name: value.sum() for name, value in base.items()}
+            loss = scalars.pop(LOSS, 0.0)
+        if ranking:
+            ranking_loss, ranking = self.shine_loss.weigh(ranking)
+            loss = loss + ranking_loss
+        return loss, scalars | ranking
+
+    def _counted_rows(self, inputs) -> torch.Tensor | None:
+        """Which rows count, `(B,)`, None for all: Accelerate fills up the last batches of the processes with rows from the start of the data."""
+        state = self.accelerator.gradient_state
+        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return None
+        rows = torch.arange(len(inputs["video_attention_mask"]), device=self.args.device)
+        return rows + self.accelerator.process_index * len(rows) < state.remainder
+
+    def _sum_over_processes(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Sums `(K,)` of all processes, which have the same names and sizes, in one transfer."""
+        summed = self.accelerator.reduce(torch.cat([value.float() for value in values.values()]), "sum")
+        return dict(zip(values, summed.split([len(value) for value in values.values()])))
+
+    def _mean_terms(self) -> dict[str, float]:
+        """Means of the loss terms over the steps of the training and the processes since the last call."""
+        steps = self._terms.pop(STEPS, 0)
+        means = {
+            name: value.reshape(1) / steps / self.accelerator.num_processes for name, value in self._terms.items()
+        }
+        self._terms.clear()
+        return {name: value.item() for name, value in self._sum_over_processes(means).items()} if means else {}
+
+    def _evaluated_terms(self) -> dict[str, float]:
+        """Loss and terms over all rows that were evaluated, `loss` first; a term that no row has is left out."""
+        totals = self._sum_over_processes(self._evaluated)
+        self._evaluated.clear()
+        counts = {name: total for (kind, name), total in totals.items() if kind == "counts"}
+        sums = {
+            name: total
+            for (kind, name), total in totals.items()
+            if kind == "sums" and counts.get(name, counts[ROWS]).any()
+        }
+        loss, terms = self._weigh(_divide(sums, {name: count.clamp(min=1) for name, count in counts.items()}))
+        return {LOSS: loss.item(), **{name: value.item() for name, value in terms.items()}}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """
@@ -136,7 +223,7 @@ class ShineTrainer(PushingTrainer):
             FloatingPointError: The mean loss since the last log is not finite; names the first such step and its queries.
         """
         if "loss" in logs:
-            logs |= self._mean_terms(training=True, prefix="")
+            logs |= self._mean_terms()
             if not math.isfinite(logs["loss"]):
                 broken = [
                     name for name, value in logs.items() if name.startswith("loss_") and not math.isfinite(value)
@@ -188,10 +275,12 @@ class ShineTrainer(PushingTrainer):
             self.data_collator = training_collator
 
     def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
-        self._terms[False].clear()
+        self._evaluated.clear()
         self._example.clear()
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        output.metrics.update(self._mean_terms(training=False, prefix=f"{metric_key_prefix}_"))
+        if self._evaluated:
+            terms = self._evaluated_terms()
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in terms.items()})
         split = metric_key_prefix.removeprefix("eval_")
         if example := self._example.describe(split, dataloader.dataset, self.processing_class.clip_length):
             self.card.note_example(example)
@@ -200,10 +289,14 @@ class ShineTrainer(PushingTrainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Reduce the outputs to what the metrics read: moments `(B, Q, 3)` and mean saliency inside the moment."""
         inputs = self._prepare_inputs(inputs)
+        inputs["labels"]["counted"] = self._counted_rows(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+            outputs, sums = self._forward(model, inputs)
+        for kind, rows in (("sums", sums), ("counts", self._row_counts(inputs))):
+            for name, values in rows.items():
+                self._evaluated[kind, name] += values.sum(dim=0)
         if prediction_loss_only:
-            return loss.detach(), None, None
+            return None, None, None
         labels, video_mask = inputs["labels"], inputs["video_attention_mask"]
         moments = self.processing_class.decode_moments(
             outputs.get("logits"),
@@ -214,7 +307,7 @@ class ShineTrainer(PushingTrainer):
             self.args.nms_threshold,
         )
         self._example.record(inputs, outputs, moments)
-        return loss.detach(), (moments.float(), _saliency_inside(outputs, inputs)), labels["windows"]
+        return None, (moments.float(), _saliency_inside(outputs, inputs)), labels["windows"]
 
     def compute_moment_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """R1@0.3/0.5/0.7, mIoU and mAP of the moments, and how often the saliency is in the order that SHINE trains (in percent)."""
@@ -234,6 +327,13 @@ class ShineTrainer(PushingTrainer):
     def get_decay_parameter_names(self, model) -> list[str]:
         """All of them: the public code decays biases and norms too."""
         return [name for name, _ in model.named_parameters()]
+
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
+            return EpochLengthGroupedSampler(self.get_total_train_batch_size(self.args), sampler.lengths, seed)
+        return sampler
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         """A step decay at `lr_drop_epoch` where it is set, else the scheduler of `Trainer`."""
@@ -350,3 +450,14 @@ def _saliency_inside(outputs, inputs) -> torch.Tensor:
         exists = inputs["negative_text_attention_mask"].any(dim=-1).roll(1, dims=1)
         present = torch.cat([present, present & exists], dim=1)
     return masked_mean(scores.float(), inside.unsqueeze(1), 2).masked_fill(~present, torch.nan)
+
+
+def _divide(sums: dict[str, torch.Tensor], counts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Sums `(K,)` of loss terms -> the terms `(K,)`; those that are not counted on their own are means over the rows."""
+    return {name: total / counts.get(name, counts[ROWS]) for name, total in sums.items()}
+
+
+def _saliency_masks(inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What the SHINE losses read of a batch: labels `(B, T)`, valid clips `(B, T)`, and which negatives exist `(B, N)`."""
+    negatives = inputs["negative_text_attention_mask"].any(dim=-1)
+    return inputs["labels"]["saliency"], inputs["video_attention_mask"], negatives

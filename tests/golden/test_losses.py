@@ -13,7 +13,14 @@ from shine_hf import (
 )
 from shine_hf.data.targets import clip_windows, saliency_targets, span_targets
 from shine_hf.modeling.layers import anchor_position_embedding, clip_position_embedding
-from shine_hf.modeling.moment_retrieval_loss import match_windows, saliency_losses, span_and_label_losses
+from shine_hf.modeling.moment_retrieval_loss import (
+    loss_counts,
+    match_windows,
+    mean_terms,
+    saliency_sums,
+    span_and_label_sums,
+    weigh_losses,
+)
 from shine_hf.modeling.processing_moment_retrieval import temporal_nms
 
 from .reference import Golden, targets
@@ -63,18 +70,14 @@ class Scores:
         )
 
     def base(self, irrelevant=True, pairs=True):
-        labels = {"saliency": self.labels}
+        labels = {"saliency": self.labels, "span_mask": torch.ones(len(self.positive), 1)}
         if pairs:
             labels["positive_clips"] = self.golden.tensors["targets.saliency_pos_labels"].long()
             labels["negative_clips"] = self.golden.tensors["targets.saliency_neg_labels"].long()
-        return saliency_losses(
-            self.positive,
-            self.irrelevant if irrelevant else None,
-            torch.ones(len(self.positive), dtype=torch.bool),
-            labels,
-            self.mask,
-            QDDetrConfig(saliency_margin=self.settings["saliency_margin"]),
-        )
+        config = QDDetrConfig(saliency_margin=self.settings["saliency_margin"])
+        mask = torch.ones(len(self.positive), dtype=torch.bool)
+        sums = saliency_sums(self.positive, self.irrelevant if irrelevant else None, mask, labels, self.mask, config)
+        return weigh_losses(mean_terms(sums, loss_counts(labels, mask, config.num_queries)), config)[1]
 
     def check_gradients(self, loss, name):
         loss.backward()
@@ -127,7 +130,8 @@ def test_matching_and_span_losses(folder, name):
     for row, want in enumerate(golden.doc["matcher"]):
         pairs = {(index[0, row, t].item(), t) for t in has_candidate[0, row].nonzero().flatten().tolist()}
         assert pairs == set(zip(want["queries"], want["targets"]))
-    losses, _ = span_and_label_losses(logits[None], spans[None], labels["spans"], labels["span_mask"], config)
+    sums, _ = span_and_label_sums(logits[None], spans[None], labels["spans"], labels["span_mask"], config)
+    losses = mean_terms(sums, loss_counts(labels, None, logits.shape[1]))
     for key in ("loss_span", "loss_giou", "loss_label"):
         assert losses[key].item() == pytest.approx(golden.doc["losses"][key], rel=1e-5)
         inputs, tensor = ("pred_logits", logits) if key == "loss_label" else ("pred_spans", spans)
