@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import combinations
 from math import ceil
 
 import numpy as np
@@ -26,9 +28,10 @@ class SimulatedFeatures(FeatureStore):
     r"""
     Features in which every annotated event of a video is planted. A clip t of a video holds
 
-    $$ x_t = \sqrt{D} \sum_{e} c_{te} \Big( \frac{w}{\sqrt{n_e}} \sum_{i=1}^{n_e} v(word_{ei}) + p \, u(words_e) \Big) + n \, \epsilon_t $$
+    $$ x_t = \sqrt{D} \sum_{e} c_{te} \Big( \frac{w}{\sqrt{n_e}} \sum_{i} v(word_{ei}) + \frac{p}{\sqrt{m_e}} \sum_{i<j} u(word_{ei}, word_{ej}) \Big) + n \, \epsilon_t $$
 
-    where e runs over the events of the video, c is the share of the clip that the event covers, v is the fixed unit vector of a content word, u a fixed unit vector of the combination of words (what no word tells alone), and \\(\epsilon_t\\) is standard normal noise.
+    where e runs over the events of the video, c is the share of the clip that the event covers, v is the fixed unit vector of each of its n content words, u that of each of
+    their m pairs (what no word tells alone, and what a model can only know of pairs that it has seen), and \\(\epsilon_t\\) is standard normal noise.
 
     Args:
         rows: Annotations of *all* splits (`vid`, `query`, `duration`, `relevant_windows`): test splits share videos.
@@ -96,11 +99,16 @@ class SimulatedFeatures(FeatureStore):
         words = sorted(set(tokenize(query)) - _FUNCTION_WORDS)
         words = [word for word in words if word[0].isalnum()] or ["nothing"]
         # The seed of the text encoder's vectors is another, so the model has to learn the map between the two.
-        signal = sum(word_vector(word, self._dim, seed=self.seed + 1) for word in words) * (
-            self.word / len(words) ** 0.5
-        )
-        combination = np.random.default_rng([zlib.crc32(" ".join(words).encode()), self.seed]).standard_normal(
-            self._dim
-        )
-        signal = signal + self.pair * combination / np.linalg.norm(combination)
+        of_words = [word_vector(word, self._dim, seed=self.seed + 1) for word in words]
+        # A word that stands alone is a pair with itself, so that all events are of one strength.
+        pairs = list(combinations(words, 2)) or [(words[0], words[0])]
+        of_pairs = [_pair_vector(*pair, self._dim, self.seed) for pair in pairs]
+        signal = self.word * sum(of_words) / len(words) ** 0.5 + self.pair * sum(of_pairs) / len(pairs) ** 0.5
         return (signal * self._dim**0.5).astype(np.float32)
+
+
+@lru_cache(maxsize=65536)
+def _pair_vector(first: str, second: str, dim: int, seed: int) -> np.ndarray:
+    """Unit vector `(dim,)` of two words in this order, unrelated to that of any other pair."""
+    vector = np.random.default_rng([zlib.crc32(f"{first} {second}".encode()), seed]).standard_normal(dim)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)

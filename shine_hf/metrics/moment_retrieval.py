@@ -60,6 +60,17 @@ def moment_retrieval_metrics(
     return metrics
 
 
+def first_moment_iou(moments: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """IoU `(N,)` of the first moment of each query with the window that it fits best, in 0..1: what R1 and mIoU are the means of.
+
+    Args:
+        moments (`(N, K, 3)`), windows (`(N, W, 2)`): As of [`moment_retrieval_metrics`].
+    """
+    moments, windows = np.asarray(moments, dtype=float)[:, :1], np.asarray(windows, dtype=float)
+    iou = temporal_iou(moments[:, :, None, :2], windows[:, None])
+    return _fit_of_best_window(moments, windows, iou).max(axis=1, initial=0)
+
+
 def temporal_iou(windows: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Intersection over union of `(..., 2)` windows that broadcast against each other -> `(...)`.
 

@@ -52,13 +52,24 @@ def test_strengths():
     np.testing.assert_allclose(store("word=2,pair=0,noise=0,dim=64", rows)[row["vid"]][3], 2 * only_words, rtol=1e-5)
 
 
-def test_inflections_share_words_but_combinations_are_their_own():
+def test_inflections_share_words_but_pairs_are_their_own():
     queries = ["person opens the door.", "person opened the door.", "person cooks some soup."]
     rows = [make_row(i, vid=f"v{i}", query=q, relevant_windows=[[0.0, 5.0]]) for i, q in enumerate(queries)]
     words, pairs = store("noise=0,pair=0", rows), store("noise=0,word=0", rows)
     assert cosine(words["v0"][2], words["v1"][2]) > 0.6
     assert abs(cosine(words["v0"][2], words["v2"][2])) < 0.3
     assert abs(cosine(pairs["v0"][2], pairs["v1"][2])) < 0.2
+
+
+def test_events_share_what_their_common_pairs_say():
+    queries = ["person opens the wooden door.", "person opens the door slowly.", "wooden cupboard opens slowly."]
+    rows = [make_row(i, vid=f"v{i}", query=q, relevant_windows=[[0.0, 5.0]]) for i, q in enumerate(queries)]
+    pairs = store("noise=0,word=0", rows)
+    # Of three pairs each, "door opens" is in the first two; the last shares two words with both, and one pair with each.
+    first, second, third = (pairs[f"v{i}"][2] for i in range(3))
+    assert cosine(first, second) == pytest.approx(1 / 3, abs=0.12)
+    alone = store("noise=0,word=0", [make_row(0, vid="v", query="they laugh.", relevant_windows=[[0.0, 5.0]])])["v"][2]
+    assert np.linalg.norm(alone) == pytest.approx(np.linalg.norm(third), rel=0.15)
 
 
 def test_a_video_depends_on_its_own_annotations_and_the_seed_alone():

@@ -1,0 +1,98 @@
+"""The files that the studies on Charades-CG share, made from the original annotations.
+
+    python -m benchmarks.charades_files --data-dir ../shared/data --output outputs/studies/charades_files
+
+* `train.jsonl`, `test_trivial.jsonl`, `novel_composition.jsonl`, `novel_word.jsonl`: the splits. The test rows have lexical negatives, whatever a
+  model is trained with, so that the order of the saliency is measured on the same sentences for all.
+* `calibration/{train,seen,novel}.jsonl`: a copy of what the benchmark does, inside its training split, to choose the strengths of simulated
+  features on without a look at the test splits. Some training videos are set apart; some pairs of a verb and a noun of their queries are declared novel and
+  every other query with one of these pairs is left out of training, while each word of the pair stays in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Iterable
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from shine_hf.data.annotations import read_compositional
+from shine_hf.data.loading import split_validation, training_rows
+from shine_hf.negatives.splits import generate_for_splits
+from shine_hf.negatives.tagging import TaggedQuery, Tagger
+
+DATASET = "charades_cg"
+SET_APART = 0.15
+NOVEL_ROWS = 300
+# A word that is left in fewer training queries than this would be a novel word.
+MIN_TRAINING_QUERIES = 10
+SEED = 0
+
+
+def write_jsonl(rows: Iterable[dict], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def pairs_of(query: TaggedQuery) -> set[tuple[str, str]]:
+    """Every verb of a query with every noun of it, but for the people who act."""
+    words = [(token.lower(), tag) for token, tag in zip(query.tokens, query.parts_of_speech)]
+    verbs, nouns = ({word for word, tag in words if tag == kind} for kind in ("VERB", "NOUN"))
+    return set(product(verbs, nouns - {"person", "people", "man", "woman"}))
+
+
+def calibration_splits(rows) -> dict[str, list[dict]]:
+    """Split name -> rows: `train`, `seen` and `novel` of [the module's docstring](benchmarks/charades_files.py)."""
+    train, apart = (list(part) for part in split_validation(rows, SET_APART, SEED))
+    tagger = Tagger()
+    train_pairs, apart_pairs = (
+        [pairs_of(query) for query in tagger.tag(row["query"] for row in part)] for part in (train, apart)
+    )
+    words = Counter(word for pairs in train_pairs for word in {word for pair in pairs for word in pair})
+    candidates = sorted(
+        pair for pair in set().union(*apart_pairs) if all(words[w] >= 2 * MIN_TRAINING_QUERIES for w in pair)
+    )
+    novel: set[tuple[str, str]] = set()
+    for index in np.random.default_rng(SEED).permutation(len(candidates)):
+        if sum(not novel.isdisjoint(pairs) for pairs in apart_pairs) >= NOVEL_ROWS:
+            break
+        pair = candidates[index]
+        lost = Counter(
+            word
+            for pairs in train_pairs
+            if pair in pairs and novel.isdisjoint(pairs)
+            for word in {w for p in pairs for w in p}
+        )
+        if all(words[word] - lost[word] >= MIN_TRAINING_QUERIES for word in pair):
+            novel.add(pair)
+            words -= lost
+    return {
+        "train": [row for row, pairs in zip(train, train_pairs) if novel.isdisjoint(pairs)],
+        "seen": [row for row, pairs in zip(apart, apart_pairs) if novel.isdisjoint(pairs)],
+        "novel": [row for row, pairs in zip(apart, apart_pairs) if not novel.isdisjoint(pairs)],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", required=True, type=Path)
+    parser.add_argument("--output", required=True, type=Path)
+    args = parser.parse_args()
+    splits = read_compositional(DATASET, args.data_dir, negatives="none")
+    rows = {name: split.to_list() for name, split in splits.items()}
+    rows = generate_for_splits(DATASET, rows, "lexical", only=[name for name in rows if name != "train"])
+    for name, split in calibration_splits(training_rows(splits["train"])).items():
+        write_jsonl(split, args.output / "calibration" / f"{name}.jsonl")
+        print(f"calibration/{name}: {len(split):,} rows")
+    for name, split in rows.items():
+        write_jsonl(split, args.output / f"{name}.jsonl")
+        print(f"{name}: {len(split):,} rows")
+
+
+if __name__ == "__main__":
+    main()

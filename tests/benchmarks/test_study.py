@@ -1,0 +1,184 @@
+"""Studies, from the file to the tables, on a made-up dataset; and what becomes of studies that stop or fail."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from benchmarks.charades_files import calibration_splits, pairs_of
+from benchmarks.study import BENCHMARKS, REPOSITORY, main, read_study
+from benchmarks.study_report import Run, compare, comparison_table, results_table
+from shine_hf.negatives.tagging import Tagger
+from shine_hf.training.recipe import make_parser
+
+from ..made_up import write_charades_cg
+
+RECIPE = {
+    "dataset": "charades_cg", "video_features": ["simulated:dim=8"], "text_features": "words:dim=8", "hidden_size": 8, "num_attention_heads": 2,
+    "intermediate_size": 8, "num_queries": 2, "validation_fraction": 0.2, "per_device_train_batch_size": 4, "max_steps": 2, "logging_steps": 1,
+    "eval_strategy": "steps", "eval_steps": 2, "save_steps": 1, "metric_for_best_model": "validation_mIoU", "report_to": "none",
+}  # fmt: skip
+STUDY = {
+    "title": "Made up", "features": "simulated features", "seeds": [0], "splits": ["test_trivial", "novel_word"],
+    "variants": {"base": {"coarse_weight": 0, "fine_weight": 0}, "shine": {}}, "comparisons": [["shine", "base"]],
+}  # fmt: skip
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_charades_cg(tmp_path / "data")
+
+    def write(**keys):
+        recipe = {**RECIPE, "data_dir": str(tmp_path / "data"), **keys.pop("recipe", {})}
+        (tmp_path / "made_up.yaml").write_text(yaml.safe_dump({**STUDY, "recipe": recipe, **keys}))
+        return ["made_up.yaml", "--results", "results"]
+
+    return write
+
+
+def test_a_study_runs_once_and_leaves_tables_figures_and_a_json_per_run(study, tmp_path, capsys):
+    command = study(prepare=["python -c \"open('made.txt', 'a').write('once')\""])
+    assert main([*command, "--workers", "2"]) == 0
+    written = (tmp_path / "results" / "README.md").read_text()
+    assert capsys.readouterr().out.strip() in written and "**Features: simulated features.**" in written
+    assert "| novel_word | shine − base | 1 |" in written
+    for variant in ("base", "shine"):
+        run = json.loads((tmp_path / "results" / "runs" / f"{variant}_seed0.json").read_text())
+        finished = json.loads(
+            (tmp_path / "outputs/studies/made_up" / f"{variant}_seed0" / "all_results.json").read_text()
+        )
+        assert run["results"]["test_trivial_mIoU"] == pytest.approx(finished["test_trivial_mIoU"], abs=1e-4)
+        assert [step for step, _ in run["curve"]] == [2]
+    for figure in ("results.png", "validation.png"):
+        assert (tmp_path / "results" / figure).stat().st_size > 5000
+    # Again: nothing is run, the same is written.
+    log = tmp_path / "outputs/studies/made_up/base_seed0/log.txt"
+    before = log.read_text()
+    assert main(command) == 0
+    assert log.read_text() == before and (tmp_path / "made.txt").read_text() == "once"
+    assert (tmp_path / "results" / "README.md").read_text() == written
+
+
+def test_a_run_that_fails_ends_the_study_and_shows_why(study):
+    with pytest.raises(RuntimeError, match=r"(?s)ended with status .*unknown key 'no_such_key'"):
+        main(study(recipe={"no_such_key": 1}))
+
+
+def test_a_study_that_is_stopped_saves_and_goes_on(study, tmp_path):
+    command = study(variants={"shine": {"max_steps": 4000, "save_steps": 4000}}, comparisons=[])
+    folder = tmp_path / "outputs/studies/made_up/shine_seed0"
+    environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.study", *command], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 100
+    while "'loss'" not in (folder / "log.txt").read_text() if (folder / "log.txt").is_file() else True:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on from here" in errors
+    (checkpoint,) = folder.glob("checkpoint-*")
+    stopped_at = int(checkpoint.name.partition("-")[2])
+    # As many steps as it has are enough now: it goes on from there and does not begin anew.
+    assert main([*command, "--", "--max_steps", str(stopped_at + 1)]) == 0
+    assert f"resuming from outputs/studies/made_up/shine_seed0/{checkpoint.name}" in (folder / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("path", sorted((BENCHMARKS / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_studies_are_well_formed(path):
+    study = read_study(path.stem)
+    options = {action.dest for action in make_parser()._actions}
+    keys = set(study.recipe).union(*study.variants.values())
+    assert keys <= options, f"no keys of a recipe: {keys - options}"
+    assert study.features and study.splits and study.seeds
+
+
+def test_unknown_studies_keys_and_variants_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no study 'nothing'; there are: .*simulation"):
+        read_study("nothing")
+    path = tmp_path / "a.yaml"
+    path.write_text(yaml.safe_dump({**STUDY, "recipe": {}, "seed": 3}))
+    with pytest.raises(ValueError, match=r"a.yaml: .*unexpected keyword argument 'seed'"):
+        read_study(str(path))
+    path.write_text(yaml.safe_dump({**STUDY, "recipe": {}, "comparisons": [["shine", "bas"]]}))
+    with pytest.raises(ValueError, match="comparisons name bas, which is no variant"):
+        read_study(str(path))
+
+
+# ---- the report ------------------------------------------------------------------------------------------------------
+
+
+def made_up_run(variant, seed, ious, levels):
+    queries = [
+        {
+            "qid": f"q{i}",
+            "vid": f"v{i // 2}",
+            "iou": iou,
+            "saliency": [1.0, level, None, 0.0] if level is not None else [1.0, 0.0],
+        }
+        for i, (iou, level) in enumerate(zip(ious, levels))
+    ]
+    return Run(variant, seed, {"test_mIoU": 100 * sum(ious) / len(ious)}, [], {"test": queries})
+
+
+@pytest.fixture
+def made_up_study(tmp_path):
+    path = tmp_path / "made_up.yaml"
+    path.write_text(yaml.safe_dump({**STUDY, "recipe": {}, "splits": ["test"], "seeds": [0, 1]}))
+    return read_study(str(path))
+
+
+def test_the_tables_hold_means_deviations_and_paired_differences(made_up_study):
+    runs = [
+        made_up_run("base", 0, [0.4, 0.4, 0.6, 0.6], [0.5, 2.0, 2.0, None]),
+        made_up_run("base", 1, [0.4, 0.4, 0.4, 0.6], [0.5, 2.0, 2.0, None]),
+        made_up_run("shine", 0, [0.6, 0.6, 0.8, 0.8], [0.5, 0.5, 0.5, None]),
+        made_up_run("shine", 1, [0.6, 0.6, 0.6, 0.8], [0.5, 0.5, 0.5, None]),
+    ]
+    assert "| test | base | 2 | 47.5 ± 3.5 |" in results_table(made_up_study, runs)
+    found = {entry["metric"]: entry for entry in compare(made_up_study, runs)}
+    assert found["mIoU"]["mean"] == pytest.approx(20) and found["mIoU"]["low"] == pytest.approx(20)
+    assert found["R1@0.5"]["mean"] == pytest.approx(100 * (1 - 3 / 8))
+    # Rows without a first level say nothing about its order.
+    assert found["positive>level1"]["mean"] == pytest.approx(100 * 2 / 3)
+    assert "**+20.0 (+20.0 to +20.0)**" in comparison_table(list(found.values()))
+
+
+def test_runs_on_other_queries_are_not_compared(made_up_study):
+    runs = [made_up_run("base", 0, [0.4], [0.5]), made_up_run("shine", 0, [0.4, 0.5], [0.5, 0.5])]
+    with pytest.raises(ValueError, match="not evaluated on the same queries"):
+        list(compare(made_up_study, runs))
+
+
+# ---- the calibration splits ------------------------------------------------------------------------------------------
+
+
+def test_novel_pairs_are_out_of_the_calibration_training_and_their_words_are_not(shared):
+    from benchmarks.charades_files import MIN_TRAINING_QUERIES, NOVEL_ROWS
+    from shine_hf.data.annotations import read_compositional
+    from shine_hf.data.loading import training_rows
+
+    rows = training_rows(read_compositional("charades_cg", shared / "data", negatives="none")["train"])
+    splits = calibration_splits(rows)
+    tagger = Tagger()
+    pairs = {
+        name: [pairs_of(query) for query in tagger.tag(row["query"] for row in split)]
+        for name, split in splits.items()
+    }
+    seen = set().union(*pairs["train"], *pairs["seen"])
+    assert len(splits["novel"]) >= NOVEL_ROWS and all(query - seen for query in pairs["novel"])
+    videos = {name: {row["vid"] for row in split} for name, split in splits.items()}
+    assert not videos["train"] & (videos["seen"] | videos["novel"])
+    words = [{word for pair in query for word in pair} for query in pairs["train"]]
+    for query in pairs["novel"]:
+        # At least one of its pairs is new although both of its words are well known.
+        assert any(
+            all(sum(word in known for known in words) >= MIN_TRAINING_QUERIES for word in pair)
+            for pair in query - seen
+        )

@@ -1,0 +1,63 @@
+"""The paired bootstrap: what it must find, what it must leave open, and that it knows of videos and runs."""
+
+import numpy as np
+import pytest
+
+from shine_hf.metrics import paired_bootstrap
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_a_difference_on_every_query_is_found_whatever_the_queries_are_like(rng):
+    baseline = 100 * rng.random((3, 200))
+    found = paired_bootstrap(baseline + 2, baseline)
+    assert found.mean == pytest.approx(2) and (found.low, found.high) == pytest.approx((2, 2))
+    assert found.share_above_zero == 1
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says(rng):
+    covered = 0
+    for seed in range(200):
+        noise = rng.standard_normal((4, 60)) + 0.3 * rng.standard_normal((4, 1))
+        found = paired_bootstrap(noise + 1, np.zeros_like(noise), resamples=300, seed=seed)
+        covered += found.low <= 1 <= found.high
+    # Percentile intervals of few runs are somewhat narrow.
+    assert 0.80 <= covered / 200 <= 0.99
+
+
+def test_queries_of_one_video_count_as_one_observation(rng):
+    per_video = rng.standard_normal((1, 20))
+    values = np.repeat(per_video, 50, axis=1)
+    clusters = np.repeat(np.arange(20), 50)
+    by_query, by_video = (paired_bootstrap(values, np.zeros_like(values), clusters=c) for c in (None, clusters))
+    assert by_query.mean == pytest.approx(by_video.mean)
+    assert by_video.high - by_video.low > 4 * (by_query.high - by_query.low)
+
+
+def test_runs_that_disagree_widen_the_interval():
+    values = np.repeat([[-5.0], [0.0], [11.0]], 100, axis=1)
+    found = paired_bootstrap(values, np.zeros_like(values))
+    assert found.mean == pytest.approx(2) and found.low < 0 < found.high
+
+
+def test_queries_without_a_figure_are_left_out_on_both_sides():
+    values, baseline = np.array([[1.0, np.nan, 3.0]]), np.array([[0.0, 5.0, np.nan]])
+    assert paired_bootstrap(values, baseline).mean == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "baseline", "more", "message"),
+    [
+        (np.zeros((2, 3)), np.zeros((3, 3)), {}, "one shape"),
+        (np.zeros(3), np.zeros(3), {}, "one shape"),
+        (np.full((1, 2), np.nan), np.zeros((1, 2)), {}, "no query"),
+        (np.zeros((1, 2)), np.zeros((1, 2)), {"clusters": ["a"]}, "1 clusters for 2 queries"),
+        (np.zeros((1, 2)), np.zeros((1, 2)), {"confidence": 1.0}, "confidence"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(values, baseline, more, message):
+    with pytest.raises(ValueError, match=message):
+        paired_bootstrap(values, baseline, **more)
