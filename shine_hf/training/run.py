@@ -63,6 +63,8 @@ def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
     for name, rows in splits.items():
         if name != "train" and (recipe.data.eval_splits is None or name in recipe.data.eval_splits):
             metrics = trainer.evaluate(rows, metric_key_prefix=name)
+            if args.save_query_results:
+                trainer.save_query_results(name, rows)
             trainer.save_metrics(name, metrics)
             results[name] = {key.removeprefix(f"{name}_"): value for key, value in metrics.items()}
     if trainer.is_world_process_zero():

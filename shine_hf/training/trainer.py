@@ -21,7 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..hub.push import BEST_MODEL_FOLDER
 from ..losses import ShineLoss
-from ..metrics import moment_retrieval_metrics, saliency_order
+from ..metrics import first_moment_iou, moment_retrieval_metrics, saliency_order
 from ..modeling.moment_retrieval_loss import is_inside, masked_mean
 from .callbacks import SaveAfterEvaluation, SetEpochCallback, StopWithoutProgress, ignore_sigterm
 from .checkpoints import STATE_FILE, is_whole, last_whole_checkpoint, remove_half_written, whole_folder
@@ -278,6 +278,7 @@ class ShineTrainer(PushingTrainer):
         self._evaluated.clear()
         self._example.clear()
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        self._last_evaluation = output
         if self._evaluated:
             terms = self._evaluated_terms()
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in terms.items()})
@@ -311,16 +312,29 @@ class ShineTrainer(PushingTrainer):
 
     def compute_moment_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """R1@0.3/0.5/0.7, mIoU and mAP of the moments, and how often the saliency is in the order that SHINE trains (in percent)."""
-        moments, scores = prediction.predictions
-        windows = prediction.label_ids
-        # Absent windows are negative (padding of the collator and of the Trainer); real ones end after 0.
-        windows = np.where(windows[..., 1:] >= 0, windows, np.nan)
-        moments = np.where(moments[..., 2:] >= 0, moments, np.nan)
-        # The Trainer pads batches with fewer levels by -100, behind the others: hence the irrelevant query comes first.
-        scores = np.where(scores == -100, np.nan, scores)
-        levels = np.concatenate([scores[:, :1], scores[:, 2:], scores[:, 1:2]], axis=1)
+        moments, levels, windows = _unpadded(prediction)
         bootstrap = 0 if self.is_in_train else BOOTSTRAP_RESAMPLES
         return moment_retrieval_metrics(moments, windows) | saliency_order(levels, bootstrap=bootstrap)
+
+    def save_query_results(self, split: str, rows) -> None:
+        """
+        Write what the last evaluation found for every query to `output_dir/queries/{split}.jsonl`: `qid`, `vid`, the first `moment`
+        `[start, end]` in seconds, its `iou` with the annotated window that it fits best, and the mean `saliency` inside the moment under the
+        query, level 1, 2, … and the irrelevant query (null for what does not exist). What a comparison of two models query by query needs.
+
+        Args:
+            rows: What was evaluated, in its order.
+        """
+        if not self.is_world_process_zero():
+            return
+        moments, levels, windows = _unpadded(self._last_evaluation)
+        path = os.path.join(self.args.output_dir, "queries", f"{split}.jsonl")
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="utf-8") as file:
+            for row, moment, iou, saliency in zip(rows, moments, first_moment_iou(moments, windows), levels):
+                found = {name: [None if np.isnan(value) else float(value) for value in values]
+                         for name, values in (("moment", moment[0, :2]), ("saliency", saliency))}  # fmt: skip
+                file.write(json.dumps({"qid": row["qid"], "vid": row["vid"], "iou": float(iou), **found}) + "\n")
 
     # ---- optimisation and checkpoints ----------------------------------------------------------------------------------
 
@@ -435,6 +449,18 @@ class ShineTrainer(PushingTrainer):
             settings = {name: value for name, value in self.args.to_dict().items() if name not in LOCAL_ARGUMENTS}
             with open(os.path.join(output_dir, "training_args.json"), "w", encoding="utf-8") as file:
                 json.dump(settings, file, indent=2, default=str)
+
+
+def _unpadded(prediction) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Moments `(N, Q, 3)`, saliency `(N, 1 + L)` of the query, level 1, 2, … and the irrelevant query, and windows `(N, W, 2)`; NaN for none."""
+    moments, scores = prediction.predictions
+    windows = prediction.label_ids
+    # Absent windows are negative (padding of the collator and of the Trainer); real ones end after 0.
+    windows = np.where(windows[..., 1:] >= 0, windows, np.nan)
+    moments = np.where(moments[..., 2:] >= 0, moments, np.nan)
+    # The Trainer pads batches with fewer levels by -100, behind the others: hence the irrelevant query comes first.
+    scores = np.where(scores == -100, np.nan, scores)
+    return moments, np.concatenate([scores[:, :1], scores[:, 2:], scores[:, 1:2]], axis=1), windows
 
 
 def _saliency_inside(outputs, inputs) -> torch.Tensor:

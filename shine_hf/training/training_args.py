@@ -19,6 +19,7 @@ class ShineTrainingArguments(TrainingArguments):
         lr_drop_epoch (`int`, *optional*): Epoch after which the learning rate is a tenth; `None` leaves it to `lr_scheduler_type`.
         nms_threshold (`float`, *optional*), round_to_clip_length (`bool`): Post-processing of the moments that are evaluated.
         early_stopping_patience (`int`, *optional*): Stop after so many evaluations without a better `metric_for_best_model`.
+        save_query_results (`bool`): Write what the evaluation at the end found for every query, see [`ShineTrainer.save_query_results`].
         keep_best (`bool`): Save the best model so far under `output_dir/best`, and load it at the end of training.
     """
 
@@ -43,6 +44,9 @@ class ShineTrainingArguments(TrainingArguments):
     )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without a better metric_for_best_model."}
+    )
+    save_query_results: bool = field(
+        default=False, metadata={"help": "Write the result of every query to output_dir/queries/SPLIT.jsonl."}
     )
     keep_best: bool = field(default=True, metadata={"help": "Keep the best model in output_dir/best and end with it."})
 
