@@ -41,6 +41,10 @@ PAIR_SLOTS = {
     "v-adv": ("verb", "adverb"),
     "v-p": ("verb", "preposition"),
 }
+# With its share of the gaps; an event itself may be less than a third of this, and what blinks slowly is dark for two seconds.
+SECONDS_PER_EVENT = 7
+# What is quick comes round once a second.
+SLOWEST_FPS = 4
 # Words that a negative of each level changes.
 CHANGED_WORDS = (1, 2, 4)
 SPLITS = ("train", "test_trivial", "novel_composition")
@@ -80,10 +84,10 @@ class ShapesCG:
     Args:
         seed (`int`): Seed of the novel pairs and of the videos.
         train_videos, test_trivial_videos, novel_composition_videos (`int`): Videos per split.
-        duration (`float`): Length of a video in seconds.
+        duration (`float`): Length of a video in seconds, at least 7 per event.
         events (`int`): Events per video, at least 3: the first of them comes with two that differ from it by one word.
         size (`int`): Width and height in pixels, even.
-        fps (`int`): Frames per second.
+        fps (`int`): Frames per second, at least 4.
     """
 
     seed: int = 0
@@ -97,11 +101,14 @@ class ShapesCG:
     novel_pairs: frozenset[Pair] = field(init=False, repr=False)
 
     def __post_init__(self):
-        if self.events < 3 or self.duration < self.events * 2:
-            raise ValueError(f"a video needs at least 3 events of 2 s, got {self.events} in {self.duration} s")
-        if self.size < 16 or self.size % 2 or self.fps < 1:
+        if self.events < 3 or self.duration < self.events * SECONDS_PER_EVENT:
             raise ValueError(
-                f"size must be even and at least 16, fps at least 1; got {self.size} px and {self.fps} fps"
+                f"a video needs at least 3 events and {SECONDS_PER_EVENT} s for each, so that even what blinks slowly is seen in all of them; "
+                f"got {self.events} events in {self.duration} s"
+            )
+        if self.size < 16 or self.size % 2 or self.fps < SLOWEST_FPS:
+            raise ValueError(
+                f"size must be even and at least 16, fps at least {SLOWEST_FPS} to show what is quick; got {self.size} px and {self.fps} fps"
             )
         if min(self.train_videos, self.test_trivial_videos, self.novel_composition_videos) < 0:
             raise ValueError("a number of videos is negative")

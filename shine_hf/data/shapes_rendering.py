@@ -133,21 +133,22 @@ def write_mp4(path: str | Path, frames: np.ndarray, fps: int) -> Path:
 
 def contact_sheet(videos: Sequence[ShapesVideo], path: str | Path, columns: int = 8, tile: int = 96) -> Path:
     """A picture with a line per event of each video: its caption, its time, and frames from its start to its end."""
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
     from .shapes_cg import caption
 
-    margin, text = 4, 14
+    margin, text = 4, 20
     events = [(video, event) for video in videos for event in video.events]
     width, height = columns * (tile + margin) + margin, len(events) * (tile + margin + text) + margin
     sheet = Image.new("RGB", (width, height), "white")
-    draw, top = ImageDraw.Draw(sheet), margin
+    draw, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(size=text - 6), margin
     fps = 24
     for video, event in events:
         draw.text(
             (margin, top),
             f"{video.vid}, {event.start:.1f} to {event.end:.1f} s: {caption(event.words)}",
             fill="black",
+            font=font,
         )
         frames = render_video(video, tile, fps)
         for column, time in enumerate(np.linspace(event.start, event.end, columns, endpoint=False)):

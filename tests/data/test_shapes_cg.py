@@ -11,7 +11,7 @@ from shine_hf.data.shapes_cg import PAIR_SLOTS, SPLITS, TEMPLATES, WORDS, Event,
 from shine_hf.data.shapes_rendering import SHAPES, contact_sheet, render_video
 from shine_hf.encoders.video_reader import read_clips, video_duration
 
-SMALL = ShapesCG(train_videos=120, test_trivial_videos=20, novel_composition_videos=20)
+SMALL = ShapesCG(train_videos=250, test_trivial_videos=50, novel_composition_videos=50)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_rows_fit_the_schema(rows):
     for split, found in rows.items():
         check_rows(found, source=split)
         assert all(set(row) == set(FEATURES) for row in found)
-    assert len(rows["train"]) == 120 * SMALL.events
+    assert len(rows["train"]) == SMALL.train_videos * SMALL.events
     vids = [{row["vid"] for row in found} for found in rows.values()]
     assert not (vids[0] & vids[1] or vids[0] & vids[2] or vids[1] & vids[2])
 
@@ -152,6 +152,18 @@ def test_what_a_shape_does():
     assert blinks == {"slowly": 1, "quickly": 7}
 
 
+@pytest.mark.parametrize("settings", [{"duration": 21.0, "events": 3, "fps": 4}, {"duration": 28.0}])
+def test_every_event_is_seen(settings):
+    """Also where as many events as may be share a video, and the shape blinks slowly."""
+    world = ShapesCG(train_videos=100, size=16, **settings)
+    for video in world.videos("train"):
+        frames = render_video(video, world.size, world.fps)
+        for event in video.events:
+            during = frames[round(event.start * world.fps) : round(event.end * world.fps)]
+            # The first frame shows the box alone.
+            assert (during != frames[0]).any(), (video.vid, event)
+
+
 def test_shapes_differ():
     v, u = (np.mgrid[:64, :64] - 32) / 150
     masks = [outline(u, v) < 0 for outline in SHAPES.values()]
@@ -167,7 +179,7 @@ def test_captions():
 
 
 def test_written_files_can_be_read_and_written_again(tmp_path):
-    world = ShapesCG(train_videos=3, test_trivial_videos=1, novel_composition_videos=1, duration=9.0, events=3)
+    world = ShapesCG(train_videos=3, test_trivial_videos=1, novel_composition_videos=1, duration=21.0, events=3)
     folder = world.write(tmp_path / "world", workers=2)
     for split in SPLITS:
         assert read_jsonl(folder / f"{split}.jsonl").to_list() == list(world.rows(split))
@@ -175,7 +187,7 @@ def test_written_files_can_be_read_and_written_again(tmp_path):
     assert [path.name for path in videos] == [
         "novel_composition_00000.mp4", "test_trivial_00000.mp4", "train_00000.mp4", "train_00001.mp4", "train_00002.mp4",
     ]  # fmt: skip
-    assert video_duration(videos[0]) == pytest.approx(9.0)
+    assert video_duration(videos[0]) == pytest.approx(21.0)
     # What is decoded is what was drawn.
     video = next(iter(world.videos("train")))
     drawn = render_video(video, world.size, world.fps)
@@ -184,9 +196,9 @@ def test_written_files_can_be_read_and_written_again(tmp_path):
     # What is there is kept, what is missing is written; other settings need another folder.
     videos[2].unlink(), videos[3].write_bytes(b"kept")
     world.write(folder)
-    assert video_duration(videos[2]) == pytest.approx(9.0) and videos[3].read_bytes() == b"kept"
+    assert video_duration(videos[2]) == pytest.approx(21.0) and videos[3].read_bytes() == b"kept"
     with pytest.raises(ValueError, match="other settings"):
-        ShapesCG(train_videos=1, duration=9.0, events=3, seed=1).write(folder)
+        ShapesCG(train_videos=1, duration=21.0, events=3, seed=1).write(folder)
     assert json.loads((folder / "shapes_cg.json").read_text())["seed"] == 0
 
 
@@ -197,7 +209,7 @@ def test_contact_sheet(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"events": 2}, {"duration": 5.0}, {"size": 47}, {"size": 8}, {"fps": 0}, {"train_videos": -1}]
+    "settings", [{"events": 2}, {"duration": 27.0}, {"size": 47}, {"size": 8}, {"fps": 3}, {"train_videos": -1}]
 )
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(ValueError, match=r"got|negative"):

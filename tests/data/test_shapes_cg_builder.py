@@ -26,7 +26,7 @@ def test_rows_of_the_builder_and_no_stale_cache(tmp_path, monkeypatch):
 
 def test_the_script_writes_everything_and_says_what_is_wrong(tmp_path, monkeypatch, capsys):
     options = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
-    command = [str(SCRIPT), "--output-dir", str(tmp_path), "--duration=9", "--events=3", *options]
+    command = [str(SCRIPT), "--output-dir", str(tmp_path), "--duration=21", "--events=3", *options]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(SCRIPT), run_name="__main__")
