@@ -54,6 +54,14 @@ def test_a_study_runs_once_and_leaves_tables_figures_and_a_json_per_run(study, t
         )
         assert run["results"]["test_trivial_mIoU"] == pytest.approx(finished["test_trivial_mIoU"], abs=1e-4)
         assert [step for step, _ in run["curve"]] == [2]
+        lines = (
+            (tmp_path / "outputs/studies/made_up" / f"{variant}_seed0" / "queries" / "test_trivial.jsonl")
+            .read_text()
+            .splitlines()
+        )
+        assert 100 * sum(json.loads(line)["iou"] for line in lines) / len(lines) == pytest.approx(
+            finished["test_trivial_mIoU"]
+        )
     for figure in ("results.png", "validation.png"):
         assert (tmp_path / "results" / figure).stat().st_size > 5000
     # Again: nothing is run, the same is written.
