@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,40 +175,45 @@ def curve(run: Run) -> list[tuple[int, float]]:
 
 
 def results_figure(study: Study, runs: Sequence[Run]):
-    """R1@0.5, mIoU and the order of the saliency: a group of bars per split, a bar per variant, a dot per seed."""
+    """R1@0.5, mIoU and the order of the saliency: a line per variant, a colour per split, a dot per seed and a ring at their mean."""
     from matplotlib.figure import Figure
 
     shown = [
         name
         for name in ("R1@0.5", "mIoU", "positive>level1")
-        if any(f"{study.splits[0]}_{name}" in run.results for run in runs)
+        if any(f"{split}_{name}" in run.results for run in runs for split in study.splits)
     ]
     variants = [variant for variant in study.variants if any(run.variant == variant for run in runs)]
-    figure = Figure(figsize=(4.6 * len(shown), 3.2 + 0.16 * len(variants)), layout="constrained")
-    for axes, metric in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown):
-        for index, variant in enumerate(variants):
-            places = np.arange(len(study.splits)) + (index - (len(variants) - 1) / 2) * 0.8 / len(variants)
-            values = [_values(runs, variant, f"{split}_{metric}") for split in study.splits]
-            color = _colors(len(variants))[index]
-            axes.bar(
-                places,
-                [statistics.mean(v) if v else 0 for v in values],
-                0.8 / len(variants),
-                color=color,
-                label=variant,
-            )
-            for place, dots in zip(places, values):
-                axes.plot([place] * len(dots), dots, ".", color="#333333", markersize=3)
+    figure = Figure(figsize=(3.2 * len(shown) + 2, 1.4 + 0.32 * len(variants)), layout="constrained")
+    panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
+    for axes, metric in zip(panels, shown):
+        for split, color in zip(study.splits, _colors(len(study.splits))):
+            for place, variant in enumerate(variants):
+                if values := _values(runs, variant, f"{split}_{metric}"):
+                    axes.plot(values, [place] * len(values), ".", color=color, markersize=4, alpha=0.6)
+                    label = split if place == 0 else None
+                    axes.plot(
+                        statistics.mean(values),
+                        place,
+                        "o",
+                        color=color,
+                        markersize=8,
+                        markerfacecolor="none",
+                        label=label,
+                    )
         axes.set_title(f"{metric.replace('>', ' > ')} (%)", fontsize=10)
-        axes.set_xticks(range(len(study.splits)), [split.replace("_", "\n") for split in study.splits], fontsize=8)
-        everything = [
-            value for split in study.splits for v in variants for value in _values(runs, v, f"{split}_{metric}")
-        ]
-        axes.set_ylim(max(0, 5 * math.floor((min(everything) - 4) / 5)), min(100, max(everything) + 4))
+        axes.grid(axis="y", color="#dddddd", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(variants)), fontsize=8, frameon=False)
-    figure.suptitle(f"{study.title}\n{study.features}", fontsize=10)
+    panels[0].set_yticks(range(len(variants)), variants, fontsize=8)
+    panels[0].set_ylim(len(variants) - 0.5, -0.5)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=len(study.splits),
+        fontsize=8,
+        frameon=False,
+    )
+    figure.suptitle("\n".join([study.title, *textwrap.wrap(study.features, 90)]), fontsize=10)
     return figure
 
 
