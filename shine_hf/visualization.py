@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 BLUE, GREEN, INK, FAINT = "#0072B2", "#009E73", "#333333", "#999999"
 SERIES_COLORS = (BLUE, "#D55E00", GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # From the nearest negative to the irrelevant query: away from the blue of the positive, and fading.
-NEGATIVE_COLORS = ("#D55E00", "#E69F00", "#CC79A7", "#999999")
+NEGATIVE_COLORS = ("#D55E00", "#E69F00", "#CC79A7", "#000000", "#56B4E9", "#8C6D31", "#999999")
+LABEL_WIDTH_CHARACTERS = 34
 QUERY_LABEL = "the query"
 FONT_SIZE = 9.0
 HEADLINE_METRICS = ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU", "mAP")
@@ -33,6 +34,7 @@ LOGGED = re.compile(
     r"(?P<eval>eval_(?:(?P<split>.+)_)?)?"
     rf"(?P<name>loss(?:_\w+)?|{LINK.pattern}|chain|{'|'.join(map(re.escape, HEADLINE_METRICS))})"
 )
+LINE_HEIGHT_INCHES, LABEL_GAP_LINES, MOST_LABEL_LINES = (FONT_SIZE + 2.5) / 72, 0.4, 5
 LEFT_MARGIN_INCHES, RIGHT_MARGIN_INCHES = 0.95, 2.5
 
 
@@ -84,7 +86,7 @@ def plot_moments(
     tiles, strip_height = _choose_tiles(frames, duration_seconds, plot_width)
     title = textwrap.fill(query, 95)
     track_height = 0.26 * (len(ranked) + bool(len(windows))) or 0.26
-    heights = [strip_height, track_height, 2.2 if curves else 0.0]
+    heights = [strip_height, track_height, max(2.2, _labels_height(list(curves))) if curves else 0.0]
     title_height, axis_height, gap = 0.25 + 0.2 * (title.count("\n") + 1), 0.5, 0.12
     shown = [height for height in heights if height]
     height = title_height + sum(shown) + gap * (len(shown) - 1) + axis_height
@@ -295,14 +297,17 @@ def _draw_tracks(
     """One row for the annotated windows and one for each prediction, with times on the bars and scores in the right margin."""
     _strip_frame(axes)
     rows = ([("annotated", GREEN, [(start, end) for start, end in windows], "")] if len(windows) else []) + [
-        (f"predicted {rank}", BLUE, [(start, end)], f"score {score:.2f}{_describe_fit(start, end, windows)}")
+        (f"predicted {rank}", BLUE, [(start, end)], f"score {_short(score)}{_describe_fit(start, end, windows)}")
         for rank, (start, end, score) in enumerate(moments, start=1)
     ]
     for row, (_, color, bars, remark) in enumerate(rows):
         for start, end in bars:
             axes.barh(row, end - start, left=start, height=0.62, color=color, edgecolor=color, linewidth=0.8)
             # The edge keeps a moment visible that is shorter than a pixel. 0.062 inches a character is a little more than DejaVu Sans needs at this size.
-            text = f"{_clock(start)}–{_clock(end)}" if _is_long(duration_seconds) else f"{start:.1f}–{end:.1f} s"
+            digits = 1 if duration_seconds >= 10 else 2
+            text = f"{start:.{digits}f}–{end:.{digits}f} s"
+            if _is_long(duration_seconds):
+                text = f"{_clock(start)}–{_clock(end)}"
             needed_seconds = 0.062 * len(text) / width_inches * duration_seconds
             if end - start > needed_seconds:
                 axes.text(
@@ -347,7 +352,7 @@ def _draw_saliency(
         edges = np.arange(len(curve) + 1) * clip_length_seconds
         width = (2.4 if label == QUERY_LABEL else 1.4) * (1 if len(curve) < 300 else 0.4)
         axes.stairs(curve, edges, baseline=None, color=color, linewidth=width)
-    _list_labels(axes, list(curves), colors, wrap=34)
+    _list_labels(axes, list(curves), colors)
     axes.set_ylabel("saliency", color=INK)
 
 
@@ -362,6 +367,11 @@ def _as_moment(moment: Mapping[str, float] | Sequence[float]) -> tuple[float, fl
         return moment["start"], moment["end"], moment["score"]
     start, end, score = moment
     return start, end, score
+
+
+def _short(score: float) -> str:
+    """Two digits, or the first that is not 0: in a long video most scores are small."""
+    return f"{score:.2f}" if score >= 0.01 or not score else f"{score:.1g}"
 
 
 def _is_long(duration_seconds: float) -> bool:
@@ -405,24 +415,26 @@ def _strip_frame(axes: Axes) -> None:
     axes.tick_params(colors=INK, labelsize=FONT_SIZE - 0.5, color=FAINT)
 
 
-def _list_labels(axes: Axes, labels: Sequence[str], colors: Sequence[str], wrap: int) -> None:
+def _list_labels(axes: Axes, labels: Sequence[str], colors: Sequence[str]) -> None:
     """Write the labels below each other in the right margin, in the colours of their lines."""
-    line = _line_height(axes)
-    # As many lines for each label as there is room for.
-    most_lines = max(int(1 / line / len(labels) - 0.4), 1)
+    line = LINE_HEIGHT_INCHES / (axes.get_position().height * axes.get_figure().get_figheight())
     top = 1.0
     for label, color in zip(labels, colors):
-        lines = textwrap.wrap(label, wrap, max_lines=most_lines, placeholder=" …") or [""]
+        lines = _wrap_label(label)
         axes.text(
             1.02, top, "\n".join(lines), transform=axes.transAxes, va="top", color=color, fontsize=FONT_SIZE - 0.5,
             linespacing=1.0, parse_math=False, fontweight="bold" if label == QUERY_LABEL else None,
         )  # fmt: skip
-        top -= line * (len(lines) + 0.4)
+        top -= line * (len(lines) + LABEL_GAP_LINES)
 
 
-def _line_height(axes: Axes) -> float:
-    """Height of a line of text as a fraction of the axes."""
-    return (FONT_SIZE + 2.5) / 72 / (axes.get_position().height * axes.get_figure().get_figheight())
+def _labels_height(labels: Sequence[str]) -> float:
+    """Inches that the labels take, written below each other."""
+    return LINE_HEIGHT_INCHES * sum(len(_wrap_label(label)) + LABEL_GAP_LINES for label in labels)
+
+
+def _wrap_label(label: str) -> list[str]:
+    return textwrap.wrap(label, LABEL_WIDTH_CHARACTERS, max_lines=MOST_LABEL_LINES, placeholder=" …") or [""]
 
 
 def _rank_of_link(name: str) -> tuple[bool, str]:

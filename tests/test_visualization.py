@@ -98,6 +98,25 @@ def test_moments_show_what_was_found_and_how_well_it_fits():
     assert {axes.get_xlim() for axes in figure.axes} == {(0.0, 30.0)}, "all panels share the axis of time"
 
 
+def test_many_long_counter_queries_stay_apart():
+    scene = made_up_scene()
+    sentence = "a person who has waited for a long time in the kitchen closes the door and then {}"
+    ends = ("sits", "sings", "cooks", "eats", "leaves", "laughs", "sleeps")
+    scene["negative_saliency"] = {sentence.format(end): scene["saliency"] / (2 + i) for i, end in enumerate(ends)}
+    figure = plot_moments(**scene)
+    assert_readable(figure)
+    words = words_of(figure)
+    assert all(sentence.format(end) in words for end in ends), "where they differ only at the end they are told apart"
+    stairs = [stair for stair in figure.axes[-1].patches if hasattr(stair, "get_data")]
+    assert len({stair.get_edgecolor() for stair in stairs}) == 8
+
+
+def test_small_numbers_keep_their_digits():
+    scene = made_up_scene() | {"duration_seconds": 0.4, "windows": [], "moments": [(0.0, 0.04, 0.0052)]}
+    words = words_of(plot_moments(**scene))
+    assert "0.00–0.04 s" in words and "score 0.005" in words
+
+
 def test_moments_without_anything_optional():
     figure = plot_moments("a query", [(1, 4, 0.4)], duration_seconds=10)
     assert_readable(figure)

@@ -6,7 +6,8 @@ import json
 import sys
 from pathlib import Path
 
-FILM_STRIP_FRAMES = 8
+# As many as the strip has room for at most; it takes those that it needs.
+FILM_STRIP_FRAMES = 24
 
 
 def add_arguments(parser) -> None:
