@@ -1,11 +1,12 @@
 """How long a training step and an evaluation take, against a step in the style of the public code.
 
-    python benchmarks/step.py [--repeats 5] [--threads 2] [--device cpu] [--output FILE.json]
+    python -m benchmarks.step [--repeats 7] [--threads 2] [--device cpu] [--output FILE.json]
 
 The yardstick's shape: batch 32, 64 clips of 1,024 features and 2 endpoint features, 12 words, three hard negatives and an irrelevant query, full base loss.
 The reference style is made of our own modules and gives the same loss (checked before anything is timed): a pass of its own, with decoder, for the
-query and for each negative, torch's dropout, and losses in a loop over the samples. All variants take turns in one run, and the medians
-are compared. Beside them stands the time of the step's matrix products alone, on the same shapes and layouts: what no arrangement of the rest can save.
+query and for each negative, torch's own kernels, plain attention, glibc's defaults, and losses in a loop over the samples. Each variant has a process of its
+own, since kernels and memory are set for a whole process; the variants take turns, and the medians are compared. Beside them stands the time
+of our step's matrix products alone, in the same kernels, shapes and layouts: what no arrangement of the rest can save.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import multiprocessing
 import statistics
 import time
-from collections import Counter
 from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
-from unittest import mock
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
 
 from shine_hf.losses import ShineLoss
 from shine_hf.modeling import QDDetrConfig, QDDetrForMomentRetrieval, cpu_kernels, layers
@@ -110,17 +113,6 @@ def reference_style_loss(model, inputs, shine: ShineLoss | None) -> torch.Tensor
     return total / len(video)
 
 
-@contextlib.contextmanager
-def reference_style():
-    """Torch's own dropout and PReLU instead of ours (and glibc's defaults: see `Step`)."""
-    with (
-        mock.patch.object(layers, "drop", nn.functional.dropout),
-        mock.patch.object(cpu_kernels, "drop", nn.functional.dropout),
-        mock.patch.object(cpu_kernels.PReLU, "forward", nn.PReLU.forward),
-    ):
-        yield
-
-
 class Step:
     """One kind of training step, ready to be repeated."""
 
@@ -130,12 +122,7 @@ class Step:
         self.loss, self.inputs, self.shine, self.device, self.bf16 = loss, inputs, shine, device, bf16
 
     def __call__(self) -> None:
-        is_reference = self.loss is reference_style_loss
-        keep_freed_memory(not is_reference)
-        with (
-            reference_style() if is_reference else contextlib.nullcontext(),
-            torch.autocast(self.device, torch.bfloat16, enabled=self.bf16),
-        ):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             loss = self.loss(self.model, self.inputs, self.shine)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 0.1)
@@ -143,85 +130,136 @@ class Step:
         self.optimizer.zero_grad()
 
 
-class Evaluation:
-    """Moments of a batch, without labels; the reference style also encodes and decodes an irrelevant query, as the public code does."""
-
-    def __init__(self, inputs: dict, device: str, with_irrelevant: bool):
-        self.model = make_model(device).eval()
-        names = ("video_features", "video_attention_mask", "text_features", "text_attention_mask")
-        self.inputs, self.with_irrelevant = {name: inputs[name] for name in names}, with_irrelevant
-
-    @torch.no_grad()
-    def __call__(self) -> None:
-        for _ in range(1 + self.with_irrelevant):
-            self.model(**self.inputs)
-
-
 class MatrixProducts(TorchDispatchMode):
     """Records the matrix products of what runs under it, forward and backward, and repeats them on made-up numbers."""
 
     OPERATORS = {
-        torch.ops.aten.mm.default,
-        torch.ops.aten.addmm.default,
-        torch.ops.aten.bmm.default,
-        torch.ops.aten.baddbmm.default,
+        torch.ops.aten.mm,
+        torch.ops.aten.addmm,
+        torch.ops.aten.bmm,
+        torch.ops.aten.baddbmm,
+        # Linear maps, see cpu_kernels.py.
+        torch.ops.aten.convolution,
+        torch.ops.aten.convolution_backward,
     }
 
     def __init__(self):
         super().__init__()
-        self.calls: Counter = Counter()
+        self.calls: list[tuple[Callable, tuple]] = []
+        self.made_up: dict[tuple, torch.Tensor] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func in self.OPERATORS:
-            left, right = args[-2:]
-            self.calls[tuple((tuple(t.shape), t.stride(), t.dtype, str(t.device)) for t in (left, right))] += 1
+        if func.overloadpacket in self.OPERATORS:
+            self.calls.append((func, tree_map_only(torch.Tensor, self._make_up, args)))
         return func(*args, **(kwargs or {}))
 
-    @property
-    def flops(self) -> int:
-        return sum(
-            n * 2 * left[0][-1] * right[0][-1] * _product(left[0][:-1]) for (left, right), n in self.calls.items()
-        )
+    def _make_up(self, like: torch.Tensor) -> torch.Tensor:
+        key = (like.shape, like.stride(), like.dtype, like.device)
+        if key not in self.made_up:
+            self.made_up[key] = torch.empty_strided(
+                like.shape, like.stride(), dtype=like.dtype, device=like.device
+            ).normal_()
+        return self.made_up[key]
 
-    def make_repeatable(self) -> Callable[[], None]:
-        """A function that does all recorded products."""
-        pairs = [
-            (
-                tuple(
-                    torch.empty_strided(shape, stride, dtype=dtype, device=device).normal_()
-                    for shape, stride, dtype, device in key
-                ),
-                n,
-            )
-            for key, n in self.calls.items()
-        ]
-
-        def repeat() -> None:
-            for (left, right), times in pairs:
-                for _ in range(times):
-                    left @ right
-
-        return repeat
+    def __call__(self) -> None:
+        for func, args in self.calls:
+            func(*args)
 
 
-def _product(numbers) -> int:
-    result = 1
-    for number in numbers:
-        result *= number
-    return result
+# ---- variants: each is made, and then repeated, in a process of its own ------------------------------------------------
 
 
-def interleaved(variants: dict[str, Callable[[], None]], repeats: int, device: str = "cpu") -> dict[str, float]:
+def our_step(shine: ShineLoss | None, device: str, bf16: bool = False) -> Step:
+    keep_freed_memory()
+    return Step(our_loss, make_batch(device=device), shine, device, bf16)
+
+
+def products_of_our_step(shine: ShineLoss, device: str) -> MatrixProducts:
+    step = our_step(shine, device)
+    with MatrixProducts() as products:
+        step()
+    return products
+
+
+def reference_style_step(shine: ShineLoss | None, device: str) -> Step:
+    use_torchs_kernels()
+    return Step(reference_style_loss, make_batch(device=device), shine, device)
+
+
+class Evaluation:
+    """Moments of a batch, without labels; the reference style also encodes and decodes an irrelevant query, as the public code does."""
+
+    def __init__(self, batch: int, device: str, in_reference_style: bool):
+        if in_reference_style:
+            use_torchs_kernels()
+        else:
+            keep_freed_memory()
+        self.model = make_model(device, attn_implementation="eager" if in_reference_style else None).eval()
+        names = ("video_features", "video_attention_mask", "text_features", "text_attention_mask")
+        inputs = make_batch(batch=batch, device=device)
+        self.inputs, self.passes = {name: inputs[name] for name in names}, 1 + in_reference_style
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        for _ in range(self.passes):
+            self.model(**self.inputs)
+
+
+def use_torchs_kernels() -> None:
+    """Torch's own linear maps, dropout and PReLU instead of ours, from here on."""
+    layers.drop = cpu_kernels.drop = nn.functional.dropout
+    cpu_kernels.PReLU.forward = nn.PReLU.forward
+    cpu_kernels.Linear.forward = nn.Linear.forward
+
+
+# ---- measuring -------------------------------------------------------------------------------------------------------
+
+
+class Worker:
+    """A process that makes a variant and runs it when it is its turn."""
+
+    def __init__(self, make: Callable[[], Callable[[], None]], threads: int, device: str):
+        context = multiprocessing.get_context("spawn")
+        self.connection, far_end = context.Pipe()
+        self.process = context.Process(target=self._serve, args=(far_end, make, threads, device), daemon=True)
+        self.process.start()
+        far_end.close()
+
+    def take_turn(self) -> float:
+        """Seconds of one run, the mean over as many as fill a fifth of a second."""
+        self.connection.send("run")
+        return self.connection.recv()
+
+    def stop(self) -> None:
+        self.connection.close()
+        self.process.join()
+
+    @staticmethod
+    def _serve(connection: Connection, make, threads: int, device: str) -> None:
+        torch.set_num_threads(threads)
+        run = make()
+        with contextlib.suppress(EOFError):
+            while connection.recv():
+                begin, runs, elapsed = time.perf_counter(), 0, 0.0
+                while elapsed < 0.2:
+                    run()
+                    if device == "cuda":
+                        torch.cuda.synchronize()
+                    runs, elapsed = runs + 1, time.perf_counter() - begin
+                connection.send(elapsed / runs)
+
+
+def interleaved(variants: dict[str, Callable], repeats: int, threads: int, device: str, warm_up=3) -> dict[str, float]:
     """Median seconds of each variant; they take turns, so that what disturbs the machine disturbs all."""
+    workers = {name: Worker(make, threads, device) for name, make in variants.items()}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(repeats + 1):
-        for name, run in variants.items():
-            begin = time.perf_counter()
-            run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if turn:  # The first turn warms up.
-                seconds[name].append(time.perf_counter() - begin)
+    for turn in range(warm_up + repeats):
+        for name, worker in workers.items():
+            elapsed = worker.take_turn()
+            if turn >= warm_up:
+                seconds[name].append(elapsed)
+    for worker in workers.values():
+        worker.stop()
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -233,63 +271,78 @@ def check_same_loss(device: str) -> None:
     torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4)
 
 
-def measure(repeats: int, device: str) -> dict[str, float]:
-    """Seconds of every variant, and the ratios that the README of this project's issue asks for."""
+def measure(repeats: int, threads: int, device: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds of every variant, and the ratios that matter, by name; a target is part of the name."""
     check_same_loss(device)
-    shine, inputs = ShineLoss(), make_batch(device=device)
-    ours = Step(our_loss, inputs, shine, device)
-    with MatrixProducts() as products:
-        ours()
+    shine = ShineLoss()
     seconds = interleaved(
         {
-            "SHINE step, ours": ours,
-            "SHINE step, ours, bf16": Step(our_loss, inputs, shine, device, bf16=True),
-            "SHINE step, reference style": Step(reference_style_loss, inputs, shine, device),
-            "SHINE step, matrix products alone": products.make_repeatable(),
-            "base step, ours": Step(our_loss, inputs, None, device),
-            "base step, reference style": Step(reference_style_loss, inputs, None, device),
+            "SHINE step, ours": partial(our_step, shine, device),
+            "SHINE step, ours, bf16": partial(our_step, shine, device, bf16=True),
+            "SHINE step, reference style": partial(reference_style_step, shine, device),
+            "SHINE step, matrix products alone": partial(products_of_our_step, shine, device),
         },
         repeats,
+        threads,
         device,
     )
-    for size in (1, 32):
-        batch = make_batch(batch=size, device=device)
+    seconds |= interleaved(
+        {
+            "base step, ours": partial(our_step, None, device),
+            "base step, reference style": partial(reference_style_step, None, device),
+        },
+        repeats,
+        threads,
+        device,
+    )
+    for batch in (1, 32):
         seconds |= interleaved(
             {
-                f"evaluation of {size}, ours": Evaluation(batch, device, with_irrelevant=False),
-                f"evaluation of {size}, reference style": Evaluation(batch, device, with_irrelevant=True),
+                f"evaluation of {batch}, {style}": partial(Evaluation, batch, device, style == "reference style")
+                for style in ("ours", "reference style")
             },
-            repeats * 4,
+            repeats * 2,
+            threads,
             device,
         )
     reference = seconds["SHINE step, reference style"]
     ratios = {
-        "float32 against reference style (target 1.2)": reference / seconds["SHINE step, ours"],
-        "bf16 against reference style (target 2.2)": reference / seconds["SHINE step, ours, bf16"],
-        "step over its matrix products (target at most 1.35)": seconds["SHINE step, ours"]
+        "SHINE step, float32, against reference style (target 1.2)": reference / seconds["SHINE step, ours"],
+        "SHINE step, bf16, against reference style (target 2.2)": reference / seconds["SHINE step, ours, bf16"],
+        "SHINE step over its matrix products (target at most 1.35)": seconds["SHINE step, ours"]
         / seconds["SHINE step, matrix products alone"],
-        "base step against reference style": seconds["base step, reference style"] / seconds["base step, ours"],
-        **{
-            f"evaluation of {n} against reference style (target 2.1)": seconds[f"evaluation of {n}, reference style"]
-            / seconds[f"evaluation of {n}, ours"]
-            for n in (1, 32)
-        },
     }
-    return {"GFLOP of the matrix products": products.flops / 1e9} | seconds | ratios
+    for name, target in (
+        ("base step", ""),
+        ("evaluation of 1", " (target 2.1)"),
+        ("evaluation of 32", " (target 2.1)"),
+    ):
+        ratios[f"{name} against reference style{target}"] = (
+            seconds[f"{name}, reference style"] / seconds[f"{name}, ours"]
+        )
+    return seconds, ratios
+
+
+def gigaflop_of_step(device: str) -> float:
+    step = Step(our_loss, make_batch(device=device), ShineLoss(), device)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops() / 1e9
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    figures = measure(args.repeats, args.device)
-    width = max(map(len, figures))
+    seconds, ratios = measure(args.repeats, args.threads, args.device)
+    figures = {"matrix products of a SHINE step, GFLOP": gigaflop_of_step(args.device)}
+    figures |= {f"{name}, ms": value * 1000 for name, value in seconds.items()} | ratios
     for name, value in figures.items():
-        print(f"{name:<{width}}  {value:8.3f}")
+        print(f"{name:<60} {value:9.2f}")
     if args.output:
         args.output.write_text(json.dumps(figures, indent=2) + "\n")
 
