@@ -4,8 +4,10 @@
 
 NAME is a file in benchmarks/studies (or a path). Each run is a `train.py` of its own under `outputs/studies/NAME`, in a process of its own with the
 cores shared out among the workers. A study that was stopped, or killed, goes on where it was when it is started again: finished runs are kept, others are
-resumed from their last checkpoint. What stands behind `--` overrides the recipe of every run: the same study on real features, say (give it another
-`--results` folder). Each run leaves a JSON in `benchmarks/results/NAME/runs`; from these and from the results of every query come the tables and figures.
+resumed from their last checkpoint. Each run leaves a JSON in `benchmarks/results/NAME/runs`; from these and from the results of every query come the tables and
+figures. The card of the best model is kept in `model_cards/studies`.
+
+What stands behind `--` overrides the recipe of every run: the same study on real features, say. It needs a `--results` folder of its own, whose name the runs take too.
 
 A study file says:
 
@@ -25,19 +27,20 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 from tqdm import tqdm
 
-from .study_report import Run, write_report
+from .study_report import SELECTED_ON, Run, write_report
 
 BENCHMARKS = Path(__file__).resolve().parent
 REPOSITORY = BENCHMARKS.parent
@@ -67,16 +70,13 @@ class Study:
     prepare: Sequence[str] = ()
     comparisons: Sequence[Sequence[str]] = ()
     note: str = ""
-    overrides: Sequence[str] = field(default=())
+    overrides: Sequence[str] = ()
+    folder: Path = Path()
 
     def __post_init__(self) -> None:
         unknown = {name for pair in self.comparisons for name in pair} - set(self.variants)
         if unknown:
             raise ValueError(f"study {self.name}: comparisons name {', '.join(sorted(unknown))}, which is no variant")
-
-    @property
-    def folder(self) -> Path:
-        return Path("outputs/studies") / self.name
 
     def run_folder(self, variant: str, seed: int) -> Path:
         return self.folder / f"{variant}_seed{seed}"
@@ -88,8 +88,8 @@ class Study:
         return results if all(f"{split}_mIoU" in results for split in self.splits) else None
 
 
-def read_study(name: str, overrides: Sequence[str] = ()) -> Study:
-    """Read `benchmarks/studies/NAME.yaml`, or a path.
+def read_study(name: str, **settings) -> Study:
+    """Read `benchmarks/studies/NAME.yaml`, or a path; `settings` replace what stands there.
 
     Raises:
         FileNotFoundError: where there is none. ValueError: for a key that a study does not have, or lacks.
@@ -100,7 +100,7 @@ def read_study(name: str, overrides: Sequence[str] = ()) -> Study:
         raise FileNotFoundError(f"no study {name!r}; there are: {known}")
     keys = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
-        return Study(name=path.stem, overrides=tuple(overrides), **keys)
+        return Study(name=path.stem, **{**keys, **settings})
     except TypeError as error:
         raise ValueError(f"{path}: {str(error).removeprefix('Study.__init__() ')}") from error
 
@@ -209,6 +209,13 @@ def collect(study: Study) -> list[Run]:
     return runs
 
 
+def save_best_card(study: Study, runs: Sequence[Run], folder: Path) -> Path:
+    """Keep the card of the model that was best on the validation videos; its weights stay where they are."""
+    best = max(runs, key=lambda run: run.results[f"{SELECTED_ON}_mIoU"])
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copy(study.run_folder(best.variant, best.seed) / "README.md", folder / f"{study.name}.md"))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     own, overrides = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
@@ -220,9 +227,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, help="folder for the tables (default: benchmarks/results/NAME)")
     parser.add_argument("--report-only", action="store_true", help="write the tables of what is finished, run nothing")
     args = parser.parse_args(own)
-    study = read_study(args.name, overrides)
-    if args.seeds:
-        study = Study(**{**vars(study), "seeds": args.seeds})
+    if overrides and not args.results:
+        parser.error("overrides need a --results folder, or their runs would mix with those of the study as it is")
+    folder = Path("outputs/studies") / (args.results.name if args.results else Path(args.name).stem)
+    seeds = {"seeds": args.seeds} if args.seeds else {}
+    study = read_study(args.name, overrides=overrides, folder=folder, **seeds)
     if not args.report_only:
         runner = Runner(study, args.workers, args.data_dir)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -238,8 +247,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not runs:
         print(f"{study.name}: no run is finished yet", file=sys.stderr)
         return 1
-    folder = args.results or BENCHMARKS / "results" / study.name
-    print(write_report(study, runs, folder))
+    print(write_report(study, runs, args.results or BENCHMARKS / "results" / study.name))
+    save_best_card(study, runs, args.results or REPOSITORY / "model_cards" / "studies")
     return 0
 
 

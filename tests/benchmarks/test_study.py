@@ -50,22 +50,23 @@ def test_a_study_runs_once_and_leaves_tables_figures_and_a_json_per_run(study, t
     for variant in ("base", "shine"):
         run = json.loads((tmp_path / "results" / "runs" / f"{variant}_seed0.json").read_text())
         finished = json.loads(
-            (tmp_path / "outputs/studies/made_up" / f"{variant}_seed0" / "all_results.json").read_text()
+            (tmp_path / "outputs/studies/results" / f"{variant}_seed0" / "all_results.json").read_text()
         )
         assert run["results"]["test_trivial_mIoU"] == pytest.approx(finished["test_trivial_mIoU"], abs=1e-4)
         assert [step for step, _ in run["curve"]] == [2]
         lines = (
-            (tmp_path / "outputs/studies/made_up" / f"{variant}_seed0" / "queries" / "test_trivial.jsonl")
+            (tmp_path / "outputs/studies/results" / f"{variant}_seed0" / "queries" / "test_trivial.jsonl")
             .read_text()
             .splitlines()
         )
         assert 100 * sum(json.loads(line)["iou"] for line in lines) / len(lines) == pytest.approx(
             finished["test_trivial_mIoU"]
         )
+    assert "(simulated features)" in (tmp_path / "results" / "made_up.md").read_text()
     for figure in ("results.png", "validation.png"):
         assert (tmp_path / "results" / figure).stat().st_size > 5000
     # Again: nothing is run, the same is written.
-    log = tmp_path / "outputs/studies/made_up/base_seed0/log.txt"
+    log = tmp_path / "outputs/studies/results/base_seed0/log.txt"
     before = log.read_text()
     assert main(command) == 0
     assert log.read_text() == before and (tmp_path / "made.txt").read_text() == "once"
@@ -79,7 +80,7 @@ def test_a_run_that_fails_ends_the_study_and_shows_why(study):
 
 def test_a_study_that_is_stopped_saves_and_goes_on(study, tmp_path):
     command = study(variants={"shine": {"max_steps": 4000, "save_steps": 4000}}, comparisons=[])
-    folder = tmp_path / "outputs/studies/made_up/shine_seed0"
+    folder = tmp_path / "outputs/studies/results/shine_seed0"
     environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"}
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.study", *command], env=environment, stderr=subprocess.PIPE, text=True
@@ -95,7 +96,7 @@ def test_a_study_that_is_stopped_saves_and_goes_on(study, tmp_path):
     stopped_at = int(checkpoint.name.partition("-")[2])
     # As many steps as it has are enough now: it goes on from there and does not begin anew.
     assert main([*command, "--", "--max_steps", str(stopped_at + 1)]) == 0
-    assert f"resuming from outputs/studies/made_up/shine_seed0/{checkpoint.name}" in (folder / "log.txt").read_text()
+    assert f"resuming from outputs/studies/results/shine_seed0/{checkpoint.name}" in (folder / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("path", sorted((BENCHMARKS / "studies").glob("*.yaml")), ids=lambda path: path.stem)
@@ -105,6 +106,12 @@ def test_the_studies_are_well_formed(path):
     keys = set(study.recipe).union(*study.variants.values())
     assert keys <= options, f"no keys of a recipe: {keys - options}"
     assert study.features and study.splits and study.seeds
+
+
+def test_runs_with_overrides_do_not_mix_with_others(study, capsys):
+    with pytest.raises(SystemExit):
+        main(["made_up.yaml", "--", "--max_steps", "1"])
+    assert "overrides need a --results folder" in capsys.readouterr().err
 
 
 def test_unknown_studies_keys_and_variants_are_refused(tmp_path):
