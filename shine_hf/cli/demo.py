@@ -56,8 +56,10 @@ def main(args) -> None:
 
     print(f"\nShapes-CG, {_minutes(time.perf_counter() - began)} in all\n")
     print(_summary(results))
-    print(f"\n{found}\n\nPictures: {sheet}, {figure}")
-    print(f"Models:   {', '.join(str(recipe.training.output_dir) for recipe in recipes.values())}")
+    print(f"\n{found}\n")
+    print(f"{'examples':<12}{sheet}\n{'prediction':<12}{figure}")
+    for recipe in recipes.values():
+        print(f"{'model':<12}{recipe.training.output_dir}\n{'table':<12}{recipe.training.output_dir}/all_results.json")
 
 
 def _recipe(model: str, folder: Path, args):

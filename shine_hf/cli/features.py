@@ -75,7 +75,8 @@ def _extract(args: argparse.Namespace) -> int:
     if state.num_processes > 1:
         # A process that leaves while the other still holds the connection may be aborted at its very end.
         state.destroy_process_group()
-    return 1 if unreadable else 0
+    # One process is enough to say so: the launcher takes any other that fails for a crash.
+    return 1 if unreadable and state.is_main_process else 0
 
 
 def _pack(args: argparse.Namespace) -> int:
