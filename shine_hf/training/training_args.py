@@ -71,6 +71,10 @@ class ShineTrainingArguments(TrainingArguments):
         default="group_by_length", metadata={"help": "How training rows are ordered: group_by_length or random."}
     )
     length_column_name: str = field(default="duration", metadata={"help": "Column that tells the length of a row."})
+    # Every parameter gets a gradient in every step, from one forward pass, so that looking for others is time lost.
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Set True for a model of your own with parameters that a step may not use."}
+    )
     # A loss that is not a number must be seen.
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave False: NaN stops the training."})
 

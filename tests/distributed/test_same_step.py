@@ -1,0 +1,135 @@
+"""A step is the same step, however many processes or accumulated batches it is split into, on rows that lack loss terms."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers import set_seed
+
+from shine_hf import ShineLoss
+from shine_hf.training import ShineTrainer
+from shine_hf.training.recipe import parse_recipe
+from shine_hf.training.run import build_trainer
+
+from ..modeling.helpers import batch, tiny_model
+from .runs import arguments, history, launch, metrics, run_here, weights, write_rows
+
+TOLERANCE = dict(rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_rows(tmp_path_factory.mktemp("rows"))
+
+
+def run(dataset, output, batch_size: int, *more) -> None:
+    run_here(arguments(dataset, output, "--per_device_train_batch_size", str(batch_size), *more))
+
+
+def assert_same_training(one, other) -> None:
+    expected, found = history(one), history(other)
+    assert len(expected) == len(found) == 20
+    for step, (want, got) in enumerate(zip(expected, found), start=1):
+        assert_close(got, want, **TOLERANCE, msg=lambda text, step=step: f"step {step}: {text}")
+    assert_close(weights(other), weights(one), **TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def whole(dataset, tmp_path_factory):
+    """One process, batches of 32: 75 rows, so that the last batch of each epoch is short."""
+    output = tmp_path_factory.mktemp("whole")
+    run(dataset, output, 32)
+    return output
+
+
+@pytest.fixture(scope="module")
+def shared_out(dataset, tmp_path_factory):
+    """Two processes, started by `accelerate launch`, with batches of 16."""
+    output = tmp_path_factory.mktemp("shared_out")
+    launch("cpu", arguments(dataset, output, "--per_device_train_batch_size", "16"))
+    return output
+
+
+def test_two_processes_of_16_train_as_one_of_32(whole, shared_out):
+    assert_same_training(whole, shared_out)
+
+
+def test_eight_accumulated_rows_train_as_a_batch_of_eight(dataset, tmp_path):
+    run(dataset, tmp_path / "whole", 8)
+    run(dataset, tmp_path / "rows", 1, "--gradient_accumulation_steps", "8")
+    assert_same_training(tmp_path / "whole", tmp_path / "rows")
+
+
+def test_the_mean_of_the_parts_would_be_another_loss(dataset, tmp_path, monkeypatch):
+    """The rows of these tests can tell: without the counts of the whole step the losses are off by far more than the tolerance."""
+    get_batch_samples = ShineTrainer.get_batch_samples
+    run(dataset, tmp_path / "whole", 8, "--max_steps", "2")
+    monkeypatch.setattr(ShineTrainer, "get_batch_samples", lambda *args: (get_batch_samples(*args)[0], None))
+    run(dataset, tmp_path / "rows", 1, "--gradient_accumulation_steps", "8", "--max_steps", "2")
+    want, got = history(tmp_path / "whole")[0], history(tmp_path / "rows")[0]
+    for name in ("loss", "loss_span", "loss_saliency_margin", "loss_coarse_intra", "loss_fine"):
+        assert abs(got[name] - want[name]) > 0.01 * want[name], name
+
+
+def test_two_processes_evaluate_every_query_once(dataset, shared_out, tmp_path):
+    """11 rows in batches of 4 on two processes: the second round has 3 rows to share. One process takes the model that they saved."""
+    run_here(arguments(dataset, tmp_path, "--model", str(shared_out), "--do_train", "false"))
+    one, two = metrics(tmp_path), metrics(shared_out)
+    assert one.keys() == two.keys() and {"test_R1@0.5", "test_mIoU", "test_loss", "test_loss_fine"} <= one.keys()
+    losses = {name for name in one if name.startswith("test_loss")}
+    assert {name: one[name] for name in one.keys() - losses} == {name: two[name] for name in one.keys() - losses}
+    # Sums of the same numbers in another order.
+    assert {name: two[name] for name in losses} == pytest.approx({name: one[name] for name in losses}, rel=1e-5)
+
+
+def test_the_evaluated_loss_does_not_depend_on_the_batches(dataset, whole, tmp_path):
+    for batch_size in ("1", "11"):
+        evaluation = ["--model", str(whole), "--do_train", "false", "--per_device_eval_batch_size", batch_size]
+        run_here(arguments(dataset, tmp_path / batch_size, *evaluation))
+    assert metrics(tmp_path / "1") == pytest.approx(metrics(tmp_path / "11"), rel=1e-4)
+
+
+def test_bf16_keeps_the_losses_in_float32(dataset, tmp_path, monkeypatch):
+    half, dtypes = [], {}
+    forward = ShineTrainer._forward
+
+    def record(trainer, model, inputs):
+        outputs, sums = forward(trainer, model, inputs)
+        dtypes.update({name: rows.dtype for name, rows in sums.items()})
+        return outputs, sums
+
+    # What the linear maps of the heads return tells whether the forward pass really ran in half precision.
+    watch = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, _, output: half.append(output.dtype) if type(module).__name__ == "Linear" else None
+    )
+    monkeypatch.setattr(ShineTrainer, "_forward", record)
+    set_seed(3)
+    # The decay moves weights that get no gradient, those behind the zeros that the decoder starts from.
+    argv = arguments(
+        dataset, tmp_path, "--bf16", "true", "--max_steps", "6", "--learning_rate", "1e-3", "--weight_decay", "0.1"
+    )
+    start = build_trainer(parse_recipe(argv))[0].model.state_dict()
+    start = {name: value.clone() for name, value in start.items()}
+    try:
+        run_here(argv)
+    finally:
+        watch.remove()
+    assert torch.bfloat16 in half
+    assert set(dtypes.values()) == {torch.float32}
+    assert torch.tensor([list(entry.values()) for entry in history(tmp_path)]).isfinite().all()
+    assert [name for name, value in weights(tmp_path).items() if torch.equal(start[name], value)] == []
+
+
+def test_fp16_keeps_the_losses_in_float32():
+    """Without the trainer: on a CPU, Accelerate takes `fp16` without a word and computes in float32."""
+    model, inputs = tiny_model("qd_detr").train(), batch()
+    negatives = inputs["negative_text_attention_mask"].any(dim=-1)
+    masks = (inputs["labels"]["saliency"], inputs["video_attention_mask"], negatives)
+    with torch.autocast("cpu", torch.float16):
+        outputs = model(**inputs)
+        ranking = ShineLoss(fine_margins=(0.25, 0.25)).sums(
+            outputs.saliency_scores, outputs.negative_saliency_scores, *masks
+        )
+    assert outputs.logits.dtype == torch.float16
+    assert {rows.dtype for rows in (outputs.loss_sums | ranking).values()} == {torch.float32}
+    (outputs.loss + sum(rows.sum() for rows in ranking.values())).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
