@@ -17,6 +17,7 @@ from ..hub.push import restore_best_model
 from ..modeling import MomentRetrievalProcessor
 from .callbacks import ModelCardCallback, StopOnSignal
 from .checkpoints import is_whole, last_whole_checkpoint
+from .memory import keep_freed_memory
 from .recipe import CONFIGS, Recipe
 from .trainer import ShineTrainer
 
@@ -41,6 +42,8 @@ def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
     """
     args = recipe.training
     set_seed(args.seed)
+    if args.do_train and args.keep_freed_memory and args.device.type == "cpu":
+        keep_freed_memory()
     trainer, splits = build_trainer(recipe)
 
     if args.do_train:

@@ -21,6 +21,7 @@ class ShineTrainingArguments(TrainingArguments):
         early_stopping_patience (`int`, *optional*): Stop after so many evaluations without a better `metric_for_best_model`.
         save_query_results (`bool`): Write what the evaluation at the end found for every query, see [`ShineTrainer.save_query_results`].
         keep_best (`bool`): Save the best model so far under `output_dir/best`, and load it at the end of training.
+        keep_freed_memory (`bool`): On a CPU, let a recipe's run keep freed memory for its next step, see [`keep_freed_memory`].
     """
 
     coarse_weight: float = field(default=1.0, metadata={"help": "Weight of the coarse ranking loss; 0 leaves it out."})
@@ -49,6 +50,9 @@ class ShineTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Write the result of every query to output_dir/queries/SPLIT.jsonl."}
     )
     keep_best: bool = field(default=True, metadata={"help": "Keep the best model in output_dir/best and end with it."})
+    keep_freed_memory: bool = field(
+        default=True, metadata={"help": "Train faster on a CPU by keeping freed memory; false where memory is short."}
+    )
 
     # Defaults of transformers that do not fit.
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
