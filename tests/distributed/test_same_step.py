@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch.testing import assert_close
+from torch.utils._pytree import tree_map_only
 from transformers import set_seed
 
 from shine_hf import ShineLoss
+from shine_hf.modeling.moment_retrieval_loss import mean_terms
 from shine_hf.training import ShineTrainer
 from shine_hf.training.recipe import parse_recipe
 from shine_hf.training.run import build_trainer
@@ -86,6 +88,31 @@ def test_the_evaluated_loss_does_not_depend_on_the_batches(dataset, whole, tmp_p
         evaluation = ["--model", str(whole), "--do_train", "false", "--per_device_eval_batch_size", batch_size]
         run_here(arguments(dataset, tmp_path / batch_size, *evaluation))
     assert metrics(tmp_path / "1") == pytest.approx(metrics(tmp_path / "11"), rel=1e-4)
+
+
+@pytest.mark.parametrize(("name", "overrides"), [("qd_detr", {}), ("moment_detr", {"contrastive_loss_weight": 0.02})])
+def test_sums_and_counts_of_halves_add_up(name, overrides):
+    """Also for rows without an irrelevant query, without a window, with more windows than candidates, and without pairs of clips."""
+    model, inputs = (
+        tiny_model(name, num_queries=2, **overrides).eval(),
+        batch(lengths=(9, 5, 7, 8), text_lengths=(6, 3, 4, 5)),
+    )
+    labels = inputs["labels"]
+    inputs["negative_text_attention_mask"][1, -1] = 0
+    labels["spans"] = labels["spans"].repeat(1, 3, 1)
+    labels["span_mask"] = torch.tensor([[1, 0, 0], [1, 1, 1], [0, 0, 0], [1, 1, 0]]).bool()
+    labels["positive_clips"][3] = labels["negative_clips"][3] = -1
+    halves = [
+        tree_map_only(torch.Tensor, lambda tensor, rows=rows: tensor[rows], inputs) for rows in (slice(2), slice(2, 4))
+    ]
+    whole, parts = model(**inputs), [model(**half) for half in halves]
+    counts = [model.loss_counts(**half) for half in halves]
+    sums = {key: torch.cat([part.loss_sums[key] for part in parts]) for key in whole.loss_sums}
+    counts = {key: torch.cat([count[key] for count in counts]) for key in counts[0]}
+    loss, terms = model.weigh_losses(mean_terms(sums, counts))
+    assert_close(loss, whole.loss)
+    assert_close(terms, whole.loss_dict)
+    assert abs(sum(part.loss for part in parts) / 2 - whole.loss) > 0.01
 
 
 def test_bf16_keeps_the_losses_in_float32(dataset, tmp_path, monkeypatch):
