@@ -144,11 +144,21 @@ class StopOnSignal(TrainerCallback):
         return agreed
 
 
-def ignore_sigterm(worker_init_fn: Callable[[int], None] | None, worker: int) -> None:
-    """For workers of data loaders: a SIGTERM to the whole process group is the trainer's, which still needs them until its step is done."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def ignore_foreign_sigterm(worker_init_fn: Callable[[int], None] | None, worker: int) -> None:
+    """For workers of data loaders: a SIGTERM to all processes is the trainer's, which still needs them until its step is done. They end on its own
+    SIGTERM only, by which torch gets rid of them in the end."""
+    # macOS does not tell who sent a signal; there the workers die, and the training with them.
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_exit_on_sigterm_from, args=(os.getppid(),), daemon=True).start()
     if worker_init_fn is not None:
         worker_init_fn(worker)
+
+
+def _exit_on_sigterm_from(process: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != process:
+        pass
+    os._exit(0)
 
 
 class ModelCardCallback(TrainerCallback):

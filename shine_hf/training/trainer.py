@@ -23,7 +23,7 @@ from ..hub.push import BEST_MODEL_FOLDER
 from ..losses import ShineLoss
 from ..metrics import first_moment_iou, moment_retrieval_metrics, saliency_order
 from ..modeling.moment_retrieval_loss import is_inside, masked_mean
-from .callbacks import SaveAfterEvaluation, SetEpochCallback, StopWithoutProgress, ignore_sigterm
+from .callbacks import SaveAfterEvaluation, SetEpochCallback, StopWithoutProgress, ignore_foreign_sigterm
 from .checkpoints import STATE_FILE, is_whole, last_whole_checkpoint, remove_half_written, whole_folder
 from .loss_watch import LossWatch, describe
 from .pushing import PushingTrainer
@@ -259,7 +259,9 @@ class ShineTrainer(PushingTrainer):
     def _get_dataloader(self, *args, **kwargs):
         dataloader = super()._get_dataloader(*args, **kwargs)
         if dataloader.num_workers:
-            dataloader.worker_init_fn = functools.partial(ignore_sigterm, dataloader.worker_init_fn)
+            # What accelerate wraps starts the workers; an attribute of the wrapper would not reach it.
+            inner = getattr(dataloader, "base_dataloader", dataloader)
+            inner.worker_init_fn = functools.partial(ignore_foreign_sigterm, inner.worker_init_fn)
         return dataloader
 
     # ---- evaluation --------------------------------------------------------------------------------------------------

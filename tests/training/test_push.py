@@ -93,8 +93,11 @@ def test_every_revision_is_whole(hub, online, train, data, tmp_path, strategy):
     assert not (tmp_path / "made-up" / ".unpushed").exists()
 
 
-def test_every_revision_loads_without_the_package(hub, online, train, run_client):
+def test_every_revision_loads_without_the_package_and_the_examples_of_the_card_run(
+    hub, online, train, run_client, capsys
+):
     train("all_checkpoints")
+    alone, with_package = python_blocks(revisions(hub)[-1][1]["README.md"])
     names = [oid for oid, _ in commits(hub)]
     code = f"""
 import sys
@@ -105,7 +108,11 @@ for revision in {names}:
     processor = AutoFeatureExtractor.from_pretrained("{REPO}", revision=revision, trust_remote_code=True)
     print(type(model).__name__, processor.video_dim)
 """
-    assert len(names) == 4 and run_client(code).split("\n")[:-1] == ["QDDetrForMomentRetrieval 16"] * 4
+    printed = run_client(code + alone).split("\n")
+    assert len(names) == 4 and printed[:4] == ["QDDetrForMomentRetrieval 16"] * 4 and "'start'" in printed[4]
+    capsys.readouterr()
+    exec(with_package, {})
+    assert "'start'" in capsys.readouterr().out
 
 
 def test_a_model_that_was_tuned_from_a_folder_does_not_name_it(hub, online, train, tmp_path):
@@ -116,7 +123,7 @@ def test_a_model_that_was_tuned_from_a_folder_does_not_name_it(hub, online, trai
         assert str(tmp_path).encode() not in content, path
 
 
-def test_the_last_revision_has_the_results_and_its_examples_run(hub, online, train, run_client, tmp_path):
+def test_the_last_revision_has_the_results(hub, online, train, tmp_path):
     results = train()
     files = revisions(hub)[-1][1]
     assert files == {path: (tmp_path / "made-up" / path).read_bytes() for path in files}
@@ -128,9 +135,6 @@ def test_the_last_revision_has_the_results_and_its_examples_run(hub, online, tra
     entry = entries["novel_composition_miou"]
     assert entry.value == mean and entry.dataset_id == "shine/charades-cg-negatives" and "simulated" in entry.notes
     assert not any(name.startswith("validation") for name in entries)
-    alone, with_package = python_blocks(files["README.md"])
-    assert "'start'" in run_client("import sys; sys.modules['shine_hf'] = None\n" + alone)
-    assert "'start'" in run_client(with_package)
 
 
 def test_a_pushed_checkpoint_resumes_to_the_same_losses_elsewhere(hub, online, train, data, tmp_path):

@@ -1,0 +1,295 @@
+"""Faults of machines and of data: whatever happens, the same command goes on to exactly the results of an undisturbed run, or says why not.
+
+What takes longer, kills at random moments say, is in `benchmarks/faults/`.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import TrainerState
+
+from shine_hf import QDDetrForMomentRetrieval, ShineTrainer
+from shine_hf.training import checkpoints, last_whole_checkpoint
+from shine_hf.training.checkpoints import is_whole, whole_folder
+from shine_hf.training.loss_watch import LossWatch, describe
+from shine_hf.training.recipe import parse_recipe
+from shine_hf.training.run import TrainingStopped, run_recipe
+
+from ..made_up import write_charades_cg
+from ..modeling.helpers import batch, tiny_model
+from .test_run import REPOSITORY, arguments, losses
+
+STEPS = 12
+# An epoch has 5 steps. Every evaluation is a new best model, so that every fault meets all that is ever written.
+SETTINGS = ("--max_steps", str(STEPS), "--save_steps", "4", "--logging_steps", "1", "--eval_strategy", "steps", "--eval_steps", "4",
+            "--metric_for_best_model", "validation_loss", "--greater_is_better", "false", "--eval_during_training", "validation", "--eval_splits",
+            "novel_word", "--save_total_limit", "2", "--resume_from_checkpoint", "true")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_charades_cg(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """They take most of the time of so small a run."""
+    monkeypatch.setattr("shine_hf.hub.model_card._figures", lambda facts: {})
+
+
+def outcome(output: Path) -> tuple[dict[int, float], dict[str, torch.Tensor]]:
+    return losses(output), QDDetrForMomentRetrieval.from_pretrained(output).state_dict()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("undisturbed")
+    run_recipe(parse_recipe(arguments(data, output, *SETTINGS)))
+    return outcome(output)
+
+
+@pytest.fixture
+def train(data, tmp_path):
+    def run(*more):
+        return run_recipe(parse_recipe(arguments(data, tmp_path / "out", *SETTINGS, *more)))
+
+    run.output = tmp_path / "out"
+    return run
+
+
+def assert_same(output: Path, undisturbed) -> None:
+    """To the bit."""
+    curve, weights = outcome(output)
+    assert curve == undisturbed[0] and list(curve) == list(range(1, STEPS + 1))
+    assert all(torch.equal(weights[name], value) for name, value in undisturbed[1].items())
+
+
+# ---- signals ---------------------------------------------------------------------------------------------------------
+
+
+# The first, the last of an epoch, in the middle of one, with a checkpoint, the last of all.
+@pytest.mark.parametrize("step", [1, 5, 7, 8, STEPS])
+def test_sigterm_at_any_step_saves_it_and_the_run_goes_on_from_there(train, undisturbed, monkeypatch, step):
+    training_step = ShineTrainer.training_step
+
+    def interrupted(trainer, *args, **kwargs):
+        if trainer.state.global_step + 1 == step:
+            signal.raise_signal(signal.SIGTERM)
+        return training_step(trainer, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShineTrainer, "training_step", interrupted)
+        with pytest.raises(TrainingStopped, match=f"at step {step} of {STEPS}.*checkpoint-{step}: go on"):
+            train()
+    assert last_whole_checkpoint(str(train.output)).endswith(f"checkpoint-{step}")
+    assert not (train.output / "all_results.json").exists()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    train()
+    assert_same(train.output, undisturbed)
+
+
+def test_sigterm_to_the_whole_process_group_ends_the_command_with_143(data, undisturbed, tmp_path):
+    """As a scheduler sends it: to the workers of the data loader too."""
+    output, more = tmp_path / "out", ("--dataloader_num_workers", "1", "--dataloader_persistent_workers", "true")
+    process = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "train.py"), *arguments(data, output, *SETTINGS, *more)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    while last_whole_checkpoint(str(output)) is None and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    if "stopped by SIGTERM" in errors:
+        assert process.returncode == 143
+    else:
+        # It came behind the training, where there is nothing left to save.
+        assert process.returncode == -signal.SIGTERM and (output / "config.json").exists()
+    run_recipe(parse_recipe(arguments(data, output, *SETTINGS)))
+    assert_same(output, undisturbed)
+
+
+class Killed(BaseException):
+    """As good as SIGKILL: nothing here catches it to tidy up."""
+
+
+def kill_instead(place, name, nth, before=lambda *args: None):
+    """Die at the `nth` call of a function, after `before` has done a part of its work."""
+    original, calls = getattr(place, name), iter(range(10**6))
+
+    def call(*args, **kwargs):
+        if next(calls) == nth - 1:
+            before(*args)
+            raise Killed
+        return original(*args, **kwargs)
+
+    return place, name, call
+
+
+def write_half_weights(self, folder, *_):
+    os.mkdir(folder)
+    Path(folder, "model.safetensors").write_bytes(b"half")
+
+
+def write_half(self, path):
+    text = json.dumps(vars(self), default=str)
+    Path(path).write_text(text[: len(text) // 2])
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "nth", "before"),
+    [
+        # In turn best model and checkpoint of step 4, of step 8, of step 12.
+        (ShineTrainer, "_save", 2, write_half_weights),
+        (checkpoints.os, "rename", 2, lambda *_: None),
+        (checkpoints.os, "rename", 3, lambda *_: None),
+        (torch, "save", 5, lambda _, path: Path(path).write_bytes(b"half")),
+        (TrainerState, "save_to_json", 2, write_half),
+        (TrainerState, "save_to_json", 3, lambda *_: None),
+        (shutil, "rmtree", 2, lambda *_: None),
+    ],
+)  # fmt: skip
+def test_a_kill_while_saving_leaves_nothing_that_is_taken_for_whole(
+    train, undisturbed, monkeypatch, place, name, nth, before
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(*kill_instead(place, name, nth, before))
+        with pytest.raises(Killed):
+            train()
+    for folder in train.output.glob("checkpoint-*"):
+        if is_whole(str(folder)):
+            QDDetrForMomentRetrieval.from_pretrained(folder)
+    if (train.output / "best").exists():
+        QDDetrForMomentRetrieval.from_pretrained(train.output / "best")
+    train()
+    assert_same(train.output, undisturbed)
+
+
+def test_a_checkpoint_that_was_cut_short_is_refused_by_name(train, tmp_path):
+    (tmp_path / "checkpoint-4").mkdir()
+    with pytest.raises(
+        ValueError, match=r"checkpoint-4 is not a whole checkpoint.*The last whole one of this run is None"
+    ):
+        train("--resume_from_checkpoint", str(tmp_path / "checkpoint-4"))
+
+
+# ---- disk ------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def largest_file(size_bytes: int):
+    """Writing beyond this fails with an error of the system, as on a full disk, for root too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# The best model and its weights are written first, the state of the optimiser is about twice as large.
+@pytest.mark.parametrize(("size_bytes", "failing"), [(4_000, "best"), (150_000, "checkpoint-8")])
+def test_a_full_disk_stops_the_training_with_advice_and_loses_nothing(
+    train, undisturbed, monkeypatch, size_bytes, failing
+):
+    save, limit = ShineTrainer._determine_best_metric, contextlib.ExitStack()
+
+    def fill_disk(trainer, *args, **kwargs):
+        if trainer.state.global_step == 8:
+            limit.enter_context(largest_file(size_bytes))
+        return save(trainer, *args, **kwargs)
+
+    with monkeypatch.context() as patch, limit:
+        patch.setattr(ShineTrainer, "_determine_best_metric", fill_disk)
+        with pytest.raises(
+            OSError, match=rf"{failing} could not be saved: .*checkpoint-4 is whole: mend .* and resume"
+        ):
+            train()
+    assert not (train.output / "checkpoint-8").exists()
+    best = QDDetrForMomentRetrieval.from_pretrained(train.output / "best")
+    assert all(weight.isfinite().all() for weight in best.parameters())
+    train()
+    assert_same(train.output, undisturbed)
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "best"
+    for content in ("old", "new"):
+        with whole_folder(str(folder)) as new:
+            os.mkdir(new)
+            Path(new, "a").write_text(content)
+        assert [path.name for path in tmp_path.iterdir()] == ["best"] and (folder / "a").read_text() == content
+    with pytest.raises(OSError, match="full"), whole_folder(str(folder)) as new:
+        os.mkdir(new)
+        raise OSError("full")
+    assert (folder / "a").read_text() == "new"
+
+
+# ---- losses that are not numbers ---------------------------------------------------------------------------------------
+
+
+def test_a_query_that_breaks_the_loss_is_named_though_it_is_found_later(train, monkeypatch):
+    """One video has a NaN among its features; the loss is looked at every fourth step, when the weights are long broken."""
+    collate, seen = ShineTrainer.get_train_dataloader, []
+
+    def poisoned(trainer):
+        original = trainer.data_collator
+
+        def call(rows):
+            inputs = original(rows)
+            if trainer.state.global_step >= 5:
+                inputs["video_features"][1, 0, 0] = float("nan")
+                seen.append(rows[1]["qid"])
+            return inputs
+
+        trainer.data_collator = call
+        return collate(trainer)
+
+    monkeypatch.setattr(ShineTrainer, "get_train_dataloader", poisoned)
+    with pytest.raises(FloatingPointError) as stopped:
+        train("--logging_steps", "4", "--eval_strategy", "no", "--keep_best", "false")
+    message = str(stopped.value)
+    assert "at step 8, first at step" in message and "for 1 of 4 queries: " + seen[0] in message, message
+    assert f"The weights in {train.output}/checkpoint-4 are good" in message
+    # Broken weights are never saved.
+    assert [path.name for path in train.output.glob("checkpoint-*")] == ["checkpoint-4"]
+
+
+def test_the_watch_reads_nothing_from_the_device_until_it_is_asked():
+    """On the `meta` device there is nothing to read: a step of a GPU that waits for the host would raise."""
+    inputs = batch()
+    with torch.no_grad():
+        outputs = tiny_model("qd_detr")(**inputs)
+    on_meta = {name: value.to("meta") for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+    labels = {name: value.to("meta") for name, value in inputs.pop("labels").items()} | {"qids": ["a", "b", "c"]}
+    watch = LossWatch()
+    watch.record(1, on_meta["loss"], on_meta, {k: v.to("meta") for k, v in inputs.items()} | {"labels": labels})
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+        watch.first_broken()
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ([None, None], "an update of the weights broke them"),
+        ([(3, ["a"], 4), (2, ["b", "c"], 4), None], "first at step 2, for 2 of 4 queries: b, c"),
+        ([(2, ["a"], 2), (2, ["b"], 2)], "first at step 2, for 2 of 4 queries: a, b"),
+        ([(2, ["a", "b"], 2), (2, ["c", "d"], 2)], "for all 4 queries of its batch, so rather the weights"),
+        ([(2, [], 4)], "the loss itself overflowed"),
+    ],
+)
+def test_what_several_processes_found_is_said_in_one_sentence(found, said):
+    assert said in describe(found)
