@@ -6,7 +6,12 @@ The figures are those of benchmarks/step.py.
 import torch
 from torch import nn
 
-HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.backends.mkldnn.is_available()
+# Elsewhere MKL, to which torch gives linear maps in float32, has nothing to catch up.
+USES_ONEDNN = (
+    torch.backends.cpu.get_cpu_capability() == "AVX512"
+    and torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
 
 
 def drop(states: torch.Tensor, p: float, training: bool = True) -> torch.Tensor:
@@ -25,21 +30,24 @@ def drop(states: torch.Tensor, p: float, training: bool = True) -> torch.Tensor:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, in float32 on a CPU with AVX-512 by way of oneDNN, which torch asks for convolutions but not for linear maps.
+    """`nn.Linear`, in float32 on a CPU with AVX-512 by way of oneDNN instead of MKL.
 
-    The linear maps go to MKL, which leaves AVX-512 to Intel's own processors: on an AMD EPYC oneDNN takes less than half of the time.
+    MKL leaves AVX-512 to Intel's own processors: on an AMD EPYC oneDNN takes less than half of its time. Torch asks it for linear maps in bfloat16,
+    and in float32 in what it compiles for inference (by the operator used here) and for convolutions.
     """
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        # Of a batch of one, torch does not ask oneDNN either; in bfloat16 (autocast) it does ask it for linear maps.
         if (
-            states.dim() < 3
-            or states.shape[0] == 1
-            or states.dtype != torch.float32
+            not USES_ONEDNN
             or states.device.type != "cpu"
+            or states.dtype != torch.float32
             or torch.is_autocast_enabled("cpu")
-            or not HAS_AVX512
         ):
+            return super().forward(states)
+        if not torch.is_grad_enabled():
+            return torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, "none", [], "")
+        if states.dim() < 3 or len(states) == 1:
+            # Torch does a convolution over a batch of one without oneDNN.
             return super().forward(states)
         # A convolution of width 1 over the last axis but one. In memory this already is the order "channels last": nothing is copied.
         channels = states.contiguous().flatten(0, -3).unsqueeze(1).permute(0, 3, 1, 2)

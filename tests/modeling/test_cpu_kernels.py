@@ -9,7 +9,7 @@ from shine_hf.modeling.cpu_kernels import Linear, PReLU, drop
 
 @pytest.mark.parametrize("shape", [(3, 17, 6), (2, 3, 5, 6), (1, 17, 6), (17, 6)])
 def test_linear_and_its_gradients_are_torchs(shape, monkeypatch):
-    monkeypatch.setattr(cpu_kernels, "HAS_AVX512", True)
+    monkeypatch.setattr(cpu_kernels, "USES_ONEDNN", True)
     torch.manual_seed(0)
     ours, theirs = Linear(6, 10), torch.nn.Linear(6, 10)
     theirs.load_state_dict(ours.state_dict())
@@ -22,10 +22,13 @@ def test_linear_and_its_gradients_are_torchs(shape, monkeypatch):
     for mine, reference in zip(*gradients):
         torch.testing.assert_close(mine, reference)
     assert ours(leaf).is_contiguous()
+    for without_gradient in (torch.no_grad(), torch.inference_mode()):
+        with without_gradient:
+            torch.testing.assert_close(ours(leaf), theirs(leaf))
 
 
 def test_linear_asks_for_a_convolution_in_float32_alone(monkeypatch):
-    monkeypatch.setattr(cpu_kernels, "HAS_AVX512", True)
+    monkeypatch.setattr(cpu_kernels, "USES_ONEDNN", True)
     monkeypatch.setattr(torch.nn.functional, "conv2d", lambda *_: torch.zeros(2, 10, 1, 5))
     layer, states = Linear(6, 10), torch.ones(2, 5, 6)
     assert not layer(states).any()
