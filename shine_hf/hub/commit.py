@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 ATTEMPTS = 6
 LONGEST_WAIT_SECONDS = 120.0
 IGNORED = (".git/*", ".cache/*", "*.partial", "*.partial/*", "*__pycache__/*", "*.DS_Store")
-# Conflicts and failed preconditions mean that somebody else was faster; the others pass by themselves.
-_PASSING = frozenset({408, 409, 412, 429, 500, 502, 503, 504})
+# Conflicts and failed preconditions mean that somebody else was faster; the others pass by themselves, as does all that a server or a proxy
+# before it calls its own fault (from 500 on).
+_PASSING = frozenset({408, 409, 412, 429})
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,7 @@ class _Attempts:
                         f"{self.api.endpoint} refused to write to {self.repo_id} (status {status}): the token is wrong, expired, or has no "
                         "write access there. Run `hf auth login`, or set HF_TOKEN to another token"
                     ) from error
-                if not is_network and status not in _PASSING:
+                if not (is_network or status in _PASSING or (status or 0) >= 500):
                     raise
                 reason = f"status {status}" if status else "the connection broke"
                 if attempt == ATTEMPTS:
@@ -274,13 +275,15 @@ class _Attempts:
 def _cause(error: BaseException | None) -> tuple[int | None, object, bool]:
     """Status and response of the HTTP error behind an error, and whether it was the network. Upload errors come wrapped in others."""
     import httpx2
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
     for cause in _chain(error):
         response = getattr(cause, "response", None)
         if response is not None:
             return response.status_code, response, False
-        if isinstance(cause, httpx2.TransportError):
-            return None, None, True
+        # Uploads through Xet raise Python's own errors; to be offline on purpose is none.
+        if isinstance(cause, (httpx2.TransportError, ConnectionError, TimeoutError)):
+            return None, None, not isinstance(cause, OfflineModeIsEnabled)
     return None, None, False
 
 

@@ -42,12 +42,25 @@ def stage_revision(
         best_model: The best model so far, kept with the checkpoint: without it a resumed run could not end with it.
 
     Raises:
-        FileNotFoundError, ValueError: where the source holds no model, or pickled weights.
+        FileNotFoundError, ValueError: where the source holds no model, or pickled weights. OSError: where there is no room for the copy, which
+            is removed then: the next checkpoint needs the room more.
     """
     check_model_files(source)
     # Made under another name, so that a copy that was cut short is never taken for a revision.
     unfinished = target.with_name(f"{target.name}{UNFINISHED}")
     shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        _copy_revision(source, unfinished, card, state_folder, best_model)
+    except Exception:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    shutil.rmtree(target, ignore_errors=True)
+    unfinished.rename(target)
+
+
+def _copy_revision(
+    source: Path, unfinished: Path, card: Mapping[str, bytes], state_folder: str | None, best_model: Path | None
+) -> None:
     unfinished.mkdir(parents=True)
     for path in sorted(source.iterdir()):
         if path.is_file() and not is_leftover(path.name):
@@ -62,8 +75,6 @@ def stage_revision(
     for name, content in card.items():
         (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
         (unfinished / name).write_bytes(content)
-    shutil.rmtree(target, ignore_errors=True)
-    unfinished.rename(target)
 
 
 def publish_staged(

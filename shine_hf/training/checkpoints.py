@@ -7,10 +7,17 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from fnmatch import fnmatch
 
 from transformers.trainer_utils import sort_checkpoints
 
 STATE_FILE = "trainer_state.json"
+# Files or folders, one of which holds the state: of one process or of several, of FSDP or of DeepSpeed.
+STATE_PATTERNS = {
+    "optimiser": ("optimizer*", "global_step*"),
+    "schedule of the learning rate": ("scheduler.pt",),
+    "random numbers": ("rng_state*",),
+}
 
 
 def is_whole(checkpoint: str) -> bool:
@@ -21,6 +28,19 @@ def is_whole(checkpoint: str) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def missing_state(checkpoint: str) -> list[str]:
+    """
+    What a checkpoint that is whole lacks of the state of the training, without which `Trainer` would go on to other losses and not say so: a
+    copy or a download of it was cut short, or it was saved with `save_only_model`.
+    """
+    names = os.listdir(checkpoint)
+    return [
+        what
+        for what, patterns in STATE_PATTERNS.items()
+        if not any(fnmatch(name, pattern) for name in names for pattern in patterns)
+    ]
 
 
 def last_whole_checkpoint(output_dir: str) -> str | None:

@@ -16,7 +16,7 @@ from ..hub.model_card import describe_data, public_settings
 from ..hub.push import restore_best_model
 from ..modeling import MomentRetrievalProcessor
 from .callbacks import ModelCardCallback, StopOnSignal
-from .checkpoints import is_whole, last_whole_checkpoint
+from .checkpoints import is_whole, last_whole_checkpoint, missing_state
 from .memory import keep_freed_memory
 from .recipe import CONFIGS, Recipe
 from .trainer import ShineTrainer
@@ -176,7 +176,22 @@ def _without_path(spec: str) -> str:
 
 
 def _checkpoint_to_resume(args) -> str | None:
-    """`resume_from_checkpoint` is a folder, or `true` for the newest whole checkpoint of `output_dir`, if there is one."""
+    """
+    `resume_from_checkpoint` is a folder, or `true` for the newest whole checkpoint of `output_dir`, if there is one.
+
+    Raises:
+        ValueError: A checkpoint from which the training could not go on to the same losses.
+    """
+    checkpoint = _find_checkpoint(args)
+    if checkpoint is not None and (missing := missing_state(checkpoint)):
+        raise ValueError(
+            f"{checkpoint} lacks the state of: {', '.join(missing)}. Copy or download it again, or start anew from its weights with --model "
+            f"{checkpoint}"
+        )
+    return checkpoint
+
+
+def _find_checkpoint(args) -> str | None:
     wanted = args.resume_from_checkpoint
     if wanted is None or str(wanted).lower() in ("false", ""):
         return None

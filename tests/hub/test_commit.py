@@ -1,6 +1,7 @@
 import traceback
 
 import pytest
+from huggingface_hub import HfApi
 
 from shine_hf.hub.commit import ATTEMPTS, publish_folder
 
@@ -112,6 +113,7 @@ def test_extra_files_are_made_from_what_the_hub_holds(hub, publish, folder):
 FAULTS = {
     "rate limit": {"pattern": "POST .*/commit/main", "status": 429, "Retry_After": "7"},
     "server error": {"pattern": "POST .*/commit/main", "status": 503, "times": 2},
+    "error of a proxy": {"pattern": "POST .*/commit/main", "status": 520},
     "dropped commit": {"pattern": "POST .*/commit/main"},
     "lost reply": {"pattern": "POST .*/commit/main", "after_handling": True},
     "error after the commit": {"pattern": "POST .*/commit/main", "status": 504, "after_handling": True},
@@ -177,6 +179,28 @@ def test_a_failed_publication_leaves_the_previous_revision(hub, publish, folder)
 def test_a_hub_that_cannot_be_reached(folder, online):
     with pytest.raises(ConnectionError, match="the connection broke"):
         publish_folder(folder, REPO, message="m", endpoint="http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("error", [ConnectionError("Network error: reset"), TimeoutError("slow")])
+def test_an_upload_through_xet_that_breaks_is_tried_again(hub, publish, folder, monkeypatch, error):
+    """`hf_xet` raises errors of Python, and not of the HTTP client."""
+    create, errors = HfApi.create_commit, [error]
+
+    def breaks_once(*args, **kwargs):
+        if errors:
+            raise errors.pop()
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(HfApi, "create_commit", breaks_once)
+    publish()
+    assert hub.files(REPO) == content(folder) and not errors
+
+
+def test_to_be_offline_on_purpose_is_not_waited_for(publish, online, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE"):
+        publish()
+    assert online == []
 
 
 def test_a_hub_that_stores_something_else_is_noticed(hub, publish, folder):

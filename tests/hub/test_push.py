@@ -114,6 +114,17 @@ def test_state_files_stay_inside_the_folder_of_the_checkpoint(checkpoint, tmp_pa
         weights.write_text("better")
 
 
+def test_a_disk_without_room_for_the_copy_gets_its_room_back(checkpoint, tmp_path, monkeypatch):
+    def full(source, target):
+        (target / "half").write_text("half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("shutil.copy2", full)
+    with pytest.raises(OSError, match="No space"):
+        stage_revision(checkpoint, tmp_path / "queue" / "0000-a", {})
+    assert list((tmp_path / "queue").iterdir()) == []
+
+
 def test_pickled_weights_are_not_staged(checkpoint, tmp_path):
     (checkpoint / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(ValueError, match=r"pickles \(pytorch_model.bin\)"):

@@ -215,6 +215,22 @@ def test_a_killed_run_resumes_to_exactly_the_same_losses(data, tmp_path):
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
 
+@pytest.mark.parametrize(
+    ("lost", "named"),
+    [("optimizer.pt", "optimiser"), ("scheduler.pt", "schedule of the learning rate"), ("rng_state.pth", "random numbers")],
+)  # fmt: skip
+def test_a_checkpoint_that_came_without_its_state_is_refused(data, tmp_path, lost, named):
+    """`Trainer` goes on without it, to other losses."""
+    checkpoint = tmp_path / "checkpoint-2"
+    checkpoint.mkdir()
+    for name in {"optimizer.pt", "scheduler.pt", "rng_state.pth"} - {lost}:
+        (checkpoint / name).touch()
+    (checkpoint / "trainer_state.json").write_text("{}")
+    for wanted in (str(checkpoint), "true"):
+        with pytest.raises(ValueError, match=f"checkpoint-2 lacks the state of: {named}. Copy or download it again"):
+            run_recipe(parse_recipe(arguments(data, tmp_path, "--resume_from_checkpoint", wanted)))
+
+
 def test_batch_size_does_not_change_what_is_drawn(data, tmp_path):
     """The irrelevant query depends on (seed, epoch, qid): one step of 8 rows equals two accumulated ones of 4."""
     more = ("--max_steps", "3", "--logging_steps", "1", "--dropout", "0", "--input_dropout", "0", "--save_strategy", "no", "--eval_strategy", "no",

@@ -92,7 +92,9 @@ def test_a_loss_that_is_not_a_number_stops_the_training(splits, tmp_path):
     model = Toy()
     with torch.no_grad():
         model.clip.weight.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match=r"the loss is nan \(terms: loss_coarse_intra.*\) at step 5, first at step 1"):
+    with pytest.raises(
+        FloatingPointError, match=r"the loss is nan \(terms: loss_coarse_intra.*\) at step 5, first at step 1"
+    ):
         make_trainer(splits, tmp_path, model).train()
 
 
