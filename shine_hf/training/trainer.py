@@ -348,7 +348,8 @@ class ShineTrainer(PushingTrainer):
         sampler = super()._get_train_sampler(train_dataset)
         if isinstance(sampler, LengthGroupedSampler):
             seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-            return EpochLengthGroupedSampler(self.get_total_train_batch_size(self.args), sampler.lengths, seed)
+            rows_of_step = self.get_total_train_batch_size(self.args)
+            return EpochLengthGroupedSampler(rows_of_step, sampler.lengths, seed, lambda: int(self.state.epoch or 0))
         return sampler
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):

@@ -1,0 +1,70 @@
+"""A training with two processes of which one dies, or stands still: the other must not wait for ever, and the run must go on afterwards.
+
+    python -m benchmarks.faults.dying_rank [--steps 100]
+
+Prints how long the launcher takes to end with an error, and whether the resumed run has the losses and weights of an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from .runs import Run
+
+LAUNCHER = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+PATIENCE_SECONDS = 60
+
+
+def ranks(launcher: int) -> list[int]:
+    """Processes of the training, rank 0 first."""
+    children = subprocess.run(["pgrep", "-P", str(launcher)], capture_output=True, text=True).stdout.split()
+    return sorted(int(child) for child in children)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=100)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        more = ("--ddp_timeout", str(PATIENCE_SECONDS), "--ddp_backend", "gloo")
+
+        def make(name: str) -> Run:
+            return Run(Path(folder), name, args.steps, LAUNCHER, more)
+
+        undisturbed = make("undisturbed")
+        undisturbed.finish()
+        all_same = True
+        for name, victim, kind in (
+            ("rank_1_dies", 1, signal.SIGKILL),
+            ("rank_0_dies", 0, signal.SIGKILL),
+            ("rank_1_stands_still", 1, signal.SIGSTOP),
+        ):
+            run = make(name)
+            process = run.start()
+            while run.last_whole_step() == 0 and process.poll() is None:
+                time.sleep(0.01)
+            os.kill(ranks(process.pid)[victim], kind)
+            start = time.monotonic()
+            status = process.wait()
+            seconds = time.monotonic() - start
+            assert status != 0, "the launcher ended without an error"
+            step = run.last_whole_step()
+            run.finish()
+            same = run.is_same_as(undisturbed)
+            all_same &= same
+            print(
+                f"{name}: status {status} after {seconds:.0f} s, whole up to step {step}; resumed: {'the same to the bit' if same else 'DIFFERENT'}",
+                flush=True,
+            )
+        raise SystemExit(not all_same)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Kills a real training again and again at random moments, and compares its end with that of a run that was left alone.
+
+    python -m benchmarks.faults.kills [--kills 20] [--steps 400] [--seed 0]
+
+Every other kill is a SIGTERM, after which the run has to end by itself with status 143 and a checkpoint; the others are SIGKILL. A kill comes up to two
+checkpoints' time after the first sign of a new checkpoint, so that many of them meet a save.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+from .runs import SAVE_STEPS, Run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        left_alone, killed = (Run(Path(folder), name, args.steps) for name in ("left_alone", "killed"))
+        left_alone.finish()
+        saved = {int(path.name.split("-")[1]): path.stat().st_mtime for path in left_alone.output.glob("checkpoint-*")}
+        first, last = min(saved), max(saved)
+        interval_seconds = (saved[last] - saved[first]) / (last - first) * SAVE_STEPS
+        print(f"left alone: {args.steps} steps, a checkpoint every {SAVE_STEPS}, {interval_seconds:.2f} s apart")
+
+        half_written = 0
+        for number in range(1, args.kills + 1):
+            kind = signal.SIGTERM if number % 2 else signal.SIGKILL
+            before = killed.last_step()
+            process = killed.start()
+            while killed.last_step() == before and process.poll() is None:
+                time.sleep(0.002)
+            time.sleep(rng.uniform(0, 2 * interval_seconds))
+            if process.poll() is not None:
+                print(f"kill {number}: the run was over; take more steps")
+                break
+            process.send_signal(kind)
+            status = process.wait()
+            is_half = killed.last_step() != killed.last_whole_step()
+            half_written += is_half
+            print(
+                f"kill {number}: {kind.name}, status {status}, whole up to step {killed.last_whole_step()}{', a half-written one beyond' * is_half}",
+                flush=True,
+            )
+            assert status == (128 + signal.SIGTERM if kind is signal.SIGTERM else -signal.SIGKILL), killed.log()[
+                -2000:
+            ]
+            assert not (is_half and kind is signal.SIGTERM)
+        killed.finish()
+        same = killed.is_same_as(left_alone)
+        print(
+            f"{half_written} half-written checkpoints; losses and weights are {'the same to the bit' if same else 'DIFFERENT'}"
+        )
+        raise SystemExit(not same)
+
+
+if __name__ == "__main__":
+    main()
