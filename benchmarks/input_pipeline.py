@@ -1,6 +1,6 @@
 """Does the input keep up with the training step, how long does it take to start, and how much of a batch is padding?
 
-    python benchmarks/input_pipeline.py [--videos 6000] [--data-dir ../shared/data] [--threads 2]
+    python -m benchmarks.input_pipeline [--videos 6000] [--data-dir ../shared/data] [--threads 2]
 
 Writes packed features (float16, 1,024 channels, 64 clips on average) of made-up videos, then times, in one run: opening them, reading random videos, collating whole
 training batches (32 queries, three hard negatives, an irrelevant query), and the SHINE training step of benchmarks/step.py on such a batch. With `--data-dir`
@@ -27,7 +27,7 @@ from shine_hf.data.text_features import TextFeatures
 from shine_hf.losses import ShineLoss
 from shine_hf.modeling import MomentRetrievalProcessor
 
-from .step import BATCH, TEXT_DIM, VIDEO_DIM, Step, make_model, our_loss
+from .step import BATCH, TEXT_DIM, VIDEO_DIM, make_model, our_step
 
 CLIP_LENGTH = 0.5
 WORDS = "a person opens the tall door and then slowly takes two red cups from behind a small table".split()
@@ -137,8 +137,10 @@ def main() -> None:
         loaded = sum(1 for _ in loader)
         workers = (time.perf_counter() - begin) / loaded
 
-        step = Step(our_loss, collator(batches[0]), ShineLoss(), "cpu")
-        step()
+        step = our_step(ShineLoss(), "cpu")
+        step.inputs = collator(batches[0])
+        for _ in range(3):
+            step()
         trained = seconds_per_turn(lambda turn: step(), 5)
     print(f"start-up with {args.videos:,} videos, first read included {start_up:9.3f} s  (target under 5)")
     print(f"text features of all queries and negatives     {prefetch:9.3f} s, once")
