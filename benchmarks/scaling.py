@@ -1,0 +1,144 @@
+"""How the time of a SHINE training step grows with hard negatives, clips and batch, as numbers and in one figure.
+
+    python -m benchmarks.scaling [--repeats 3] [--threads 2] [--output benchmarks/results/scaling]
+
+Each panel changes one size of the yardstick of step.py (batch 32, 64 clips, three hard negatives and an irrelevant query) and times the step as we do it,
+in float32 on a CPU. Along the clips the batch shrinks, so that every step has 2,048 clips and the longest fits into memory (about 8 GB): shown is the time
+per video. All points take turns, and the medians are shown. The growth exponent is the slope in double-logarithmic scale: 1 is growth
+in proportion, 2 the square. Writes OUTPUT.json and OUTPUT.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+from shine_hf.losses import ShineLoss
+
+from .step import BATCH, CLIPS, HARD_NEGATIVES, make_batch, our_step
+
+CLIPS_PER_STEP, MOST_HARD_NEGATIVES = BATCH * CLIPS, 8
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Step times along one size: `batches[i]` are the arguments of `make_batch` at `sizes[i]`, and the time is shown per `per[i]`."""
+
+    name: str
+    unit: str
+    sizes: list[int]
+    batches: list[dict[str, int]]
+    per: list[int]
+
+
+def curves() -> list[Curve]:
+    hard_negatives = [0, 1, 2, 3, 4, 6, MOST_HARD_NEGATIVES]
+    clips = [32, 64, 128, 256, 512, 1024, 2048]
+    batches = [1, 2, 4, 8, 16, 32, 64]
+    return [
+        Curve(
+            # The query itself and the irrelevant one are encoded anyway: in proportion to 2 + hard negatives is all there is to ask for.
+            f"queries encoded per video (2 + hard negatives); batch {BATCH}, {CLIPS} clips",
+            "s per step",
+            [2 + count for count in hard_negatives],
+            [{"negatives": 1 + count} for count in hard_negatives],
+            [1] * len(hard_negatives),
+        ),
+        Curve(
+            f"clips per video; batch {CLIPS_PER_STEP:,} / clips, {HARD_NEGATIVES} hard negatives",
+            "s per video",
+            clips,
+            [{"clips": count, "batch": CLIPS_PER_STEP // count} for count in clips],
+            [CLIPS_PER_STEP // count for count in clips],
+        ),
+        Curve(
+            f"batch; {CLIPS} clips, {HARD_NEGATIVES} hard negatives",
+            "s per step",
+            batches,
+            [{"batch": count} for count in batches],
+            [1] * len(batches),
+        ),
+    ]
+
+
+def measure(repeats: int) -> list[dict]:
+    """For each curve its name, unit, sizes, seconds, and the exponents of growth over all points and between the last two."""
+    # A margin for each of the most hard negatives and for the irrelevant query.
+    most = max(batch.get("negatives", 1) for curve in curves() for batch in curve.batches)
+    step = our_step(ShineLoss(fine_margins=(0.25,) * most), "cpu")
+    points = [(curve, index) for curve in curves() for index in range(len(curve.sizes))]
+    seconds: dict[tuple[str, int], list[float]] = {(curve.name, index): [] for curve, index in points}
+    for turn in range(1 + repeats):
+        for curve, index in points:
+            step.inputs = make_batch(**curve.batches[index])
+            begin = time.perf_counter()
+            step()
+            if turn:  # The first turn warms up.
+                seconds[curve.name, index].append((time.perf_counter() - begin) / curve.per[index])
+    measured = []
+    for curve in curves():
+        medians = [statistics.median(seconds[curve.name, index]) for index in range(len(curve.sizes))]
+        measured.append(
+            {
+                "name": curve.name,
+                "unit": curve.unit,
+                "sizes": curve.sizes,
+                "seconds": medians,
+                "exponent": _slope(curve.sizes, medians),
+                "exponent of the last two": _slope(curve.sizes[-2:], medians[-2:]),
+            }
+        )
+    return measured
+
+
+def _slope(sizes: list[int], seconds: list[float]) -> float:
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+
+
+def draw(measured: list[dict], subtitle: str) -> Figure:
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    figure.suptitle(f"Time of a SHINE training step ({subtitle})")
+    for axes, curve in zip(figure.subplots(1, len(measured)), measured):
+        sizes, seconds = np.array(curve["sizes"]), np.array(curve["seconds"])
+        axes.loglog(sizes, seconds[-1] * sizes / sizes[-1], "--", color="0.6", label="in proportion")
+        axes.loglog(sizes, seconds, "o-", label=f"measured: exponent {curve['exponent']:.2f}")
+        axes.set_xlabel(curve["name"].replace("; ", "\n"))
+        axes.set_ylabel(curve["unit"])
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.grid(which="both", alpha=0.3)
+        axes.legend()
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "scaling")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    measured = measure(args.repeats)
+    for curve in measured:
+        print(curve["name"])
+        for size, seconds in zip(curve["sizes"], curve["seconds"]):
+            print(f"  {size:>6,} {seconds:9.4f} {curve['unit']}")
+        print(f"  growth exponent {curve['exponent']:.2f}, of the last two {curve['exponent of the last two']:.2f}")
+    subtitle = f"float32, {args.threads} CPU thread{'s' * (args.threads > 1)}"
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.with_suffix(".json").write_text(json.dumps({"setting": subtitle, "curves": measured}, indent=2) + "\n")
+    draw(measured, subtitle).savefig(args.output.with_suffix(".png"), dpi=120)
+
+
+if __name__ == "__main__":
+    main()
