@@ -101,7 +101,10 @@ class ShineTrainer(PushingTrainer):
             return batches, None
         for batch in batches[:-1]:
             batch["labels"]["counted"] = None
-        batches[-1]["labels"]["counted"] = self._counted_rows(batches[-1])
+        # Not Accelerate's remainder, which is wrong in an epoch that is resumed in its middle.
+        rows_of_round = self.args.train_batch_size * self.accelerator.num_processes
+        remainder = 0 if self.args.dataloader_drop_last else len(self.train_dataset) % rows_of_round
+        batches[-1]["labels"]["counted"] = self._counted_rows(batches[-1], remainder)
         totals = defaultdict(float)
         for batch in batches:
             for name, rows in self._row_counts(batch).items():
@@ -180,13 +183,14 @@ class ShineTrainer(PushingTrainer):
             loss = loss + ranking_loss
         return loss, scalars | ranking
 
-    def _counted_rows(self, inputs) -> torch.Tensor | None:
-        """Which rows count, `(B,)`, None for all: Accelerate fills up the last batches of the processes with rows from the start of the data."""
-        state = self.accelerator.gradient_state
-        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+    def _counted_rows(self, inputs, remainder: int) -> torch.Tensor | None:
+        """Which rows count, `(B,)`, None for all: Accelerate fills up the last batches of the processes, which have `remainder` rows in all, with rows
+        from the start of the data."""
+        is_last = self.accelerator.gradient_state.end_of_dataloader
+        if self.accelerator.num_processes == 1 or not is_last or remainder <= 0:
             return None
         rows = torch.arange(len(inputs["video_attention_mask"]), device=self.args.device)
-        return rows + self.accelerator.process_index * len(rows) < state.remainder
+        return rows + self.accelerator.process_index * len(rows) < remainder
 
     def _sum_over_processes(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Sums `(K,)` of all processes, which have the same names and sizes, in one transfer."""
@@ -292,7 +296,7 @@ class ShineTrainer(PushingTrainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Reduce the outputs to what the metrics read: moments `(B, Q, 3)` and mean saliency inside the moment."""
         inputs = self._prepare_inputs(inputs)
-        inputs["labels"]["counted"] = self._counted_rows(inputs)
+        inputs["labels"]["counted"] = self._counted_rows(inputs, self.accelerator.gradient_state.remainder)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs, sums = self._forward(model, inputs)
         for kind, rows in (("sums", sums), ("counts", self._row_counts(inputs))):
