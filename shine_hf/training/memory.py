@@ -5,6 +5,7 @@ import sys
 
 # Numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_NEVER = -1
 _DEFAULTS = {_M_TRIM_THRESHOLD: 128 * 1024, _M_MMAP_MAX: 65536}
 
 
@@ -20,5 +21,5 @@ def keep_freed_memory(keep: bool = True) -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    settings = {_M_TRIM_THRESHOLD: 2**31 - 1, _M_MMAP_MAX: 0} if keep else _DEFAULTS
+    settings = {_M_TRIM_THRESHOLD: _NEVER, _M_MMAP_MAX: 0} if keep else _DEFAULTS
     return all([mallopt(name, value) == 1 for name, value in settings.items()])
