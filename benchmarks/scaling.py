@@ -3,7 +3,7 @@
     python -m benchmarks.scaling [--repeats 3] [--threads 2] [--output benchmarks/results/scaling]
 
 Each panel changes one size of the yardstick of step.py (batch 32, 64 clips, three hard negatives and an irrelevant query) and times the step as we do it,
-in float32 on a CPU. Along the clips the batch shrinks, so that every step has 2,048 clips and the longest fits into memory (about 8 GB): shown is the time
+in float32 on a CPU. Along the clips the batch shrinks, so that every step has 2,048 clips and the longest fits into memory (about 10 GB): shown is the time
 per video. All points take turns, and the medians are shown. The growth exponent is the slope in double-logarithmic scale: 1 is growth
 in proportion, 2 the square. Writes OUTPUT.json and OUTPUT.png.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from shine_hf.losses import ShineLoss
 
@@ -105,19 +105,26 @@ def _slope(sizes: list[int], seconds: list[float]) -> float:
 
 
 def draw(measured: list[dict], subtitle: str) -> Figure:
-    figure = Figure(figsize=(12, 4), layout="constrained")
+    figure = Figure(figsize=(12, 4.4), layout="constrained")
     figure.suptitle(f"Time of a SHINE training step ({subtitle})")
     for axes, curve in zip(figure.subplots(1, len(measured)), measured):
         sizes, seconds = np.array(curve["sizes"]), np.array(curve["seconds"])
-        axes.loglog(sizes, seconds[-1] * sizes / sizes[-1], "--", color="0.6", label="in proportion")
-        axes.loglog(sizes, seconds, "o-", label=f"measured: exponent {curve['exponent']:.2f}")
+        for power, style, label in ((1, "--", "in proportion"), (2, ":", "with the square")):
+            axes.loglog(sizes, seconds[-1] * (sizes / sizes[-1]) ** power, style, color="0.6", label=label)
+        axes.loglog(sizes, seconds, "o-", label="measured")
+        axes.set_title(
+            f"exponent {curve['exponent']:.2f}, at the end {curve['exponent of the last two']:.2f}", fontsize=10
+        )
+        axes.set_ylim(seconds[0] / 2, seconds[-1] * 2)
         axes.set_xlabel(curve["name"].replace("; ", "\n"))
         axes.set_ylabel(curve["unit"])
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.yaxis.set_minor_formatter(FormatStrFormatter("%g"))
         axes.grid(which="both", alpha=0.3)
-        axes.legend()
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
