@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from shine_hf.data.collator import DataCollatorForMomentRetrieval
 from shine_hf.data.feature_store import FeatureStore
@@ -26,6 +25,7 @@ from shine_hf.data.packed_features import pack_features
 from shine_hf.data.text_features import TextFeatures
 from shine_hf.losses import ShineLoss
 from shine_hf.modeling import MomentRetrievalProcessor
+from shine_hf.training.sampling import EpochLengthGroupedSampler
 
 from .step import BATCH, TEXT_DIM, VIDEO_DIM, make_model, our_step
 
@@ -94,9 +94,8 @@ def report_padding(data_dir: str) -> None:
 
     rows = training_rows(load_splits(DataArguments(dataset="charades_cg", data_dir=data_dir))["train"])
     lengths = [max(1, round(duration / CLIP_LENGTH)) for duration in rows["duration"]]
-    generator = torch.Generator().manual_seed(0)
-    grouped = list(LengthGroupedSampler(BATCH, lengths=lengths, generator=generator))
-    shuffled = torch.randperm(len(lengths), generator=generator).tolist()
+    grouped = list(EpochLengthGroupedSampler(BATCH, list(rows["duration"]), 0, lambda: 0))
+    shuffled = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(0)).tolist()
     print(f"padding, Charades-CG train, random order      {100 * padding_share(lengths, shuffled):6.1f} %")
     print(
         f"padding, Charades-CG train, grouped by length {100 * padding_share(lengths, grouped):6.1f} %  (target under 10)"
