@@ -111,7 +111,7 @@ class StopOnSignal(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
             # On the CPU whatever the training runs on, so that no step waits for its device.
-            self._group = distributed.new_group(backend="gloo")
+            self._group = distributed.new_group(backend="gloo", timeout=args.ddp_timeout_delta)
 
     def on_step_end(self, args, state, control, **kwargs):
         if not self.stopped and self._agreed():
