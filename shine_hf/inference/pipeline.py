@@ -46,6 +46,8 @@ class VideoMomentRetrievalPipeline(Pipeline):
 
     def __init__(self, *args, video_encoder=None, text_encoder=None, **kwargs):
         super().__init__(*args, **kwargs)
+        # Once and for all: switched for each call, and back, it would be switched under another thread's call.
+        self.model.eval()
         # The configuration records all that the processor needs.
         self.feature_extractor = self.feature_extractor or MomentRetrievalProcessor.from_config(self.model.config)
         self._video_encoder = video_encoder or self.model.config.video_encoder

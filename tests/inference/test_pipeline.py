@@ -1,5 +1,7 @@
 """The pipeline: from a file and a sentence to moments, by the path that training took."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -109,6 +111,20 @@ def test_a_video_is_encoded_once_for_all_its_queries(find, film, monkeypatch):
     assert len(calls) == 1
     find(video=[film, str(film), film], query=["one", "two", ["three", "four"]])
     assert len(calls) == 2
+
+
+def test_threads_may_share_a_pipeline_around_a_model_that_was_training():
+    rng = np.random.default_rng(0)
+    videos = [rng.normal(size=(length, DIM)).astype(np.float32) for length in (8, 12)] * 20
+    find = VideoMomentRetrievalPipeline(model=tiny().train(), device="cpu")
+
+    def scores(video):
+        return find(video=video, query="a red star")["saliency"]
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(scores, videos))
+    for video, answer in zip(videos, answers):
+        assert answer == pytest.approx(scores(video), abs=1e-5)
 
 
 def test_a_video_of_one_frame_is_one_clip(find, short_film):
