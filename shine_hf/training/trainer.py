@@ -272,6 +272,9 @@ class ShineTrainer(PushingTrainer):
 
     def get_eval_dataloader(self, eval_dataset=None):
         """As in `Trainer`, with a collator whose draws are the same at every evaluation."""
+        if not isinstance(eval_dataset, str):
+            # `Trainer` would give the loader of any other dataset, kept for its persistent workers.
+            getattr(self, "_eval_dataloaders", {}).pop("eval", None)
         training_collator = self.data_collator
         if hasattr(training_collator, "for_evaluation"):
             self.data_collator = training_collator.for_evaluation()
@@ -279,6 +282,15 @@ class ShineTrainer(PushingTrainer):
             return super().get_eval_dataloader(eval_dataset)
         finally:
             self.data_collator = training_collator
+
+    def _get_eval_sampler(self, eval_dataset) -> list[int]:
+        """The places of the rows, those of the longest videos first: batches hold little padding, and what does not fit in memory shows at once."""
+        is_grouped = self.args.train_sampling_strategy == "group_by_length"
+        has_lengths = self.args.length_column_name in getattr(eval_dataset, "column_names", ())
+        lengths = (
+            eval_dataset[self.args.length_column_name] if is_grouped and has_lengths else [0.0] * len(eval_dataset)
+        )
+        return np.argsort(-np.asarray(lengths), kind="stable").tolist()
 
     def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
         self._evaluated.clear()
@@ -329,15 +341,17 @@ class ShineTrainer(PushingTrainer):
         query, level 1, 2, … and the irrelevant query (null for what does not exist). What a comparison of two models query by query needs.
 
         Args:
-            rows: What was evaluated, in its order.
+            rows: What was evaluated.
         """
         if not self.is_world_process_zero():
             return
         moments, levels, windows = _unpadded(self._last_evaluation)
         path = os.path.join(self.args.output_dir, "queries", f"{split}.jsonl")
         os.makedirs(os.path.dirname(path), exist_ok=True)
+        places = np.argsort(self._get_eval_sampler(rows))
+        ious = first_moment_iou(moments, windows)
         with open(path, "w", encoding="utf-8") as file:
-            for row, moment, iou, saliency in zip(rows, moments, first_moment_iou(moments, windows), levels):
+            for row, moment, iou, saliency in zip(rows, moments[places], ious[places], levels[places]):
                 found = {name: [None if np.isnan(value) else float(value) for value in values]
                          for name, values in (("moment", moment[0, :2]), ("saliency", saliency))}  # fmt: skip
                 file.write(json.dumps({"qid": row["qid"], "vid": row["vid"], "iou": float(iou), **found}) + "\n")

@@ -78,6 +78,25 @@ def test_the_best_model_is_kept_and_reloaded(splits, tmp_path):
     assert trainer.evaluate()["eval_validation_loss"] == pytest.approx(min(curve), rel=1e-5)
 
 
+def test_what_is_saved_of_a_query_is_its_own(splits, tmp_path):
+    trainer = make_trainer(splits, tmp_path, per_device_eval_batch_size=1)  # The toy reads padding, too.
+    rows = splits["train"]
+    assert len(set(rows["duration"])) > 1
+    trainer.evaluate(rows, metric_key_prefix="all")
+    trainer.save_query_results("all", rows)
+    saved = [json.loads(line) for line in (tmp_path / "queries" / "all.jsonl").read_text().splitlines()]
+    assert [query["qid"] for query in saved] == rows["qid"]
+    for index, query in enumerate(saved):
+        alone = trainer.evaluate(rows.select([index]), metric_key_prefix="alone")
+        assert 100 * query["iou"] == pytest.approx(alone["alone_mIoU"], abs=1e-3)
+
+
+def test_persistent_workers_do_not_keep_the_first_dataset(splits, tmp_path):
+    trainer = make_trainer(splits, tmp_path, dataloader_num_workers=1, dataloader_persistent_workers=True)
+    for name in ("test_trivial", "novel_composition"):
+        assert trainer.get_eval_dataloader(splits[name]).dataset is splits[name]
+
+
 def test_early_stopping_waits_for_its_own_metric(splits, tmp_path):
     trainer = make_trainer(
         splits, tmp_path, eval_strategy="steps", eval_steps=1, metric_for_best_model="validation_loss", greater_is_better=False,
