@@ -6,9 +6,6 @@ import json
 import sys
 from pathlib import Path
 
-# As many as the strip has room for at most; it takes those that it needs.
-FILM_STRIP_FRAMES = 24
-
 
 def add_arguments(parser) -> None:
     parser.add_argument("--model", required=True, help="folder or repository of a trained model")
@@ -39,8 +36,12 @@ def main(args) -> None:
 
     from .. import modeling  # noqa: F401 (registers the Auto classes)
 
-    if not args.query and not args.split:
-        raise ValueError("give --query, or --split to predict a whole split")
+    if args.video and (args.split or args.vid or args.video_features):
+        raise ValueError(
+            "--video is a file; --video-features with --vid or --split are stored features: give one or the other"
+        )
+    if not args.query and (args.video or not args.split):
+        raise ValueError("give --query, or --split (without --video) to predict a whole split")
     if args.video:
         results = _from_video(args)
     else:
@@ -110,7 +111,7 @@ def _text_features(args, config) -> str:
 def _from_video(args):
     from transformers import pipeline
 
-    find = pipeline("video-moment-retrieval", model=args.model)
+    find = pipeline("video-moment-retrieval", model=args.model, text_encoder=args.text_features)
     outputs = find(video=args.video, query=args.query, top_k=args.top_k, nms_threshold=args.nms_threshold)
     name = Path(args.video).name
     for index, (query, output) in enumerate(zip(args.query, outputs)):
@@ -128,10 +129,9 @@ def plot_results(results: list[dict], video: str | Path | None, path: str | Path
     duration = len(first["saliency"]) * first["clip_length"]
     frames = []
     if video:
-        from ..encoders.video_reader import read_clips
+        from ..encoders.video_reader import read_film_strip
 
-        step = duration / FILM_STRIP_FRAMES
-        frames = [((index + 0.5) * step, clip[0]) for index, clip in enumerate(read_clips(video, step, 1))]
+        frames = read_film_strip(video, duration)
     figure = plot_moments(
         first["query"],
         first["moments"],

@@ -32,8 +32,10 @@ def is_text_encoder_spec(spec: str) -> bool:
     return spec.partition(":")[0] in TEXT_ENCODERS
 
 
-def text_encoder(spec: str) -> TextEncoder:
+def text_encoder(spec: str, device: str | None = None) -> TextEncoder:
     """The text encoder of a specification: `words:[dim=…,seed=…]`, or `clip:MODEL` with a Hub name or a local folder.
+
+    `device` is where a model runs; by default a GPU if there is one.
 
     Raises:
         ValueError: for an unknown kind or option.
@@ -47,7 +49,7 @@ def text_encoder(spec: str) -> TextEncoder:
     if kind == "clip":
         from .clip import ClipTextEncoder
 
-        return ClipTextEncoder(options) if options else ClipTextEncoder()
+        return ClipTextEncoder(*filter(None, [options]), device=device)
     raise ValueError(f"unknown text encoder {spec!r}; expected {' or '.join(f'{kind}:' for kind in TEXT_ENCODERS)}")
 
 
@@ -56,9 +58,11 @@ def is_video_encoder_spec(spec: str) -> bool:
     return spec.partition(":")[0] in VIDEO_ENCODERS
 
 
-def video_encoder(spec: str) -> VideoEncoder:
+def video_encoder(spec: str, device: str | None = None) -> VideoEncoder:
     """The video encoder of a specification: `pixels:[size=…,frames=…]`, `clip:MODEL[,frames=…]`, or `auto:MODEL[,frames=…]` for any video
     model of transformers. MODEL is a Hub name or a local folder.
+
+    `device` is where a model runs; by default a GPU if there is one.
 
     Raises:
         ValueError: for an unknown kind or option.
@@ -81,9 +85,9 @@ def video_encoder(spec: str) -> VideoEncoder:
     if kind == "clip":
         from .clip import ClipVideoEncoder
 
-        return ClipVideoEncoder(model, **settings) if model else ClipVideoEncoder(**settings)
+        return ClipVideoEncoder(*filter(None, [model]), **settings, device=device)
     if not model:
         raise ValueError("auto: needs the name of a model, auto:MCG-NJU/videomae-base say")
     from .auto import AutoVideoEncoder
 
-    return AutoVideoEncoder(model, **settings)
+    return AutoVideoEncoder(model, **settings, device=device)

@@ -33,7 +33,7 @@ class AutoVideoEncoder(VideoEncoder):
                 f"auto:{model} is a {config.model_type} model, whose configuration names no number of frames: not a video model. "
                 "Models of images and text such as CLIP are read by clip:"
             )
-        self.name, self.frames_per_clip = model, frames or trained_frames
+        self.name, self.frames_per_clip, self.trained_frames = model, frames or trained_frames, trained_frames
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         # Pixels are prepared by PIL everywhere, so that features do not depend on whether torchvision is installed.
         self.processor = AutoImageProcessor.from_pretrained(model, backend="pil")
@@ -51,5 +51,14 @@ class AutoVideoEncoder(VideoEncoder):
             [self.processor(list(clip), return_tensors="pt")["pixel_values"].flatten(0, -4) for clip in clips]
         )
         pixels = pixels.unflatten(0, (len(clips), -1)).to(self.device)
-        states = self.model(**{self.model.main_input_name: pixels}).last_hidden_state
+        try:
+            states = self.model(**{self.model.main_input_name: pixels}).last_hidden_state
+        except RuntimeError as error:
+            if self.frames_per_clip == self.trained_frames:
+                raise
+            # Some models take any number of frames, others have a position for each.
+            raise ValueError(
+                f"auto:{self.name} was trained with {self.trained_frames} frames per clip and takes no other number, so not "
+                f"{self.frames_per_clip} ({error})"
+            ) from error
         return states.mean(dim=1).float().cpu().numpy()

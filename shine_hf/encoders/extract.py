@@ -71,9 +71,9 @@ def extract_features(
     # Before the encoder is loaded, so that on several GPUs each process loads it to its own.
     state = PartialState(cpu=_several_processes_without_accelerator())
     encoder = video_encoder(encoder) if isinstance(encoder, str) else encoder
-    _record_settings(folder, {"encoder": encoder.spec, "clip_length": float(clip_length)}, state)
-
+    # Listed before any process writes, since each takes every n-th of one and the same list.
     missing = [video for name, video in by_name.items() if not (folder / f"{name}.npz").is_file()]
+    _record_settings(folder, {"encoder": encoder.spec, "clip_length": float(clip_length)}, state)
     share = missing[state.process_index :: state.num_processes]
     unreadable = []
 

@@ -13,6 +13,9 @@ from tqdm import tqdm
 
 from .video_reader import read_clips, video_duration
 
+# Fewer clips than `batch_clips` are read at once where their frames would take more: those of a 4K film are 25 MB each.
+MAX_BATCH_BYTES = 256 * 2**20
+
 
 class VideoEncoder(ABC):
     """
@@ -22,7 +25,7 @@ class VideoEncoder(ABC):
         dim (`int`): Width of the features (D).
         frames_per_clip (`int`): Frames that a clip is encoded from (F).
         frame_size (`(height, width)`, *optional*): Size to read frames in; `None` for that of the video.
-        batch_clips (`int`): Clips that are encoded at once, and held in memory.
+        batch_clips (`int`): Clips that are encoded at once, and held in memory, at most; fewer of large frames.
     """
 
     dim: int
@@ -68,5 +71,8 @@ class VideoEncoder(ABC):
 
 
 def _batches(clips: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    while batch := list(islice(clips, size)):
-        yield np.stack(batch)
+    for first in clips:
+        others = (
+            islice(clips, min(size, MAX_BATCH_BYTES // first.nbytes) - 1) if first.nbytes < MAX_BATCH_BYTES else ()
+        )
+        yield np.stack([first, *others])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -39,14 +40,16 @@ def video_duration(path: str | Path) -> float:
     with _opened(path) as (container, stream):
         if stated := _stated_duration(container, stream):
             return stated
-        packets = [packet for packet in container.demux(stream) if packet.size]
-        if not packets:
+        # One packet in memory at a time: together they are the whole film.
+        count, begin, end = 0, None, None
+        for packet in container.demux(stream):
+            count += packet.size > 0
+            if packet.size and packet.pts is not None:
+                begin = packet.pts if begin is None else min(begin, packet.pts)
+                end = max(packet.pts + (packet.duration or 0), begin if end is None else end)
+        if not count:
             raise ValueError(f"{path}: the file holds no frames")
-        timed = [packet for packet in packets if packet.pts is not None]
-        if not timed:
-            return len(packets) * _usual_frame_length(stream)
-        begin = min(packet.pts for packet in timed)
-        return float((max(packet.pts + (packet.duration or 0) for packet in timed) - begin) * timed[0].time_base)
+        return count * _usual_frame_length(stream) if begin is None else float((end - begin) * stream.time_base)
 
 
 def _stated_duration(container, stream) -> float | None:
@@ -114,18 +117,43 @@ def read_clips(
             clip = []
 
 
+def frame_size(path: str | Path, max_height: int) -> tuple[int, int]:
+    """`(height, width)` of the picture as it is shown, scaled down to a height of at most `max_height` pixels; both even, as H.264 wants them.
+
+    Raises:
+        As [`read_clips`].
+    """
+    height, width = next(read_clips(path, 1.0, 1)).shape[1:3]
+    scale = min(1.0, max_height / height)
+    return tuple(max(2, 2 * round(side * scale / 2)) for side in (height, width))
+
+
+def read_film_strip(path: str | Path, duration: float, frames: int = 24, max_height: int = 240) -> list[tuple]:
+    """Evenly spaced times of a video of `duration` seconds, and the frame that is shown then, `(H, W, 3)` uint8 RGB: at most `frames` of them.
+
+    Raises:
+        As [`read_clips`].
+    """
+    step = duration / frames
+    clips = islice(read_clips(path, step, 1, frame_size(path, max_height)), frames)
+    return [((index + 0.5) * step, clip[0]) for index, clip in enumerate(clips)]
+
+
 def _timed_frames(path: str | Path) -> Iterator[tuple[float, float, object]]:
-    """`(begin, end, frame)` in seconds from the first frame; `end` is a guess from the frame's own duration."""
+    """`(begin, end, frame)` in seconds from the start of the picture; `end` is a guess from the frame's own duration."""
     av = import_av()
     with _opened(path) as (container, stream):
         # Small pictures are decoded faster than threads are started.
         stream.thread_type = "AUTO" if stream.width * stream.height > _SMALL_PICTURE_PIXELS else "NONE"
         promised, usual_length = _stated_duration(container, stream), _usual_frame_length(stream)
-        first, end, damaged, previous = None, 0.0, 0, None
+        first, earliest, end, damaged, previous = None, None, 0.0, 0, None
         packets = container.demux(stream)
         while True:
             try:
                 packet = next(packets)
+                if first is None and packet.pts is not None:
+                    stamp = float(packet.pts * packet.time_base)
+                    earliest = stamp if earliest is None else min(earliest, stamp)
                 frames = packet.decode()
             except StopIteration:
                 break
@@ -135,7 +163,9 @@ def _timed_frames(path: str | Path) -> Iterator[tuple[float, float, object]]:
             for frame in frames:
                 # Without time stamps, as in a bare stream, frames follow each other at the usual rate.
                 time = frame.time if frame.time is not None else (first or 0.0) + end
-                first = time if first is None else first
+                if first is None:
+                    # Where much is missing in front of the first frame, the beginning is damaged, and the clock has been running.
+                    first = time if earliest is None or time - earliest < _CLOCK_JUMP_SECONDS else earliest
                 if previous is not None and time - first < previous - _CLOCK_JUMP_SECONDS:
                     first = time - end  # Joined recordings: the clock was set back, the picture goes on.
                 begin = time - first

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import compress
 
 import numpy as np
 import torch
 from tqdm import tqdm
+
+from .windows import find_moments
 
 
 @torch.no_grad()
@@ -20,7 +23,7 @@ def predict_from_features(
     progress: bool = True,
     **post_processing,
 ) -> Iterator[dict]:
-    """Predict the moments of each row.
+    """Predict the moments of each row. A video longer than the model takes goes through overlapping windows, see [`find_moments`].
 
     Args:
         model, processor: Of `from_pretrained`.
@@ -37,17 +40,31 @@ def predict_from_features(
     model.eval()
     for start in tqdm(range(0, len(rows), batch_size), desc="Predicting", unit="batch", disable=not progress):
         batch = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
-        inputs = processor(
-            [video_features[row["vid"]] for row in batch],
-            [text_features(query=row["query"], qid=row["qid"], level=None) for row in batch],
-            names=[row["qid"] for row in batch],
-        ).to(model.device)
-        mask = inputs["video_attention_mask"]
-        # Where a duration is not known, the clips say how long the video is.
-        durations = [row.get("duration") or np.inf for row in batch]
-        results = processor.post_process(model(**inputs), mask, durations=durations, **post_processing)
-        for row, result in zip(batch, results):
+        videos = [video_features[row["vid"]] for row in batch]
+        texts = [text_features(query=row["query"], qid=row["qid"], level=None) for row in batch]
+        fits = [not processor.max_video_length or len(video) <= processor.max_video_length for video in videos]
+        results = iter(
+            _predict_batch(model, processor, *zip(*compress(zip(batch, videos, texts), fits)), **post_processing)
+            if any(fits)
+            else ()
+        )
+        for row, video, text, is_whole in zip(batch, videos, texts, fits):
+            if is_whole:
+                result = next(results)
+            else:
+                (result,) = find_moments(
+                    model, processor, video, [text], duration=row.get("duration"), **post_processing
+                )
             yield {"qid": row["qid"], "vid": row["vid"], "query": row["query"], **result}
+
+
+def _predict_batch(model, processor, rows, videos, texts, **post_processing) -> list[dict]:
+    inputs = processor(list(videos), list(texts), names=[row["qid"] for row in rows]).to(model.device, model.dtype)
+    # Where a duration is not known, the clips say how long the video is.
+    durations = [row.get("duration") or np.inf for row in rows]
+    return processor.post_process(
+        model(**inputs), inputs["video_attention_mask"], durations=durations, **post_processing
+    )
 
 
 def as_submission(result: Mapping) -> dict:

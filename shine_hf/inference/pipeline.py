@@ -158,7 +158,7 @@ class VideoMomentRetrievalPipeline(Pipeline):
                     "from a video file here. Give the clip features as a (T, D) array instead of the file, "
                     'or name the encoder they come from: pipeline(…, video_encoder="clip:openai/clip-vit-base-patch32")'
                 )
-            self._video_encoder = video_encoder(spec)
+            self._video_encoder = video_encoder(spec, device=str(self.device))
         return self._video_encoder
 
     @property
@@ -175,7 +175,7 @@ class VideoMomentRetrievalPipeline(Pipeline):
                     f"this model was trained on {f'the text features {spec!r}' if spec else 'text features of unknown origin'}; name the encoder "
                     'they come from: pipeline(…, text_encoder="clip:openai/clip-vit-base-patch32")'
                 )
-            self._text_encoder = text_encoder(spec)
+            self._text_encoder = text_encoder(spec, device=str(self.device))
         return self._text_encoder
 
 

@@ -7,7 +7,7 @@ Nothing is kept between users: every answer follows from what the page sends. Up
 
 import os
 import tempfile
-from itertools import islice
+from itertools import chain, islice
 from math import ceil
 from pathlib import Path
 
@@ -17,14 +17,14 @@ from gradio.utils import get_upload_folder
 from transformers import pipeline
 
 from shine_hf.data.shapes_cg import ShapesCG
-from shine_hf.encoders.video_reader import read_clips, video_duration
+from shine_hf.encoders.video_reader import frame_size, read_clips, read_film_strip, video_duration
 from shine_hf.inference.pipeline import TASK, VideoMomentRetrievalPipeline
 from shine_hf.visualization import plot_moments
 
 MAX_SECONDS = float(os.environ.get("SHINE_DEMO_MAX_SECONDS", 900))
 MAX_UPLOAD = os.environ.get("SHINE_DEMO_MAX_UPLOAD", "200mb")
 MAX_COUNTER_QUERIES = 5
-STRIP_FRAMES, CUT_FPS, CUT_HEIGHT = 24, 12, 360
+CUT_FPS, CUT_HEIGHT = 12, 360
 # Players of this height (pixels) leave the figure in sight, whatever the form of the video.
 PLAYER_HEIGHT = 320
 COLUMNS = ["start (s)", "end (s)", "score"]
@@ -52,11 +52,13 @@ def find_moments(find: VideoMomentRetrievalPipeline, video: str | None, query: s
         if duration > MAX_SECONDS:
             raise Refusal(f"The video is {duration:.0f} s long; this demo takes up to {MAX_SECONDS:.0f} s.")
         result, *others = find(video=video, query=[query.strip(), *counters], top_k=5)
+        # As the pipeline does: a header may promise less than there is.
+        duration = max(duration, (len(result["saliency"]) - 1) * result["clip_length"])
         figure = plot_moments(
             query.strip(),
             result["moments"],
             duration_seconds=duration,
-            frames=film_strip(video, duration),
+            frames=read_film_strip(video, duration),
             saliency=result["saliency"],
             negative_saliency={text: other["saliency"] for text, other in zip(counters, others)},
             clip_length_seconds=result["clip_length"],
@@ -67,27 +69,20 @@ def find_moments(find: VideoMomentRetrievalPipeline, video: str | None, query: s
         raise _without_folder(error, video) from error
 
 
-def film_strip(video: str, duration: float) -> list[tuple]:
-    """A few times (seconds) of the video and the frames that are shown then."""
-    step = duration / STRIP_FRAMES
-    return [((index + 0.5) * step, clip[0]) for index, clip in enumerate(read_clips(video, step, 1))]
-
-
 def cut(video: str, start: float, end: float) -> str:
     """The part of a video between two times (seconds), at least one frame, without sound, as an MP4 file that any browser plays."""
-    height, width = next(read_clips(video, 1.0, 1)).shape[1:3]
-    scale = min(1.0, CUT_HEIGHT / height)
-    # H.264 takes even sizes only.
-    height, width = (max(2, 2 * round(side * scale / 2)) for side in (height, width))
+    height, width = frame_size(video, CUT_HEIGHT)
     first = int(start * CUT_FPS)
     clips = islice(read_clips(video, 1 / CUT_FPS, 1, (height, width)), first, max(first + 1, ceil(end * CUT_FPS)))
+    if (opening := next(clips, None)) is None:
+        raise ValueError(f"{video}: the video ends before {start:.1f} s")
     # In Gradio's own folder, where `delete_cache` finds it.
     Path(get_upload_folder()).mkdir(parents=True, exist_ok=True)
     target = Path(tempfile.mkdtemp(dir=get_upload_folder())) / "moment.mp4"
     with av.open(str(target), "w") as container:
         stream = container.add_stream("libx264", rate=CUT_FPS)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        for clip in clips:
+        for clip in chain([opening], clips):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(clip[0], "rgb24")))
         container.mux(stream.encode())
     return str(target)
@@ -155,6 +150,8 @@ def build_app(find: VideoMomentRetrievalPipeline, examples: list[list[str]]) -> 
             return find_moments(find, video, query, counters)
 
         gr.on([button.click, query.submit], ask, [video, query, counters], [figure, table, moment], api_name="find")
+        # What was found in the last video says nothing of this one.
+        video.change(lambda: (None, None, None), outputs=[figure, table, moment], api_name=False, queue=False)
         table.select(cut_chosen, [video, table], moment, api_name=False)
     return app.queue(default_concurrency_limit=2, max_size=20)
 

@@ -57,3 +57,13 @@ def test_a_model_of_images_is_refused(tmp_path):
     ViTModel(ViTConfig(**settings)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"vit model.*not a video model"):
         video_encoder(f"auto:{tmp_path}")
+
+
+def test_a_number_of_frames_that_the_model_does_not_take_is_named(tiny_model):
+    encoder = video_encoder(f"auto:{tiny_model},frames=2")
+    clips = np.zeros((1, 2, 16, 16, 3), np.uint8)
+    if "timesformer" in str(tiny_model):
+        assert encoder.encode_clips(clips).shape == (1, 16)
+    else:
+        with pytest.raises(ValueError, match="trained with 4 frames per clip and takes no other number"):
+            encoder.encode_clips(clips)

@@ -60,6 +60,31 @@ def test_a_run_goes_on_where_it_stopped(videos, tmp_path, monkeypatch):
     assert not list((tmp_path / "features").glob(".*"))
 
 
+def test_every_process_takes_its_share_of_one_list(videos, tmp_path, monkeypatch):
+    class Second:
+        """The second of two processes; the first has written its file as soon as it may."""
+
+        process_index, num_processes, is_main_process = 1, 2, False
+
+        def __init__(self, cpu):
+            self.waits = 0
+
+        def wait_for_everyone(self):
+            self.waits += 1
+            if self.waits == 2:
+                (tmp_path / "features").mkdir()
+                (tmp_path / "features" / "a.npz").touch()
+
+    encoded = []
+    monkeypatch.setattr("accelerate.PartialState", Second)
+    monkeypatch.setattr("accelerate.utils.gather_object", lambda items: items)
+    monkeypatch.setattr(
+        PixelEncoder, "encode_video", lambda self, path, *args: encoded.append(path.stem) or np.ones((1, 1))
+    )
+    extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5, progress=False)
+    assert encoded == ["b"]
+
+
 def test_unreadable_videos_are_listed_and_tried_again(videos, tmp_path):
     (videos / "broken.mp4").write_bytes(b"no video at all")
     (videos / "empty.mp4").touch()

@@ -1,11 +1,12 @@
 import logging
 import wave
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from shine_hf.encoders.video_reader import read_clips, video_duration
+from shine_hf.encoders.video_reader import read_clips, read_film_strip, video_duration
 
 from .videos import grey, write_video
 
@@ -152,6 +153,35 @@ def test_damaged_packets_are_passed_over(tmp_path, caplog):
     path.write_bytes(content)
     with caplog.at_level(logging.WARNING):
         assert 5 <= len(list(read_clips(path, 1.0, 1))) <= 11
+
+
+def test_a_damaged_beginning_does_not_shift_the_times(tmp_path):
+    whole = write_video(tmp_path / "whole.mkv", [grey(20 * i) for i in range(12)], fps=1, gop=1)
+    damaged = tmp_path / "damaged.mkv"
+    with av.open(str(whole)) as source, av.open(str(damaged), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        decoded = 0
+        for packet in source.demux(video=0):
+            if packet.size:
+                # Each frame on its own, so that only what is overwritten is lost.
+                assert packet.is_keyframe
+                content = bytes(packet) if decoded >= 5 else bytes(packet.size)
+                copied = av.Packet(content)
+                copied.pts, copied.dts, copied.time_base = packet.pts, packet.dts, packet.time_base
+                copied.is_keyframe, copied.stream = True, stream
+                target.mux(copied)
+                decoded += 1
+    assert close(levels(read_clips(damaged, 1.0, 1))[5:], [[20 * i] for i in range(5, 12)])
+    assert len(list(read_clips(damaged, 1.0, 1))) == 12
+
+
+def test_a_film_strip_is_small_and_not_longer_than_asked(tmp_path):
+    path = write_video(tmp_path / "tall.mp4", [grey(20 * i, 300, 200) for i in range(12)], fps=4)
+    strip = read_film_strip(path, 3.0, frames=4, max_height=30)
+    assert [time for time, _ in strip] == [0.375, 1.125, 1.875, 2.625]
+    assert {frame.shape for _, frame in strip} == {(30, 20, 3)}
+    # The header promised one second of three.
+    assert len(read_film_strip(path, 1.0, frames=4)) == 4
 
 
 def test_a_clock_that_does_not_start_at_zero(tmp_path):

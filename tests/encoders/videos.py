@@ -20,15 +20,18 @@ def write_video(
     audio: int = 0,
     cover: bool = False,
     options: dict | None = None,
+    gop: int | None = None,
 ) -> Path:
     """Write `(H, W, 3)` uint8 frames, at a constant rate or at the given times in seconds; `audio` packets of silence beside them (64 ms each).
-    With `cover` the frame is the picture on the cover of the sound."""
+    With `cover` the frame is the picture on the cover of the sound. Every `gop` frames there is one that needs no other."""
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.height, stream.width = frames[0].shape[:2]
         # Chroma in full, since odd sizes have no half.
         stream.pix_fmt = "yuv444p" if codec == "libx264" else "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        if gop:
+            stream.codec_context.gop_size = gop
         if rotation:
             stream.set_display_rotation(rotation)
         if cover:

@@ -72,6 +72,9 @@ def test_a_cut_shows_its_part_of_the_video(app, film):
     # A moment of no length is a single frame, one behind the end the last.
     assert video_duration(app.cut(str(film), 3.0, 3.0)) == pytest.approx(1 / app.CUT_FPS, abs=0.05)
     shutil.rmtree(Path(path).parent)
+    # Where a row of another video's table was clicked, say.
+    with pytest.raises(ValueError, match=r"ends before 100\.0 s"):
+        app.cut(str(film), 100.0, 110.0)
 
 
 def test_a_click_cuts_the_moment_of_its_row(app, film):
