@@ -171,8 +171,8 @@ def test_a_damaged_beginning_does_not_shift_the_times(tmp_path):
                 copied.is_keyframe, copied.stream = True, stream
                 target.mux(copied)
                 decoded += 1
-    assert close(levels(read_clips(damaged, 1.0, 1))[5:], [[20 * i] for i in range(5, 12)])
-    assert len(list(read_clips(damaged, 1.0, 1))) == 12
+    # Until the first frame that is left, that one is shown.
+    assert close(levels(read_clips(damaged, 1.0, 1))[:11], [[20 * max(i, 5)] for i in range(11)])
 
 
 def test_a_film_strip_is_small_and_not_longer_than_asked(tmp_path):
