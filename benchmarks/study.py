@@ -45,7 +45,7 @@ from .study_report import SELECTED_ON, Run, write_report
 BENCHMARKS = Path(__file__).resolve().parent
 REPOSITORY = BENCHMARKS.parent
 # Of a run: the figures, and the curve of its validation.
-RESULTS_FILE, STATE_FILE = "all_results.json", "trainer_state.json"
+RECIPE_FILE, RESULTS_FILE, STATE_FILE = "recipe.yaml", "all_results.json", "trainer_state.json"
 # What every run needs so that it can be resumed and compared query by query.
 RUN_KEYS = {
     "do_train": True,
@@ -81,9 +81,26 @@ class Study:
     def run_folder(self, variant: str, seed: int) -> Path:
         return self.folder / f"{variant}_seed{seed}"
 
+    def recipe_of(self, variant: str, seed: int) -> str:
+        """The recipe file of a run; what overrides it stands in a comment."""
+        folder = self.run_folder(variant, seed)
+        keys = {**self.recipe, **self.variants[variant], **RUN_KEYS, "seed": seed, "output_dir": str(folder)}
+        comment = f"# overridden: {shlex.join(self.overrides)}\n" if self.overrides else ""
+        return comment + yaml.safe_dump(keys, sort_keys=False)
+
     def results(self, variant: str, seed: int) -> dict[str, float] | None:
-        """The figures of a run, None before it is finished: the file is written anew after the training and after each split."""
-        path = self.run_folder(variant, seed) / RESULTS_FILE
+        """The figures of a run, None before it is finished: the file is written anew after the training and after each split.
+
+        Raises:
+            ValueError: where the folder of the run holds one of other settings.
+        """
+        folder = self.run_folder(variant, seed)
+        begun_with = folder / RECIPE_FILE
+        if begun_with.is_file() and begun_with.read_text(encoding="utf-8") != self.recipe_of(variant, seed):
+            raise ValueError(
+                f"{folder} was begun with other settings than {self.name} says now (its {RECIPE_FILE} tells): remove the folder to run it anew"
+            )
+        path = folder / RESULTS_FILE
         results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return results if all(f"{split}_mIoU" in results for split in self.splits) else None
 
@@ -138,8 +155,11 @@ class Runner:
             tqdm(total=len(runs), initial=len(runs) - len(left), unit="run", desc=study.name) as progress,
             ThreadPoolExecutor(self.workers) as pool,
         ):
-            for future in [pool.submit(self._run, variant, seed, progress) for variant, seed in left]:
-                future.result()
+            futures = [pool.submit(self._run, variant, seed, progress) for variant, seed in left]
+            # A run that fails ends the others: what they say of that must not hide why.
+            errors = [error for future in futures if (error := future.exception())]
+            if errors:
+                raise next((error for error in errors if not isinstance(error, Stop)), errors[0])
 
     def stop(self, *_) -> None:
         """End the processes; they save a checkpoint first."""
@@ -150,15 +170,8 @@ class Runner:
     def _run(self, variant: str, seed: int, progress: tqdm) -> None:
         folder = self.study.run_folder(variant, seed)
         folder.mkdir(parents=True, exist_ok=True)
-        recipe = folder / "recipe.yaml"
-        keys = {
-            **self.study.recipe,
-            **self.study.variants[variant],
-            **RUN_KEYS,
-            "seed": seed,
-            "output_dir": str(folder),
-        }
-        recipe.write_text(yaml.safe_dump(keys, sort_keys=False))
+        recipe = folder / RECIPE_FILE
+        recipe.write_text(self.study.recipe_of(variant, seed), encoding="utf-8")
         command = [sys.executable, str(REPOSITORY / "train.py"), "--config", str(recipe), *self.study.overrides]
         self._call(command, folder / "log.txt", threads=max(1, (os.cpu_count() or 1) // self.workers))
         progress.update()

@@ -122,7 +122,8 @@ def comparison_table(comparisons: Sequence[dict]) -> str:
         return ""
     metrics = list(dict.fromkeys(entry["metric"] for entry in comparisons))
     lines = [
-        "Differences in points, with 95 % intervals of a paired bootstrap over videos and seeds (bold: without 0).",
+        "Differences in points, with 95 % intervals of a paired bootstrap over videos and seeds, as wide as Student's t wants them for few seeds "
+        "(bold: without 0). Of a single seed the interval is over the videos alone: another training may well come out elsewhere.",
         "",
         f"| split | variant − baseline | seeds | {' | '.join(metrics)} |",
         "|---|---|---:|" + "---:|" * len(metrics),
@@ -138,7 +139,7 @@ def comparison_table(comparisons: Sequence[dict]) -> str:
 
 def _difference(entry: dict) -> str:
     text = f"{entry['mean']:+.1f} ({entry['low']:+.1f} to {entry['high']:+.1f})"
-    return f"**{text}**" if entry["low"] > 0 or entry["high"] < 0 else text
+    return f"**{text}**" if entry["seeds"] > 1 and (entry["low"] > 0 or entry["high"] < 0) else text
 
 
 def _mean_and_deviation(values: Sequence[float]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import ndtri, stdtrit
 
 
 class Difference(NamedTuple):
@@ -29,7 +30,8 @@ def paired_bootstrap(
     """How far `values` lie above `baseline`, with a percentile interval.
 
     Queries of a video share its features and often their fate, so whole videos are resampled; and since another training run would have
-    come out otherwise, so are the runs, in pairs.
+    come out otherwise, so are the runs, in pairs. Few runs, resampled, vary less than new ones would: their deviations are widened to the
+    interval of Student's t. A single run tells nothing of others, so then the interval is over the videos alone.
 
     Args:
         values (`(runs, N)`): A figure per training run and query, an IoU or a hit say; NaN where a query has none.
@@ -62,6 +64,11 @@ def paired_bootstrap(
     )
     rng = np.random.default_rng(seed)
     runs, groups = sums.shape
+    if runs > 1:
+        upper = (1 + confidence) / 2
+        widening = np.sqrt(runs / (runs - 1)) * stdtrit(runs - 1, upper) / ndtri(upper)
+        deviations = sums.sum(axis=1) / np.maximum(sizes.sum(axis=1), 1) - sums.sum() / sizes.sum()
+        sums += (widening - 1) * deviations[:, None] * sizes
     run_weights = rng.multinomial(runs, np.full(runs, 1 / runs), size=resamples)
     group_weights = rng.multinomial(groups, np.full(groups, 1 / groups), size=resamples)
     totals, numbers = (

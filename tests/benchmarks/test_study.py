@@ -78,8 +78,23 @@ def test_a_run_that_fails_ends_the_study_and_shows_why(study):
         main(study(recipe={"no_such_key": 1}))
 
 
+def test_the_run_that_failed_is_named_and_not_those_that_it_ended(study):
+    # The first would go on for long; it is ended when the second fails.
+    variants = {"endless": {"max_steps": 10**6, "save_steps": 10**6}, "broken": {"no_such_key": 1}}
+    with pytest.raises(RuntimeError, match=r"(?s)broken_seed0.*unknown key 'no_such_key'"):
+        main([*study(variants=variants, comparisons=[]), "--workers", "2"])
+
+
+def test_runs_of_other_settings_are_neither_resumed_nor_reported(study):
+    assert main(study(comparisons=[], variants={"shine": {}})) == 0
+    for keys, overrides in (({"learning_rate": 1e-3}, []), ({}, ["--", "--max_steps", "3"])):
+        command = study(comparisons=[], variants={"shine": keys})
+        with pytest.raises(ValueError, match=r"shine_seed0 was begun with other settings.*remove the folder"):
+            main([*command, *overrides])
+
+
 def test_a_study_that_is_stopped_saves_and_goes_on(study, tmp_path):
-    command = study(variants={"shine": {"max_steps": 4000, "save_steps": 4000}}, comparisons=[])
+    command = study(variants={"shine": {"max_steps": 500, "save_steps": 500}}, comparisons=[])
     folder = tmp_path / "outputs/studies/results/shine_seed0"
     environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"}
     process = subprocess.Popen(
@@ -93,9 +108,7 @@ def test_a_study_that_is_stopped_saves_and_goes_on(study, tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command goes on from here" in errors
     (checkpoint,) = folder.glob("checkpoint-*")
-    stopped_at = int(checkpoint.name.partition("-")[2])
-    # As many steps as it has are enough now: it goes on from there and does not begin anew.
-    assert main([*command, "--", "--max_steps", str(stopped_at + 1)]) == 0
+    assert main(command) == 0
     assert f"resuming from outputs/studies/results/shine_seed0/{checkpoint.name}" in (folder / "log.txt").read_text()
 
 
