@@ -161,7 +161,10 @@ def card_files(facts: ModelFacts, with_figures: bool = True) -> dict[str, bytes]
 
 def write_model_card(facts: ModelFacts, folder: str | Path) -> None:
     """Write [`card_files`] into the folder of the model."""
-    for name, content in card_files(facts).items():
+    files = card_files(facts)
+    if EVAL_RESULTS_FILE not in files:
+        (Path(folder) / EVAL_RESULTS_FILE).unlink(missing_ok=True)
+    for name, content in files.items():
         path = Path(folder) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -263,7 +266,9 @@ def _with_interval(metrics: Mapping[str, float], name: str) -> str:
 
 
 def _benchmarked(facts: ModelFacts) -> dict[str, dict[str, float]]:
-    """The results that others can compare with: not those on the part of the training videos on which the model was selected."""
+    """The results that others can compare with: of these weights, and not on the part of the training videos on which the model was selected."""
+    if facts.results_step not in (None, facts.step):
+        return {}
     return {split: metrics for split, metrics in facts.results.items() if split != VALIDATION}
 
 

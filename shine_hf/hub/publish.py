@@ -11,6 +11,7 @@ import yaml
 
 from .commit import IGNORED, Head, PublishedCommit, publish_folder
 from .dataset_card import BUILD_FILE, CARD_FILE, read_builds, render_dataset_card
+from .eval_results import EVAL_RESULTS_FILE
 from .template import render_template
 
 # Weights are safetensors; a pickle runs code where it is loaded.
@@ -31,7 +32,20 @@ TRAINING_LEFTOVERS = (
     "rng_state*",
     "trainer_state.json",
     "training_args.bin",
+    # Of FSDP and DeepSpeed.
+    "pytorch_model_fsdp*",
+    "optimizer_*",
+    "global_step*",
+    "latest",
+    "zero_to_fp32.py",
+    # What people write beside it, with paths of their machine.
+    "*.log",
+    "log.txt",
+    "*.out",
+    "events.out.tfevents*",
 )
+# What an earlier model left in the repository says nothing of another's weights.
+MODEL_SPECIFIC = ("figures/*", EVAL_RESULTS_FILE)
 
 
 def publish_dataset(
@@ -188,6 +202,7 @@ def publish_model(
         message=message or f"Publish {folder.resolve().name}",
         private=private,
         revision=revision,
+        delete=MODEL_SPECIFIC,
         extra_files={"config.json": public_config(folder / "config.json")},
         ignore=(*IGNORED, *TRAINING_LEFTOVERS),
         endpoint=endpoint,

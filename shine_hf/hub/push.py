@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .commit import PublishedCommit, publish_folder
-from .publish import check_model_files, is_leftover, public_config
+from .publish import MODEL_SPECIFIC, check_model_files, is_leftover, public_config
 
 logger = logging.getLogger(__name__)
 
@@ -89,16 +89,9 @@ def publish_staged(
         message=f"Training in progress, {what.replace('-', ' ')}",
         private=private,
         revision=revision,
-        delete=[f"{path.name}/*" for path in folder.iterdir() if path.is_dir()],
+        delete=[*MODEL_SPECIFIC, *(f"{path.name}/*" for path in folder.iterdir() if path.is_dir())],
         token=token,
     )
-
-
-def restore_best_model(checkpoint: str | Path, output_dir: str | Path) -> None:
-    """Put the best model that a pushed checkpoint brought along where the trainer looks for it, unless there is one."""
-    source, target = Path(checkpoint) / BEST_MODEL_FOLDER, Path(output_dir) / BEST_MODEL_FOLDER
-    if source.is_dir() and not target.exists():
-        shutil.copytree(source, target)
 
 
 def _forget_paths(trainer_state: Path) -> None:

@@ -92,7 +92,9 @@ def fine_ranking_hinges(
     distance = torch.cat([to_query.unsqueeze(1), to_negatives], dim=1)
 
     nearer = distance.gather(1, _index_of_nearer(negative_mask.bool(), compare_to))
-    return (distance.new_tensor(margins) + nearer - to_negatives).relu()
+    # Numbers, and not a tensor of them, which would have to be sent to the device.
+    hinges = [margin + nearer[:, level] - to_negatives[:, level] for level, margin in enumerate(margins)]
+    return torch.stack(hinges, dim=1).relu()
 
 
 def _index_of_nearer(present: torch.Tensor, compare_to: str) -> torch.Tensor:

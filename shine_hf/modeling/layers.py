@@ -51,6 +51,7 @@ class InputProjection(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        features = features.to(self.norms[0].weight.dtype)
         for index, (norm, linear) in enumerate(zip(self.norms, self.linears)):
             features = linear(self.dropout(norm(features.relu() if index else features)))
         return features

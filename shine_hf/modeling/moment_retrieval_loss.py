@@ -56,9 +56,8 @@ def match_windows(
         if target_spans.shape[-2] == 1:
             return cost.argmin(dim=-2), target_mask.expand(len(logits), -1, -1)
 
-        cost, mask = cost.cpu(), target_mask.cpu()
-        if not torch.isfinite(cost).all():
-            raise ValueError("the predictions hold NaN or infinity, so candidates cannot be matched to windows")
+        # Whatever broken predictions are matched to, their loss is no number: the trainer finds it and names the queries.
+        cost, mask = cost.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).cpu(), target_mask.cpu()
         index = torch.zeros(*cost.shape[:2], cost.shape[-1], dtype=torch.long)
         has_candidate = torch.zeros_like(index, dtype=torch.bool)
         for layer, layer_cost in enumerate(cost):
@@ -193,7 +192,8 @@ def contrastive_alignment_sums(query_embedding, text_embedding, matched, text_ma
     """
     query_embedding = F.normalize(query_embedding.float(), dim=-1)
     text_embedding = F.normalize(text_embedding.float(), dim=-1) * text_mask.unsqueeze(-1)
-    logits = (query_embedding @ text_embedding.transpose(1, 2)).sum(dim=-1) / temperature
+    # The similarities with all tokens, summed: as one product, which autocast leaves in float32.
+    logits = (query_embedding * text_embedding.sum(dim=1, keepdim=True)).sum(dim=-1) / temperature
     per_sample = logits.logsumexp(dim=-1) - masked_mean(logits, matched, -1)
     return per_sample.masked_fill(~matched.any(dim=-1), 0).T
 

@@ -18,6 +18,8 @@ from .. import __version__
 from ..data.loading import VALIDATION
 from ..hub.model_card import DataFacts, ModelFacts, SaliencyExample, public_settings
 
+# Accelerate's names of mixed precision.
+PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": "float8"}
 SPEED_METRICS = ("_runtime", "_per_second")
 # Arguments that say how and where a training runs, not what comes out of it.
 NO_HYPERPARAMETERS = (
@@ -182,11 +184,11 @@ class ModelCardCallback(TrainerCallback):
         self.results: dict[str, dict[str, float]] = {}
         self._results_step: int | None = None
         self._examples: dict[str, SaliencyExample] = {}
-        self._is_best = False
+        self._is_best = self._is_resumed = False
 
     def on_train_begin(self, args, state, control, **kwargs):
         # A resumed run knows what was measured before.
-        self._is_best = False
+        self._is_best, self._is_resumed = False, state.global_step > 0
         for entry in state.log_history:
             self._note(entry, entry.get("step"))
 
@@ -254,7 +256,7 @@ class ModelCardCallback(TrainerCallback):
                 "training": _settings_of_training(args),
             },
             log_history=list(state.log_history),
-            environment=_environment(trainer),
+            environment=_environment(trainer, self._is_resumed),
             base_model=self._base_model,
         )
 
@@ -278,9 +280,10 @@ def _settings_of_training(args) -> dict[str, object]:
     return public_settings(settings, defaults) | {"seed": args.seed}
 
 
-def _environment(trainer) -> dict[str, str]:
+def _environment(trainer, is_resumed: bool) -> dict[str, str]:
     args = trainer.args
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "datasets", "accelerate")}
+    # Of a run that was resumed this is the time since then alone.
     seconds = next((e["train_runtime"] for e in reversed(trainer.state.log_history) if "train_runtime" in e), None)
     processes = f"{args.world_size} × " if args.world_size > 1 else ""
     device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type.upper()
@@ -289,6 +292,6 @@ def _environment(trainer) -> dict[str, str]:
         "Python": platform.python_version(),
         **versions,
         "device": processes + device,
-        "precision": "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
-        **({"time of training": f"{seconds / 60:.1f} min"} if seconds is not None else {}),
+        "precision": PRECISIONS[trainer.accelerator.mixed_precision],
+        **({"time of training": f"{seconds / 60:.1f} min"} if seconds is not None and not is_resumed else {}),
     }

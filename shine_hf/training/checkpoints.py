@@ -9,7 +9,14 @@ import shutil
 from collections.abc import Iterator
 from fnmatch import fnmatch
 
+import torch
+from safetensors.torch import load_file
+from torch import distributed
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from transformers.trainer_utils import sort_checkpoints
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from ..hub.push import BEST_MODEL_FOLDER
 
 STATE_FILE = "trainer_state.json"
 # Files or folders, one of which holds the state: of one process or of several, of FSDP or of DeepSpeed.
@@ -55,6 +62,15 @@ def remove_half_written(output_dir: str) -> None:
             shutil.rmtree(folder)
 
 
+def load_full_weights(model: torch.nn.Module, folder: str) -> None:
+    """Load saved weights into a model that is sharded over the processes (FSDP): the first one reads, the others get their parts from it. Every
+    process must call this."""
+    is_reader = not distributed.is_initialized() or distributed.get_rank() == 0
+    weights = load_file(os.path.join(folder, SAFE_WEIGHTS_NAME)) if is_reader else {}
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=distributed.is_initialized())
+    set_model_state_dict(model, weights, options=options)
+
+
 @contextlib.contextmanager
 def whole_folder(folder: str, is_writer: bool = True) -> Iterator[str]:
     """
@@ -76,3 +92,12 @@ def whole_folder(folder: str, is_writer: bool = True) -> Iterator[str]:
             os.rename(folder, old)
         os.rename(new, folder)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_best_model(checkpoint: str, output_dir: str) -> None:
+    """Put the best model that a pushed checkpoint brought along where the trainer looks for it, unless there is one."""
+    source, target = os.path.join(checkpoint, BEST_MODEL_FOLDER), os.path.join(output_dir, BEST_MODEL_FOLDER)
+    if os.path.isdir(source) and not os.path.isdir(target):
+        os.makedirs(output_dir, exist_ok=True)
+        with whole_folder(target) as folder:
+            shutil.copytree(source, folder)

@@ -13,10 +13,9 @@ from ..data.collator import DataCollatorForMomentRetrieval
 from ..data.loading import VALIDATION, load_splits, split_validation, text_source, training_rows, video_store
 from ..encoders import is_text_encoder_spec
 from ..hub.model_card import describe_data, public_settings
-from ..hub.push import restore_best_model
 from ..modeling import MomentRetrievalProcessor
 from .callbacks import ModelCardCallback, StopOnSignal
-from .checkpoints import is_whole, last_whole_checkpoint, missing_state
+from .checkpoints import is_whole, last_whole_checkpoint, missing_state, restore_best_model
 from .memory import keep_freed_memory
 from .recipe import CONFIGS, Recipe
 from .trainer import ShineTrainer

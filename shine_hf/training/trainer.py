@@ -24,7 +24,14 @@ from ..losses import ShineLoss
 from ..metrics import first_moment_iou, moment_retrieval_metrics, saliency_order
 from ..modeling.moment_retrieval_loss import is_inside, masked_mean
 from .callbacks import SaveAfterEvaluation, SetEpochCallback, StopWithoutProgress, ignore_foreign_sigterm
-from .checkpoints import STATE_FILE, is_whole, last_whole_checkpoint, remove_half_written, whole_folder
+from .checkpoints import (
+    STATE_FILE,
+    is_whole,
+    last_whole_checkpoint,
+    load_full_weights,
+    remove_half_written,
+    whole_folder,
+)
 from .loss_watch import LossWatch, describe
 from .pushing import PushingTrainer
 from .saliency_example import ExampleRecorder
@@ -102,7 +109,7 @@ class ShineTrainer(PushingTrainer):
         for batch in batches[:-1]:
             batch["labels"]["counted"] = None
         # Not Accelerate's remainder, which is wrong in an epoch that is resumed in its middle.
-        rows_of_round = self.args.train_batch_size * self.accelerator.num_processes
+        rows_of_round = self._train_batch_size * self.accelerator.num_processes
         remainder = 0 if self.args.dataloader_drop_last else len(self.train_dataset) % rows_of_round
         batches[-1]["labels"]["counted"] = self._counted_rows(batches[-1], remainder)
         totals = defaultdict(float)
@@ -401,7 +408,11 @@ class ShineTrainer(PushingTrainer):
         if not os.path.isdir(folder):
             logger.warning("%s is not there, so the run ends with its last weights instead of its best", folder)
             return False
-        self._load_from_checkpoint(folder)
+        if self.is_fsdp_enabled:
+            # There `Trainer` looks for the shards of a checkpoint, which the best model does not have.
+            load_full_weights(self.model, folder)
+        else:
+            self._load_from_checkpoint(folder)
         self.card.on_best_model_loaded(self.state)
         return True
 

@@ -15,7 +15,14 @@ from PIL import Image
 from shine_hf import MomentRetrievalProcessor
 from shine_hf.data.loading import DataArguments
 from shine_hf.hub.eval_results import EVAL_RESULTS_FILE
-from shine_hf.hub.model_card import CARD_FILE, card_files, describe_data, public_settings, write_model_card
+from shine_hf.hub.model_card import (
+    CARD_FILE,
+    card_files,
+    describe_data,
+    public_settings,
+    render_model_card,
+    write_model_card,
+)
 
 from ..encoders.videos import write_video
 from ..modeling.helpers import tiny_model
@@ -43,6 +50,24 @@ def test_the_hub_reads_the_same_results_in_both_formats():
 
 def test_data_that_is_on_no_hub_has_no_entry_there():
     assert EVAL_RESULTS_FILE not in card_files(base_model_in_training(), with_figures=False)
+
+
+def test_results_of_other_weights_are_no_result_of_these(tmp_path):
+    facts = shine_on_simulated_features()
+    write_model_card(facts, tmp_path)
+    assert (tmp_path / EVAL_RESULTS_FILE).is_file()
+    facts.results_step = facts.step - 500
+    write_model_card(facts, tmp_path)
+    assert not (tmp_path / EVAL_RESULTS_FILE).exists()
+    card = (tmp_path / CARD_FILE).read_text()
+    assert ModelCard(card).data.eval_results is None and "**Measured after step" in card
+
+
+def test_negatives_are_named_only_where_they_were_learned_from():
+    facts = shine_on_simulated_features()
+    assert "| hard negatives |" in render_model_card(facts) and "by a word or two" in render_model_card(facts)
+    facts.ranking = ["coarse"]
+    assert "hard negatives |" not in render_model_card(facts) and "by a word or two" not in render_model_card(facts)
 
 
 def test_figures_are_drawn_and_named_only_where_there_is_something_to_draw(tmp_path):

@@ -226,6 +226,8 @@ def model(tmp_path):
         "checkpoint-10/optimizer.pt",
         "best/model.safetensors",
         "README.md",
+        "train.log",
+        "pytorch_model_fsdp.bin",
     ):
         (folder / name).write_bytes(b"{}" if name == "config.json" else name.encode())
     return folder
@@ -234,6 +236,24 @@ def model(tmp_path):
 def test_models_go_up_without_what_training_leaves(hub, online, model):
     publish_model(model, "shine/model", endpoint=hub.endpoint)
     assert set(hub.files("shine/model", "models")) == {"config.json", "model.safetensors", "README.md"}
+
+
+def test_what_was_measured_of_other_weights_does_not_stay(hub, online, model):
+    for name in ("figures/old.png", ".eval_results/moment_retrieval.yaml"):
+        (model / name).parent.mkdir()
+        (model / name).write_bytes(b"old")
+    publish_model(model, "shine/model", endpoint=hub.endpoint)
+    assert "figures/old.png" in hub.files("shine/model", "models")
+    for name in ("figures/old.png", ".eval_results/moment_retrieval.yaml"):
+        (model / name).unlink()
+    (model / "figures" / "new.png").write_bytes(b"new")
+    publish_model(model, "shine/model", endpoint=hub.endpoint)
+    assert set(hub.files("shine/model", "models")) == {
+        "config.json",
+        "model.safetensors",
+        "README.md",
+        "figures/new.png",
+    }
 
 
 def test_pickled_weights_and_empty_folders_are_refused(hub, online, model, tmp_path):

@@ -6,7 +6,8 @@ import threading
 import pytest
 
 from shine_hf.hub.publish import public_config
-from shine_hf.hub.push import LAST_CHECKPOINT, BackgroundPusher, restore_best_model, stage_revision
+from shine_hf.hub.push import LAST_CHECKPOINT, BackgroundPusher, stage_revision
+from shine_hf.training.checkpoints import restore_best_model
 
 
 class Recorder:

@@ -224,3 +224,19 @@ def test_wrong_widths_and_settings_are_refused_by_name():
     with pytest.raises(StrictDataclassError, match="video_feature_dims"):
         QDDetrConfig(video_dim=10, video_feature_dims=[4, 4])
     assert QDDetrConfig(clip_length=1, dropout=0, span_loss_weight=2.5).clip_length == 1
+
+
+def test_broken_predictions_are_a_broken_loss_however_many_windows_there_are():
+    inputs = batch()
+    inputs["labels"]["spans"] = inputs["labels"]["spans"].repeat(1, 3, 1)
+    inputs["labels"]["span_mask"] = torch.ones(3, 3, dtype=torch.bool)
+    model = tiny_model("qd_detr")
+    with torch.no_grad():
+        model.span_head.layers[-1].bias.fill_(float("nan"))
+    assert model(**inputs).loss.isnan()
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_model_of_lower_precision_takes_features_in_float32(name):
+    outputs = tiny_model(name).bfloat16().eval()(**batch(with_labels=False))
+    assert outputs.pred_spans.dtype == torch.bfloat16 and outputs.saliency_scores.isfinite().any()
