@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--dataset", required=True, help="jsonl with qid, vid, query, relevant_windows")
     parser.add_argument("--video-features", required=True)
-    parser.add_argument("--join", type=int, nargs="+", default=[1, 8, 64], help="videos per film (default: 1 8 64)")
+    parser.add_argument("--join", type=int, nargs="+", default=[1, 8], help="videos per film (default: 1 8)")
     args = parser.parse_args()
     find = pipeline(TASK, model=args.model, device="cpu")
     rows, features = list(read_jsonl(args.dataset)), FeatureStore.from_spec(args.video_features)
