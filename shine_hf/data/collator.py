@@ -30,7 +30,7 @@ class DataCollatorForMomentRetrieval:
             query itself, else the level of its negative, counted from 1.
         query_pool (rows with `qid`, `vid`, `query`, *optional*): Where irrelevant queries are drawn from: the training set.
         hard_negatives (`bool`): Pass on the `negative_queries` of the rows.
-        num_levels (`int`): How many levels a row has at most; missing ones are absent.
+        num_levels (`int`): How many levels are used, from the nearest on: further ones of a row are left out, missing ones are absent.
         skip_flagged (`bool`): Leave out the levels that validation flagged (`negative_flags`).
         irrelevant: `"random"` draws a query of another video from `query_pool`; `"in_batch"` draws it from the batch; `"roll"` takes the next
             row's, whatever it is, as the public code does.
@@ -100,9 +100,7 @@ class DataCollatorForMomentRetrieval:
     def _hard_negatives(self, row: Mapping) -> list[np.ndarray | None]:
         if not self.hard_negatives:
             return []
-        queries, flags = row.get("negative_queries") or (), row.get("negative_flags") or ()
-        if len(queries) > self.num_levels:
-            raise ValueError(f"{row['qid']} has {len(queries)} negatives, but num_levels is {self.num_levels}")
+        queries, flags = (row.get("negative_queries") or ())[: self.num_levels], row.get("negative_flags") or ()
         absent = [None] * (self.num_levels - len(queries))
         return [
             None

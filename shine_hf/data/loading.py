@@ -61,7 +61,9 @@ class DataArguments:
     irrelevant: str = field(
         default="random", metadata={"help": "Where irrelevant queries come from: random, in_batch or roll."}
     )
-    num_levels: int = field(default=3, metadata={"help": "Levels of hard negatives."})
+    num_levels: int = field(
+        default=3, metadata={"help": "Levels of hard negatives that are used, from the nearest on."}
+    )
     skip_flagged: bool = field(default=False, metadata={"help": "Leave out negatives that validation flagged."})
     soft_boundary_seconds: float = field(
         default=0.0, metadata={"help": "Width of the transition of the saliency labels around a boundary."}
