@@ -1,6 +1,6 @@
 """The files that the studies on Charades-CG share, made from the original annotations.
 
-    python -m benchmarks.charades_files --data-dir ../shared/data --output outputs/studies/charades_files
+    python -m benchmarks.charades_files --data-dir ../shared/data --output outputs/studies/files/charades_cg
 
 * `train.jsonl`, `test_trivial.jsonl`, `novel_composition.jsonl`, `novel_word.jsonl`: the splits. The test rows have lexical negatives, whatever a
   model is trained with, so that the order of the saliency is measured on the same sentences for all.
