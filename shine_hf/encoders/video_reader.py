@@ -151,7 +151,8 @@ def _timed_frames(path: str | Path) -> Iterator[tuple[float, float, object]]:
         while True:
             try:
                 packet = next(packets)
-                if first is None and packet.pts is not None:
+                # What an edit list hides, in a trimmed recording say, is decoded but not part of the video.
+                if first is None and packet.pts is not None and not packet.is_discard:
                     stamp = float(packet.pts * packet.time_base)
                     earliest = stamp if earliest is None else min(earliest, stamp)
                 frames = packet.decode()

@@ -175,6 +175,25 @@ def test_a_damaged_beginning_does_not_shift_the_times(tmp_path):
     assert close(levels(read_clips(damaged, 1.0, 1))[:11], [[20 * max(i, 5)] for i in range(11)])
 
 
+def test_what_a_trimmed_file_hides_does_not_shift_the_times(tmp_path):
+    # As phones trim: all packets since the last whole picture stay in the file, and an edit list says where the picture begins.
+    whole = write_video(tmp_path / "whole.mp4", [grey(20 * i) for i in range(12)], fps=1)
+    trimmed = tmp_path / "trimmed.mp4"
+    with (
+        av.open(str(whole)) as source,
+        av.open(str(trimmed), "w", options={"avoid_negative_ts": "disabled"}) as target,
+    ):
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                shift = int(3 / packet.time_base)
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                target.mux(packet)
+    with av.open(str(trimmed)) as container:
+        assert sum(packet.is_discard for packet in container.demux(video=0)) == 3
+    assert close(levels(read_clips(trimmed, 1.0, 1)), [[20 * i] for i in range(3, 12)])
+
+
 def test_a_film_strip_is_small_and_not_longer_than_asked(tmp_path):
     path = write_video(tmp_path / "tall.mp4", [grey(20 * i, 300, 200) for i in range(12)], fps=4)
     strip = read_film_strip(path, 3.0, frames=4, max_height=30)
