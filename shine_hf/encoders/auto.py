@@ -54,7 +54,7 @@ class AutoVideoEncoder(VideoEncoder):
         try:
             states = self.model(**{self.model.main_input_name: pixels}).last_hidden_state
         except RuntimeError as error:
-            if self.frames_per_clip == self.trained_frames:
+            if self.frames_per_clip == self.trained_frames or isinstance(error, torch.OutOfMemoryError):
                 raise
             # Some models take any number of frames, others have a position for each.
             raise ValueError(

@@ -72,7 +72,5 @@ class VideoEncoder(ABC):
 
 def _batches(clips: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
     for first in clips:
-        others = (
-            islice(clips, min(size, MAX_BATCH_BYTES // first.nbytes) - 1) if first.nbytes < MAX_BATCH_BYTES else ()
-        )
-        yield np.stack([first, *others])
+        room = max(1, min(size, MAX_BATCH_BYTES // first.nbytes))
+        yield np.stack([first, *islice(clips, room - 1)])

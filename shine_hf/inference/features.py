@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import compress
 
 import numpy as np
 import torch
@@ -42,14 +41,11 @@ def predict_from_features(
         batch = [rows[index] for index in range(start, min(start + batch_size, len(rows)))]
         videos = [video_features[row["vid"]] for row in batch]
         texts = [text_features(query=row["query"], qid=row["qid"], level=None) for row in batch]
-        fits = [not processor.max_video_length or len(video) <= processor.max_video_length for video in videos]
-        results = iter(
-            _predict_batch(model, processor, *zip(*compress(zip(batch, videos, texts), fits)), **post_processing)
-            if any(fits)
-            else ()
-        )
-        for row, video, text, is_whole in zip(batch, videos, texts, fits):
-            if is_whole:
+        longest = processor.max_video_length or max(map(len, videos))
+        whole = [item for item in zip(batch, videos, texts) if len(item[1]) <= longest]
+        results = iter(_predict_batch(model, processor, whole, **post_processing))
+        for row, video, text in zip(batch, videos, texts):
+            if len(video) <= longest:
                 result = next(results)
             else:
                 (result,) = find_moments(
@@ -58,8 +54,12 @@ def predict_from_features(
             yield {"qid": row["qid"], "vid": row["vid"], "query": row["query"], **result}
 
 
-def _predict_batch(model, processor, rows, videos, texts, **post_processing) -> list[dict]:
-    inputs = processor(list(videos), list(texts), names=[row["qid"] for row in rows]).to(model.device, model.dtype)
+def _predict_batch(model, processor, items: Sequence[tuple], **post_processing) -> list[dict]:
+    """The results of `(row, video, text)` items that are no longer than the model takes."""
+    if not items:
+        return []
+    rows, videos, texts = map(list, zip(*items))
+    inputs = processor(videos, texts, names=[row["qid"] for row in rows]).to(model.device, model.dtype)
     # Where a duration is not known, the clips say how long the video is.
     durations = [row.get("duration") or np.inf for row in rows]
     return processor.post_process(

@@ -1,7 +1,8 @@
 """Losses and matcher leave the device only where several windows must be assigned: the training step runs on tensors without numbers.
 
 On the `meta` device there is nothing to read: whatever asks for a value (`.item()`, `.cpu()`, `if tensor:`, a boolean index) raises. So what
-runs there never makes a GPU wait for the host.
+runs there never reads from a GPU. (Small copies to it, a tensor made of Python numbers say, look like any other operation here and are kept out
+by reading the code.)
 """
 
 import pytest
