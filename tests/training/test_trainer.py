@@ -97,6 +97,19 @@ def test_persistent_workers_do_not_keep_the_first_dataset(splits, tmp_path):
         assert trainer.get_eval_dataloader(splits[name]).dataset is splits[name]
 
 
+def test_the_card_knows_what_the_launcher_chose_and_no_part_of_a_time(splits, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # As `accelerate launch --mixed_precision bf16` does.
+    trainer = make_trainer(splits, tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
+    trainer.train()
+    environment = trainer.card.facts(trainer).environment
+    assert environment["precision"] == "bfloat16" and "time of training" in environment
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
+    resumed = make_trainer(splits, tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    environment = resumed.card.facts(resumed).environment
+    assert environment["precision"] == "float32" and "time of training" not in environment
+
+
 def test_early_stopping_waits_for_its_own_metric(splits, tmp_path):
     trainer = make_trainer(
         splits, tmp_path, eval_strategy="steps", eval_steps=1, metric_for_best_model="validation_loss", greater_is_better=False,
