@@ -72,11 +72,15 @@ class Study:
     note: str = ""
     overrides: Sequence[str] = ()
     folder: Path = Path()
+    # What makes the tables; said under them.
+    command: str = ""
 
     def __post_init__(self) -> None:
         unknown = {name for pair in self.comparisons for name in pair} - set(self.variants)
         if unknown:
             raise ValueError(f"study {self.name}: comparisons name {', '.join(sorted(unknown))}, which is no variant")
+        if not self.command:
+            object.__setattr__(self, "command", f"benchmarks.study {self.name}")
 
     def run_folder(self, variant: str, seed: int) -> Path:
         return self.folder / f"{variant}_seed{seed}"

@@ -63,7 +63,7 @@ def write_report(study: Study, runs: Sequence[Run], folder: Path) -> str:
         figure.savefig(folder / name, dpi=110)
     lines = [f"# {study.title}", f"**Features: {study.features}.**", study.note.strip(), tables]
     lines += [f"![{study.title}](results.png)", "Validation while training, mean over the seeds; the validation videos are a part of the training split.",
-              "![Validation curves](validation.png)", f"Written by `python -m benchmarks.study {study.name}`; a JSON per run is in `runs`."]  # fmt: skip
+              "![Validation curves](validation.png)", f"Written by `python -m {study.command}`; a JSON per run is in `runs`."]  # fmt: skip
     (folder / "README.md").write_text("\n\n".join(filter(None, lines)) + "\n", encoding="utf-8")
     return tables
 

@@ -102,6 +102,7 @@ def find_moments(
             inputs["video_attention_mask"].cpu(),
             torch.tensor([duration - start * clip_length for start, _ in batch]),
             round_to_clip_length,
+            saliency_scores=outputs.saliency_scores.cpu(),
         )
         scores = outputs.saliency_scores.float().cpu().numpy()
         for (start, query), window_moments, window_scores in zip(batch, moments, scores):

@@ -36,6 +36,8 @@ class MomentRetrievalConfig(PreTrainedConfig):
         background_weight (`float`): Weight of the class "background" in the label term.
         matcher_span_cost, matcher_giou_cost, matcher_class_cost (`float`): Weights of the matching cost.
         saliency_margin (`float`): Margin of the saliency term on pairs of clips.
+        saliency_weight (`float`): How much the saliency counts where the processor ranks the candidates; 0, as in the papers, ranks them by
+            their class alone. No weight of the training.
     """
 
     keys_to_ignore_at_inference = ["loss_dict", "auxiliary_outputs"]
@@ -69,6 +71,7 @@ class MomentRetrievalConfig(PreTrainedConfig):
     matcher_giou_cost: Number = 1
     matcher_class_cost: Number = 4
     saliency_margin: Number = 0.2
+    saliency_weight: Number = 0.0
 
     def validate_architecture(self):
         """Part of the `@strict` validation: sizes that no model can be built from are refused by name."""
@@ -85,6 +88,8 @@ class MomentRetrievalConfig(PreTrainedConfig):
             )
         if self.max_video_length is not None and self.max_video_length <= 0:
             raise ValueError(f"max_video_length must be positive or None, got {self.max_video_length}")
+        if self.saliency_weight < 0:
+            raise ValueError(f"saliency_weight must be 0 or more, got {self.saliency_weight}")
         if self.video_feature_dims is not None and sum(self.video_feature_dims) != self.video_dim:
             raise ValueError(
                 f"video_feature_dims {self.video_feature_dims} do not add up to video_dim={self.video_dim}"

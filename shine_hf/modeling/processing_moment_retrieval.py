@@ -25,12 +25,14 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         max_video_length (`int`, *optional*): Clips beyond which a video is cut.
         max_text_length (`int`): Tokens beyond which a query is cut.
         video_dim, text_dim (`int`, *optional*): Widths to insist on.
+        saliency_weight (`float`): How much the saliency counts in the score of a moment, see `decode_moments`.
     """
 
     model_input_names = ("video_features", "video_attention_mask", "text_features", "text_attention_mask")
 
     _CONFIG_FIELDS = (
         "clip_length", "normalize_features", "video_feature_dims", "max_video_length", "max_text_length", "video_dim", "text_dim",
+        "saliency_weight",
     )  # fmt: skip
 
     def __init__(
@@ -42,6 +44,7 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         max_text_length: int = 32,
         video_dim: int | None = None,
         text_dim: int | None = None,
+        saliency_weight: float = 0.0,
         **kwargs,
     ):
         self.clip_length = clip_length
@@ -51,6 +54,7 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         self.max_text_length = max_text_length
         self.video_dim = video_dim
         self.text_dim = text_dim
+        self.saliency_weight = saliency_weight
         super().__init__(**kwargs)
 
     @classmethod
@@ -128,8 +132,14 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         durations: torch.Tensor | None = None,
         round_to_clip_length: bool = False,
         nms_threshold: float | None = None,
+        saliency_scores: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Candidates as moments, best first.
+        r"""Candidates as moments, best first.
+
+        The score is the probability of the foreground. With a `saliency_weight` w, its logit is raised by w times the contrast of the saliency s:
+        what the ranking losses teach the saliency then counts in the choice of the moment.
+
+        $$ score = \sigma \Big( l_{fg} - l_{bg} + w \, (\bar s_{inside} - \bar s_{outside}) \Big) $$
 
         Args:
             logits (`(B, Q, 2)`, *optional*): Class scores; without them all candidates score 1.
@@ -138,9 +148,13 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
                 begin behind it to what it has of its last clip.
             round_to_clip_length (`bool`): Move both ends to the nearest multiple of the clip length.
             nms_threshold (`float`, *optional*): Drop a moment whose temporal IoU with a better one is above it.
+            saliency_scores (`(B, T)`, *optional*): Needed where the processor has a `saliency_weight`.
 
         Returns:
             `(B, Q, 3)` start and end in seconds and score. Dropped moments come last, with score -1.
+
+        Raises:
+            ValueError: for a `saliency_weight` without `saliency_scores`.
         """
         covered = covered_seconds(video_attention_mask.sum(dim=1, keepdim=True), self.clip_length)
         last = covered if durations is None else torch.minimum(covered, durations.to(covered).unsqueeze(1))
@@ -155,7 +169,13 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         if logits is None:
             scores = torch.ones_like(start)
         else:
-            scores = logits.float().softmax(dim=-1)[..., 0]
+            foreground = logits[..., 0].float() - logits[..., 1].float()
+            if self.saliency_weight:
+                if saliency_scores is None:
+                    raise ValueError(f"a saliency_weight of {self.saliency_weight} needs saliency_scores")
+                windows = torch.stack([start, end], dim=-1) / self.clip_length
+                foreground = foreground + self.saliency_weight * _contrast(saliency_scores, video_attention_mask, windows)
+            scores = foreground.sigmoid()
         order = scores.argsort(dim=1, descending=True, stable=True)
         moments = torch.stack([start, end, scores], dim=-1)
         moments = moments.gather(1, order.unsqueeze(-1).expand(-1, -1, 3))
@@ -187,6 +207,7 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
             durations,
             round_to_clip_length,
             nms_threshold,
+            outputs.saliency_scores.cpu(),
         )
         results = []
         for sample, mask, saliency in zip(moments, video_attention_mask.cpu(), outputs.saliency_scores.float().cpu()):
@@ -218,6 +239,25 @@ def temporal_nms(moments: torch.Tensor, threshold: float) -> torch.Tensor:
     moments = torch.cat([moments[..., :2], moments[..., 2:].masked_fill(~keep.unsqueeze(-1), -1.0)], dim=-1)
     order = keep.to(torch.int8).argsort(dim=1, descending=True, stable=True)
     return moments.gather(1, order.unsqueeze(-1).expand(-1, -1, 3))
+
+
+def _contrast(saliency_scores: torch.Tensor, video_attention_mask: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+    """Mean saliency inside each window minus that outside, `(B, Q)`; 0 for a window with nothing inside or outside.
+
+    Args:
+        saliency_scores, video_attention_mask (`(B, T)`): Scores, and which clips are valid.
+        windows (`(B, Q, 2)`): Start and end in clips; a clip that is covered in part counts in part.
+    """
+    clips = torch.arange(saliency_scores.shape[1], device=windows.device, dtype=windows.dtype)
+    valid = video_attention_mask.to(windows.dtype).unsqueeze(1)
+    start, end = windows.split(1, dim=-1)
+    inside = (torch.minimum(end, clips + 1) - torch.maximum(start, clips)).clamp(0, 1) * valid
+    outside = valid - inside
+    scores = saliency_scores.to(windows.dtype).unsqueeze(1)
+    tiny = torch.finfo(windows.dtype).eps
+    means = [(scores * part).sum(-1) / part.sum(-1).clamp(min=tiny) for part in (inside, outside)]
+    exists = (inside.sum(-1) > tiny) & (outside.sum(-1) > tiny)
+    return (means[0] - means[1]).masked_fill(~exists, 0.0)
 
 
 def _checked(features, width: int | None, what: str) -> np.ndarray:

@@ -331,6 +331,7 @@ class ShineTrainer(PushingTrainer):
             labels["durations"],
             self.args.round_to_clip_length,
             self.args.nms_threshold,
+            outputs["saliency_scores"],
         )
         self._example.record(inputs, outputs, moments)
         return None, (moments.float(), _saliency_inside(outputs, inputs)), labels["windows"]

@@ -1,0 +1,107 @@
+"""Does it help to let the saliency count in the choice of the moment? On the trained models of a study, without training anew.
+
+    python -m benchmarks.reranking NAME [--weights 0.5 1 2 4 8 16] [--results DIR]
+
+The processor of a model raises the score of a moment by `saliency_weight` times the contrast of the saliency inside and outside of it. The weight of each variant of the study NAME is
+chosen on the validation videos (mean mIoU of its seeds), and used on the test splits once. Tables and figures are those of `python -m benchmarks.study`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+from transformers import PrinterCallback
+
+from shine_hf.data.loading import VALIDATION
+from shine_hf.training.recipe import parse_recipe
+from shine_hf.training.run import build_trainer
+
+from .study import BENCHMARKS, RECIPE_FILE, Study, collect, read_study
+from .study_report import Run, write_report
+
+SUFFIX = "_saliency"
+CHOSEN_BY = f"{VALIDATION}_mIoU"
+
+
+class TrainedRun:
+    """The model of a finished run, ready to be evaluated with other weights of the saliency."""
+
+    def __init__(self, folder: Path, scratch: Path):
+        recipe = ["--config", str(folder / RECIPE_FILE), "--model", str(folder), "--output_dir", str(scratch)]
+        self.trainer, self.splits = build_trainer(parse_recipe([*recipe, "--do_train", "false"]))
+        self.trainer.remove_callback(PrinterCallback)
+        self.scratch = scratch
+
+    def evaluate(self, split: str, weight: float) -> dict[str, float]:
+        """Figures of a split, `{split}_{metric}`; those of every query are in `queries/{split}.jsonl` of the scratch folder."""
+        self.trainer.processing_class.saliency_weight = weight
+        metrics = self.trainer.evaluate(self.splits[split], metric_key_prefix=split)
+        self.trainer.save_query_results(split, self.splits[split])
+        return metrics
+
+    def queries(self, split: str) -> list[dict]:
+        """What the last evaluation of a split found."""
+        return [json.loads(line) for line in (self.scratch / "queries" / f"{split}.jsonl").read_text().splitlines()]
+
+
+def rerank(study: Study, runs: Sequence[Run], weights: Sequence[float]) -> Iterator[tuple[str, float, list[Run]]]:
+    """For each variant its name, the weight that was chosen, and its runs with it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for variant in study.variants:
+            seeds = [run.seed for run in runs if run.variant == variant]
+            if not seeds:
+                continue
+            trained = {
+                seed: TrainedRun(study.run_folder(variant, seed), Path(scratch, f"{variant}{seed}")) for seed in seeds
+            }
+            means = {}
+            for weight in tqdm([0.0, *weights], desc=f"{variant}, validation", unit="weight"):
+                found = [run.evaluate(VALIDATION, weight)[CHOSEN_BY] for run in trained.values()]
+                means[weight] = statistics.mean(found)
+            chosen = max(means, key=means.get)
+            print(f"{variant}: " + ", ".join(f"{weight:g} → {mean:.2f}" for weight, mean in means.items()))
+            reranked = []
+            for seed, run in tqdm(trained.items(), desc=f"{variant}, test splits", unit="run"):
+                results = run.evaluate(VALIDATION, chosen)
+                for split in study.splits:
+                    results |= run.evaluate(split, chosen)
+                queries = {split: run.queries(split) for split in study.splits}
+                reranked.append(Run(variant + SUFFIX, seed, results, [], queries))
+            yield variant, chosen, reranked
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", metavar="NAME", help="of a study whose runs are finished")
+    parser.add_argument("--weights", type=float, nargs="+", default=[0.5, 1.0, 2.0, 4.0, 8.0, 16.0])
+    parser.add_argument("--results", type=Path, help="folder for the tables (default: benchmarks/results/NAME_saliency)")
+    args = parser.parse_args(argv)
+    study = read_study(args.name, folder=Path("outputs/studies") / Path(args.name).stem)
+    runs = collect(study)
+    found = list(rerank(study, runs, args.weights))
+    chosen = {variant: weight for variant, weight, _ in found}
+    runs += [run for _, _, reranked in found for run in reranked]
+    told = ", ".join(f"{variant} {weight:g}" for variant, weight in chosen.items())
+    report = dataclasses.replace(
+        study,
+        name=study.name + SUFFIX,
+        title=f"{study.title}: the saliency in the choice of the moment",
+        note=f"Variants that end in {SUFFIX} are the same trained models; their moments are ranked by class and saliency. Weights, chosen on the validation videos: {told}.",
+        variants={name: {} for variant in chosen for name in (variant, variant + SUFFIX)},
+        comparisons=[(variant + SUFFIX, variant) for variant in chosen]
+        + [(one + SUFFIX, other + SUFFIX) for one, other in study.comparisons if {one, other} <= set(chosen)],
+        command=f"benchmarks.reranking {study.name}",
+    )
+    print(write_report(report, runs, args.results or BENCHMARKS / "results" / report.name))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
