@@ -81,7 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", metavar="NAME", help="of a study whose runs are finished")
     parser.add_argument("--weights", type=float, nargs="+", default=[0.5, 1.0, 2.0, 4.0, 8.0, 16.0])
-    parser.add_argument("--results", type=Path, help="folder for the tables (default: benchmarks/results/NAME_saliency)")
+    parser.add_argument(
+        "--results", type=Path, help="folder for the tables (default: benchmarks/results/NAME_saliency)"
+    )
     args = parser.parse_args(argv)
     study = read_study(args.name, folder=Path("outputs/studies") / Path(args.name).stem)
     runs = collect(study)

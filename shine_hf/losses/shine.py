@@ -125,10 +125,20 @@ class ShineLoss(nn.Module):
             "loss_fine": self.fine_weight,
         }
 
-    def weigh(self, terms: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Terms `(K,)` -> their weighted sum, and each of them as a scalar, unweighted."""
+    def weigh(
+        self, terms: dict[str, torch.Tensor], between_queries: float = 1.0
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Terms `(K,)` -> their weighted sum, and each of them as a scalar, unweighted.
+
+        Args:
+            between_queries: Multiplies the weights of all terms but the intra one, which alone compares clips under the query itself.
+        """
         terms = {name: values.sum() for name, values in terms.items()}
-        return sum(self.weights[name] * value for name, value in terms.items()), terms
+        total = sum(
+            self.weights[name] * (1.0 if name == "loss_coarse_intra" else between_queries) * value
+            for name, value in terms.items()
+        )
+        return total, terms
 
     def _margins(self, levels: int) -> tuple[float, ...]:
         """Margins for `levels` hard negatives and the irrelevant query."""

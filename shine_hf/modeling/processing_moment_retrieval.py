@@ -174,7 +174,9 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
                 if saliency_scores is None:
                     raise ValueError(f"a saliency_weight of {self.saliency_weight} needs saliency_scores")
                 windows = torch.stack([start, end], dim=-1) / self.clip_length
-                foreground = foreground + self.saliency_weight * _contrast(saliency_scores, video_attention_mask, windows)
+                foreground = foreground + self.saliency_weight * _contrast(
+                    saliency_scores, video_attention_mask, windows
+                )
             scores = foreground.sigmoid()
         order = scores.argsort(dim=1, descending=True, stable=True)
         moments = torch.stack([start, end, scores], dim=-1)
@@ -241,7 +243,9 @@ def temporal_nms(moments: torch.Tensor, threshold: float) -> torch.Tensor:
     return moments.gather(1, order.unsqueeze(-1).expand(-1, -1, 3))
 
 
-def _contrast(saliency_scores: torch.Tensor, video_attention_mask: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+def _contrast(
+    saliency_scores: torch.Tensor, video_attention_mask: torch.Tensor, windows: torch.Tensor
+) -> torch.Tensor:
     """Mean saliency inside each window minus that outside, `(B, Q)`; 0 for a window with nothing inside or outside.
 
     Args:

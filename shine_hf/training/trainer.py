@@ -186,9 +186,14 @@ class ShineTrainer(PushingTrainer):
             scalars = {name: value.sum() for name, value in base.items()}
             loss = scalars.pop(LOSS, 0.0)
         if ranking:
-            ranking_loss, ranking = self.shine_loss.weigh(ranking)
+            ranking_loss, ranking = self.shine_loss.weigh(ranking, self._ranking_warmup())
             loss = loss + ranking_loss
         return loss, scalars | ranking
+
+    def _ranking_warmup(self) -> float:
+        """How much of their weight the terms that compare queries have at this step of the training; all of it where the model is only evaluated."""
+        steps = self.args.ranking_warmup_ratio * self.state.max_steps
+        return min(1.0, (self.state.global_step + 1) / steps) if self.model.training and steps else 1.0
 
     def _counted_rows(self, inputs, remainder: int) -> torch.Tensor | None:
         """Which rows count, `(B,)`, None for all: Accelerate fills up the last batches of the processes, which have `remainder` rows in all, with rows

@@ -16,6 +16,9 @@ class ShineTrainingArguments(TrainingArguments):
     Args:
         coarse_weight, fine_weight (`float`): Weights of the two SHINE losses; both 0 trains the base model.
         intra_margin, inter_margin (`float`), top_k_divisor (`int`), fine_margins (`list[float]`), compare_to (`str`): See [`ShineLoss`].
+        ranking_warmup_ratio (`float`): Share of the training over which the terms that compare queries (inter and fine) grow from 0 to their weight.
+            Before a model has learned what words look like, its saliency under another query tells it little. 0, as in the paper, trains
+            them from the start.
         lr_drop_epoch (`int`, *optional*): Epoch after which the learning rate is a tenth; `None` leaves it to `lr_scheduler_type`.
         nms_threshold (`float`, *optional*), round_to_clip_length (`bool`): Post-processing of the moments that are evaluated.
         early_stopping_patience (`int`, *optional*): Stop after so many evaluations without a better `metric_for_best_model`.
@@ -35,6 +38,10 @@ class ShineTrainingArguments(TrainingArguments):
     )
     compare_to: str = field(
         default="previous", metadata={"help": "Compare each level with the previous one, or with the first."}
+    )
+    ranking_warmup_ratio: float = field(
+        default=0.0,
+        metadata={"help": "Share of the training over which the inter and the fine loss grow to their weight."},
     )
     lr_drop_epoch: int | None = field(
         default=None, metadata={"help": "Epoch after which the learning rate is a tenth, as in the public code."}
@@ -94,6 +101,8 @@ class ShineTrainingArguments(TrainingArguments):
             raise ValueError(f'compare_to must be "previous" or "first", got {self.compare_to!r}')
         if self.top_k_divisor < 1:
             raise ValueError(f"top_k_divisor must be at least 1, got {self.top_k_divisor}")
+        if not 0 <= self.ranking_warmup_ratio <= 1:
+            raise ValueError(f"ranking_warmup_ratio is a share, from 0 to 1, got {self.ranking_warmup_ratio}")
         if self.early_stopping_patience is not None and self.metric_for_best_model is None:
             raise ValueError("early_stopping_patience needs metric_for_best_model, validation_mIoU say")
         if not self.fine_margins:

@@ -86,7 +86,10 @@ def test_rounding_to_the_clip_length():
 
 def test_saliency_counts_in_the_score_where_it_has_a_weight():
     # The first window covers clips 0 and 1 and half of clip 2; padding (clip 5) must not count.
-    spans, logits = torch.tensor([[[0.25, 0.5], [0.8, 0.4], [0.5, 1.0]]]), torch.tensor([[[2.0, 0.0], [1.0, 0.0], [0.5, 0.5]]])
+    spans, logits = (
+        torch.tensor([[[0.25, 0.5], [0.8, 0.4], [0.5, 1.0]]]),
+        torch.tensor([[[2.0, 0.0], [1.0, 0.0], [0.5, 0.5]]]),
+    )
     mask, saliency = torch.tensor([[1, 1, 1, 1, 1, 0]]), torch.tensor([[0.0, 0.0, 1.0, 3.0, 3.0, 99.0]])
     contrasts = [0.5 / 2.5 - (0.5 + 6) / 2.5, 3.0 - 1 / 3, 0.0]
     for weight in (0.0, 0.5, 2.0):
@@ -102,7 +105,9 @@ def test_saliency_counts_in_the_score_where_it_has_a_weight():
 def test_a_window_with_no_clip_inside_or_outside_has_no_contrast():
     processor = MomentRetrievalProcessor(clip_length=1.0, saliency_weight=3.0)
     spans, logits = torch.tensor([[[0.5, 1.0], [0.5, 0.0]]]), torch.zeros(1, 2, 2)
-    moments = processor.decode_moments(logits, spans, torch.ones(1, 4), saliency_scores=torch.tensor([[5.0, -1, 2, 0]]))
+    moments = processor.decode_moments(
+        logits, spans, torch.ones(1, 4), saliency_scores=torch.tensor([[5.0, -1, 2, 0]])
+    )
     assert moments[0, :, 2].tolist() == [0.5, 0.5]
 
 

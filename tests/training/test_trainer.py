@@ -66,6 +66,28 @@ def test_a_toy_model_trains_unchanged(splits, tmp_path):
     assert after["eval_validation_loss"] < before["eval_validation_loss"]
 
 
+def test_terms_between_queries_grow_to_their_weight(splits, tmp_path):
+    settings = dict(max_steps=8, logging_steps=1, learning_rate=0.0, inter_margin=50.0, ranking_warmup_ratio=0.5)
+    trainer = make_trainer(splits, tmp_path, **settings, save_strategy="steps", save_steps=2)
+    trainer.train()
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    shares = [
+        (entry["loss"] - entry["loss_coarse_intra"]) / (entry["loss_coarse_inter"] + entry["loss_fine"])
+        for entry in history
+    ]
+    assert shares == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 1], rel=1e-4)
+    resumed = make_trainer(splits, tmp_path / "resumed", **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    after = [entry["loss"] for entry in resumed.state.log_history if "loss" in entry]
+    assert after == [entry["loss"] for entry in history]
+    # Evaluation measures the whole loss, however far the training is.
+    early = make_trainer(splits, tmp_path / "early", ranking_warmup_ratio=1.0, inter_margin=50.0).evaluate()
+    terms = sum(early[f"eval_validation_loss_{name}"] for name in ("coarse_intra", "coarse_inter", "fine"))
+    assert early["eval_validation_loss"] == pytest.approx(terms, rel=1e-4)
+    with pytest.raises(ValueError, match="ranking_warmup_ratio"):
+        make_trainer(splits, tmp_path, ranking_warmup_ratio=1.5)
+
+
 def test_the_best_model_is_kept_and_reloaded(splits, tmp_path):
     trainer = make_trainer(
         splits, tmp_path, max_steps=8, eval_strategy="steps", eval_steps=2, metric_for_best_model="validation_loss", greater_is_better=False,
