@@ -1,6 +1,6 @@
 """Run a study: every variant with every seed, then tables and figures.
 
-    python -m benchmarks.study NAME [--data-dir ../shared/data] [--workers 2] [--report-only] [--results DIR] [-- --max_steps 51800 --video_features i3d:FEATURES …]
+    python -m benchmarks.study NAME [--data-dir ../shared/data] [--workers 2] [--seeds 0 1] [--variants base shine] [--report-only] [--results DIR] [-- --max_steps 51800 --video_features i3d:FEATURES …]
 
 NAME is a file in benchmarks/studies (or a path). Each run is a `train.py` of its own under `outputs/studies/NAME`, in a process of its own with the
 cores shared out among the workers. A study that was stopped, or killed, goes on where it was when it is started again: finished runs are kept, others are
@@ -150,10 +150,10 @@ class Runner:
                 finished.append(command)
                 done.write_text(json.dumps(finished, indent=2) + "\n")
 
-    def run_all(self) -> None:
+    def run_all(self, seeds: Sequence[int], variants: Sequence[str]) -> None:
         """Run what is not finished. Seeds are the outer loop: a study that is cut short has compared all variants on some seeds."""
         study = self.study
-        runs = [(variant, seed) for seed in study.seeds for variant in study.variants]
+        runs = [(variant, seed) for seed in seeds for variant in variants]
         left = [run for run in runs if study.results(*run) is None]
         with (
             tqdm(total=len(runs), initial=len(runs) - len(left), unit="run", desc=study.name) as progress,
@@ -240,15 +240,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("name", metavar="NAME", help="of a file in benchmarks/studies, or a path")
     parser.add_argument("--data-dir", type=Path, default=Path("../shared/data"), help="of the original annotations")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs at a time (default: one a core)")
-    parser.add_argument("--seeds", type=int, nargs="+", help="instead of those of the study")
+    parser.add_argument("--seeds", type=int, nargs="+", help="run these only (the tables hold all that is finished)")
+    parser.add_argument("--variants", nargs="+", metavar="VARIANT", help="run these only (the tables hold all that is finished)")
     parser.add_argument("--results", type=Path, help="folder for the tables (default: benchmarks/results/NAME)")
     parser.add_argument("--report-only", action="store_true", help="write the tables of what is finished, run nothing")
     args = parser.parse_args(own)
     if overrides and not args.results:
         parser.error("overrides need a --results folder, or their runs would mix with those of the study as it is")
     folder = Path("outputs/studies") / (args.results.name if args.results else Path(args.name).stem)
-    seeds = {"seeds": args.seeds} if args.seeds else {}
-    study = read_study(args.name, overrides=overrides, folder=folder, **seeds)
+    study = read_study(args.name, overrides=overrides, folder=folder)
+    seeds, variants = args.seeds or study.seeds, args.variants or list(study.variants)
+    for option, chosen, known in (("--seeds", seeds, study.seeds), ("--variants", variants, study.variants)):
+        if unknown := [str(one) for one in chosen if one not in known]:
+            parser.error(f"{option}: {study.name} has no {', '.join(unknown)}; it has {', '.join(map(str, known))}")
     if not args.report_only:
         runner = Runner(study, args.workers, args.data_dir)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -256,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         study.folder.mkdir(parents=True, exist_ok=True)
         try:
             runner.prepare()
-            runner.run_all()
+            runner.run_all(seeds, variants)
         except Stop:
             print(f"{study.name}: stopped; the same command goes on from here", file=sys.stderr)
             return 130

@@ -73,6 +73,16 @@ def test_a_study_runs_once_and_leaves_tables_figures_and_a_json_per_run(study, t
     assert (tmp_path / "results" / "README.md").read_text() == written
 
 
+def test_some_variants_and_seeds_alone(study, tmp_path, capsys):
+    command = study(seeds=[0, 1])
+    assert main([*command, "--variants", "shine", "--seeds", "1"]) == 0
+    assert [path.name for path in (tmp_path / "outputs/studies/results").glob("*_seed*")] == ["shine_seed1"]
+    for option, value in (("--variants", "shiny"), ("--seeds", "2")):
+        with pytest.raises(SystemExit):
+            main([*command, option, value])
+        assert f"{option}: made_up has no {value}; it has " in capsys.readouterr().err
+
+
 def test_a_run_that_fails_ends_the_study_and_shows_why(study):
     with pytest.raises(RuntimeError, match=r"(?s)ended with status .*unknown key 'no_such_key'"):
         main(study(recipe={"no_such_key": 1}))
