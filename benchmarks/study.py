@@ -241,7 +241,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, default=Path("../shared/data"), help="of the original annotations")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs at a time (default: one a core)")
     parser.add_argument("--seeds", type=int, nargs="+", help="run these only (the tables hold all that is finished)")
-    parser.add_argument("--variants", nargs="+", metavar="VARIANT", help="run these only (the tables hold all that is finished)")
+    parser.add_argument(
+        "--variants", nargs="+", metavar="VARIANT", help="run these only (the tables hold all that is finished)"
+    )
     parser.add_argument("--results", type=Path, help="folder for the tables (default: benchmarks/results/NAME)")
     parser.add_argument("--report-only", action="store_true", help="write the tables of what is finished, run nothing")
     args = parser.parse_args(own)

@@ -17,6 +17,7 @@ def fine_ranking_loss(
     *,
     margins: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25),
     compare_to: Literal["previous", "first"] = "previous",
+    distance: Literal["cross_entropy", "saliency"] = "cross_entropy",
     negative_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     r"""Fine-grained saliency ranking of SHINE (arXiv 2407.05118).
@@ -26,6 +27,10 @@ def fine_ranking_loss(
 
     $$ L = \sum_{n=1}^{N} \max(0, m_n + d_{n-1} - d_n) $$
 
+    These are the paper's distances. Only at a saliency around 0 do they compare like with like: what the base loss of QD-DETR pushes far below it has
+    a large \(d_0\), and the other distances, weighted by a sigmoid near 0, all vanish, with their gradients. `distance="saliency"` is not of the paper: there
+    \(d_n\) is the mean saliency inside the moment, negated, so that whatever is added to all scores changes nothing.
+
     Args:
         saliency_scores (`(B, T)`): Scores under the query.
         negative_saliency_scores (`(B, N, T)`): Scores under the negatives, from level 1 to the irrelevant query.
@@ -34,6 +39,7 @@ def fine_ranking_loss(
         margins (`tuple` of N floats): \\(m_n\\).
         compare_to: `"previous"` compares each negative with the one before it; `"first"` compares the second and later ones with
             the first.
+        distance: `"cross_entropy"` or `"saliency"`, as above.
         negative_mask (`(B, N)`, *optional*): Which negatives exist. An absent one drops out of the chain: its neighbours are compared.
 
     Returns:
@@ -41,7 +47,7 @@ def fine_ranking_loss(
         the moment has none.
 
     Raises:
-        ValueError: where the number of margins is not N, or for an unknown `compare_to`.
+        ValueError: where the number of margins is not N, or for an unknown `compare_to` or `distance`.
     """
     if negative_mask is None:
         negative_mask = torch.ones_like(negative_saliency_scores[..., 0], dtype=torch.bool)
@@ -53,6 +59,7 @@ def fine_ranking_loss(
         negative_mask,
         margins=margins,
         compare_to=compare_to,
+        distance=distance,
     )
     return masked_mean(hinges, fine_ranking_rows(saliency_labels, video_attention_mask, negative_mask), 0).sum()
 
@@ -74,6 +81,7 @@ def fine_ranking_hinges(
     *,
     margins: tuple[float, ...],
     compare_to: str,
+    distance: str,
 ) -> torch.Tensor:
     """The hinges of each sample, `(B, N)`, before the mean of [`fine_ranking_loss`]; numbers of absent ones mean nothing."""
     num_negatives = negative_saliency_scores.shape[1]
@@ -81,20 +89,38 @@ def fine_ranking_hinges(
         raise ValueError(f"{len(margins)} margins for {num_negatives} negatives: one margin per negative is needed")
     if compare_to not in ("previous", "first"):
         raise ValueError(f'compare_to must be "previous" or "first", got {compare_to!r}')
+    if distance not in DISTANCES:
+        raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
+    distances = DISTANCES[distance](
+        saliency_scores.float(), negative_saliency_scores.float(), saliency_labels.float(), video_attention_mask.bool()
+    )
+    nearer = distances.gather(1, _index_of_nearer(negative_mask.bool(), compare_to))
+    # Numbers, and not a tensor of them, which would have to be sent to the device.
+    hinges = [margin + nearer[:, level] - distances[:, level + 1] for level, margin in enumerate(margins)]
+    return torch.stack(hinges, dim=1).relu()
 
-    scores, negatives, labels = saliency_scores.float(), negative_saliency_scores.float(), saliency_labels.float()
-    valid = video_attention_mask.bool()
+
+def _cross_entropies(
+    scores: torch.Tensor, negatives: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor
+) -> torch.Tensor:
+    """The paper's distances of the query and of each negative, `(B, 1 + N)`."""
     relevance = scores.sigmoid()
     to_query = masked_mean(-labels * (relevance + _EPS).log(), valid, 1)
     to_negatives = masked_mean(
         -relevance.detach().unsqueeze(1) * (negatives.sigmoid() + _EPS).log(), valid.unsqueeze(1), 2
     )
-    distance = torch.cat([to_query.unsqueeze(1), to_negatives], dim=1)
+    return torch.cat([to_query.unsqueeze(1), to_negatives], dim=1)
 
-    nearer = distance.gather(1, _index_of_nearer(negative_mask.bool(), compare_to))
-    # Numbers, and not a tensor of them, which would have to be sent to the device.
-    hinges = [margin + nearer[:, level] - to_negatives[:, level] for level, margin in enumerate(margins)]
-    return torch.stack(hinges, dim=1).relu()
+
+def _negated_saliency(
+    scores: torch.Tensor, negatives: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor
+) -> torch.Tensor:
+    """Minus the mean saliency inside the moment under the query and under each negative, `(B, 1 + N)`."""
+    inside = (is_inside(labels) & valid).unsqueeze(1)
+    return -masked_mean(torch.cat([scores.unsqueeze(1), negatives], dim=1), inside, 2)
+
+
+DISTANCES = {"cross_entropy": _cross_entropies, "saliency": _negated_saliency}
 
 
 def _index_of_nearer(present: torch.Tensor, compare_to: str) -> torch.Tensor:

@@ -16,7 +16,7 @@ class ShineLoss(nn.Module):
         intra_margin, inter_margin (`float`), top_k_divisor (`int`): See [`coarse_ranking_loss`].
         fine_margins (`tuple` of float): Margins of the hard negatives from level 1 on, and last that of the irrelevant query.
             Where a batch has fewer levels, the first margins are used.
-        compare_to (`str`): See [`fine_ranking_loss`].
+        compare_to (`str`), fine_distance (`str`): `compare_to` and `distance` of [`fine_ranking_loss`].
 
     Inputs:
         | argument                   | shape       | meaning                                                        |
@@ -44,11 +44,13 @@ class ShineLoss(nn.Module):
         top_k_divisor: int = 8,
         fine_margins: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25),
         compare_to: str = "previous",
+        fine_distance: str = "cross_entropy",
     ):
         super().__init__()
         self.coarse_weight, self.fine_weight = coarse_weight, fine_weight
         self.intra_margin, self.inter_margin, self.top_k_divisor = intra_margin, inter_margin, top_k_divisor
         self.fine_margins, self.compare_to = tuple(fine_margins), compare_to
+        self.fine_distance = fine_distance
 
     def forward(
         self,
@@ -111,6 +113,7 @@ class ShineLoss(nn.Module):
                 negative_mask,
                 margins=margins,
                 compare_to=self.compare_to,
+                distance=self.fine_distance,
             )
             hinges["loss_fine"] = self._by_margin(fine)
         counts = self.counts(saliency_labels, video_attention_mask, negative_mask)

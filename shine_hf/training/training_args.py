@@ -6,6 +6,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..losses import ShineLoss
+from ..losses.fine_ranking import DISTANCES
 
 
 @dataclass
@@ -15,7 +16,8 @@ class ShineTrainingArguments(TrainingArguments):
 
     Args:
         coarse_weight, fine_weight (`float`): Weights of the two SHINE losses; both 0 trains the base model.
-        intra_margin, inter_margin (`float`), top_k_divisor (`int`), fine_margins (`list[float]`), compare_to (`str`): See [`ShineLoss`].
+        intra_margin, inter_margin (`float`), top_k_divisor (`int`), fine_margins (`list[float]`), compare_to (`str`), fine_distance (`str`): See
+            [`ShineLoss`].
         ranking_warmup_ratio (`float`): Share of the training over which the terms that compare queries (inter and fine) grow from 0 to their weight.
             Before a model has learned what words look like, its saliency under another query tells it little. 0, as in the paper, trains
             them from the start.
@@ -42,6 +44,12 @@ class ShineTrainingArguments(TrainingArguments):
     ranking_warmup_ratio: float = field(
         default=0.0,
         metadata={"help": "Share of the training over which the inter and the fine loss grow to their weight."},
+    )
+    fine_distance: str = field(
+        default="cross_entropy",
+        metadata={
+            "help": "What the fine loss ranks: the paper's cross_entropy, or the saliency inside the moment itself."
+        },
     )
     lr_drop_epoch: int | None = field(
         default=None, metadata={"help": "Epoch after which the learning rate is a tenth, as in the public code."}
@@ -99,6 +107,8 @@ class ShineTrainingArguments(TrainingArguments):
         # Raises on margins or a divisor that no step could be computed with, before any data is read.
         if self.compare_to not in ("previous", "first"):
             raise ValueError(f'compare_to must be "previous" or "first", got {self.compare_to!r}')
+        if self.fine_distance not in DISTANCES:
+            raise ValueError(f"fine_distance must be one of {', '.join(DISTANCES)}, got {self.fine_distance!r}")
         if self.top_k_divisor < 1:
             raise ValueError(f"top_k_divisor must be at least 1, got {self.top_k_divisor}")
         if not 0 <= self.ranking_warmup_ratio <= 1:
@@ -120,4 +130,5 @@ class ShineTrainingArguments(TrainingArguments):
             top_k_divisor=self.top_k_divisor,
             fine_margins=tuple(self.fine_margins),
             compare_to=self.compare_to,
+            fine_distance=self.fine_distance,
         )

@@ -51,6 +51,27 @@ def test_fine_loss_by_hand(compare_to):
     assert got.item() == pytest.approx(want.item(), rel=1e-4)
 
 
+def test_fine_loss_on_the_saliency_itself():
+    scores = torch.tensor([[0.0, 3.0, 1.0, 9.0]])
+    negatives = torch.tensor([[[5.0, 1.0, 2.0, 0.0], [5.0, 2.0, 2.0, 0.0], [0.0, -1.0, -2.0, 9.0]]])
+    labels, mask = torch.tensor([[0, 1.0, 1, 1]]), torch.tensor([[1, 1, 1, 0]])
+    arguments = dict(margins=(0.6, 0.25, 0.25), distance="saliency")
+    # Inside, without the padding: query 2, levels 1.5 and 2, irrelevant -1.5.
+    want = (0.6 + 1.5 - 2) + (0.25 + 2 - 1.5) + 0
+    assert fine_ranking_loss(scores, negatives, labels, mask, **arguments).item() == pytest.approx(want)
+    # The paper's distances lose sight of the negatives where all scores are low, these do not.
+    low = [(scores - 6).requires_grad_(), (negatives - 6).requires_grad_()]
+    shares = []
+    for distance in ("cross_entropy", "saliency"):
+        loss = fine_ranking_loss(*low, labels, mask, margins=(1.0, 1.0, 1.0), distance=distance)
+        of_query, of_negatives = (gradient.abs().sum() for gradient in torch.autograd.grad(loss, low))
+        shares.append((of_negatives / of_query).item())
+    assert shares[0] < 0.2 and shares[1] > 0.9
+    assert fine_ranking_loss(*low, labels, mask, **arguments).item() == pytest.approx(want)
+    with pytest.raises(ValueError, match="distance must be one of cross_entropy, saliency"):
+        fine_ranking_loss(scores, negatives, labels, mask, margins=(1.0, 1.0, 1.0), distance="euclid")
+
+
 @pytest.mark.parametrize("compare_to", ["previous", "first"])
 @pytest.mark.parametrize("absent", [0, 1, 2, 3])
 def test_an_absent_level_drops_out_of_the_chain(absent, compare_to):

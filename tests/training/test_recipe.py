@@ -49,6 +49,7 @@ def test_the_command_line_overrides_the_file(tmp_path):
             r"unknown option '--fine_weigth' \(did you mean 'fine_weight'\?\)",
         ),
         ("compare_to: last", [], "compare_to must be"),
+        ("fine_distance: last", [], "fine_distance must be one of cross_entropy, saliency"),
         ("top_k_divisor: 0", [], "top_k_divisor must be at least 1"),
         ("learning_rate: fast", [], "the command line could not be read"),
     ],
