@@ -7,7 +7,8 @@ cores shared out among the workers. A study that was stopped, or killed, goes on
 resumed from their last checkpoint. Each run leaves a JSON in `benchmarks/results/NAME/runs`; from these and from the results of every query come the tables and
 figures. The card of the best model is kept in `model_cards/studies`.
 
-What stands behind `--` overrides the recipe of every run: the same study on real features, say. It needs a `--results` folder of its own, whose name the runs take too.
+What stands behind `--` overrides the recipe of every run: the same study on real features, say. It needs a `--results` folder of its own, whose name the runs take too, and
+`--features` to say what the tables are of.
 
 A study file says:
 
@@ -24,6 +25,7 @@ A study file says:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import shlex
@@ -186,7 +188,10 @@ class Runner:
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
         with open(log, "a", encoding="utf-8") as file:
-            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+            # A session of its own: Ctrl-C reaches this process alone, which then has the runs save themselves.
+            process = subprocess.Popen(
+                command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            )
             self._processes.add(process)
             status = process.wait()
             self._processes.discard(process)
@@ -226,6 +231,13 @@ def collect(study: Study) -> list[Run]:
     return runs
 
 
+def overridden_study(study: Study, features: str | None, results: Path) -> Study:
+    """A study whose tables say what of it was overridden."""
+    command = f"benchmarks.study {study.name} --results {results} … -- {shlex.join(study.overrides)}"
+    note = f"The settings of `{study.name}`, overridden by `{shlex.join(study.overrides)}`: what that study says of its features and annotations may not hold here."
+    return dataclasses.replace(study, features=features or study.features, note=note, command=command)
+
+
 def save_best_card(study: Study, runs: Sequence[Run], folder: Path) -> Path:
     """Keep the card of the model that was best on the validation videos; its weights stay where they are."""
     best = max(runs, key=lambda run: run.results[f"{SELECTED_ON}_mIoU"])
@@ -245,12 +257,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--variants", nargs="+", metavar="VARIANT", help="run these only (the tables hold all that is finished)"
     )
     parser.add_argument("--results", type=Path, help="folder for the tables (default: benchmarks/results/NAME)")
+    parser.add_argument("--features", help="what the features are, for the tables, where they are overridden")
     parser.add_argument("--report-only", action="store_true", help="write the tables of what is finished, run nothing")
     args = parser.parse_args(own)
     if overrides and not args.results:
         parser.error("overrides need a --results folder, or their runs would mix with those of the study as it is")
-    folder = Path("outputs/studies") / (args.results.name if args.results else Path(args.name).stem)
+    overridden = any(option.partition("=")[0].replace("-", "_") == "__video_features" for option in overrides)
+    if overridden != bool(args.features):
+        parser.error("--features says what the tables are of where, and only where, --video_features is overridden")
+    folder = Path("outputs/studies") / (args.results.name if overrides else Path(args.name).stem)
     study = read_study(args.name, overrides=overrides, folder=folder)
+    if overrides:
+        study = overridden_study(study, args.features, args.results)
     seeds, variants = args.seeds or study.seeds, args.variants or list(study.variants)
     for option, chosen, known in (("--seeds", seeds, study.seeds), ("--variants", variants, study.variants)):
         if unknown := [str(one) for one in chosen if one not in known]:

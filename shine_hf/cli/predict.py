@@ -32,9 +32,9 @@ def add_arguments(parser) -> None:
 
 
 def main(args) -> None:
-    from transformers import AutoFeatureExtractor, AutoModel
+    from transformers import AutoModel
 
-    from .. import modeling  # noqa: F401 (registers the Auto classes)
+    from ..modeling import MomentRetrievalProcessor
 
     if args.video and (args.split or args.vid or args.video_features):
         raise ValueError(
@@ -45,8 +45,8 @@ def main(args) -> None:
     if args.video:
         results = _from_video(args)
     else:
-        model, processor = AutoModel.from_pretrained(args.model), AutoFeatureExtractor.from_pretrained(args.model)
-        results = _from_features(args, model, processor)
+        model = AutoModel.from_pretrained(args.model)
+        results = _from_features(args, model, MomentRetrievalProcessor.from_config(model.config))
     if args.plot:
         results = list(results)
         plot_results(results, args.video, args.plot)
@@ -64,7 +64,7 @@ def main(args) -> None:
 
 
 def _from_features(args, model, processor):
-    from ..data.loading import DataArguments, load_splits, text_source, video_store
+    from ..data.loading import DataArguments, load_splits, text_features_of, text_source, video_store
     from ..inference.features import predict_from_features
 
     if not args.split and not args.vid:
@@ -73,7 +73,7 @@ def _from_features(args, model, processor):
         dataset=args.dataset,
         data_dir=args.data_dir,
         video_features=args.video_features or [],
-        text_features=_text_features(args, model.config),
+        text_features=text_features_of(model.config, args.text_features),
     )
     # Simulated features are made from annotations; real ones of a single video need none.
     needs_annotations = args.split or any(spec.startswith("simulated") for spec in data.video_features)
@@ -94,18 +94,6 @@ def _from_features(args, model, processor):
         top_k=args.top_k,
         nms_threshold=args.nms_threshold,
     )
-
-
-def _text_features(args, config) -> str:
-    """Those that are asked for, else the encoder that the model was trained with."""
-    from ..encoders import is_text_encoder_spec
-
-    spec = args.text_features or config.text_encoder or ""
-    if not args.text_features and not is_text_encoder_spec(spec):
-        raise ValueError(
-            f"the model was trained with text features of a store ({spec or 'unknown'}): name them with --text-features"
-        )
-    return spec
 
 
 def _from_video(args):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,17 +147,23 @@ def add_negatives(splits: dict[str, list[dict]], table: dict[str, Mapping], sour
     Raises:
         ValueError: where a row of negatives belongs to another sentence than the annotation of that qid, or to none at all.
     """
-    rows = {row["qid"]: row for split in splits.values() for row in split}
+    # Qids are unique in a file; two files may both count from 1.
+    rows = defaultdict(list)
+    for split in splits.values():
+        for row in split:
+            rows[row["qid"]].append(row)
     for qid, negatives in table.items():
         if qid not in rows:
             raise ValueError(f"{source}: qid {qid!r} is in none of the annotation files")
-        if rows[qid]["query"] != negatives["query"]:
+        same = [row for row in rows[qid] if row["query"] == negatives["query"]]
+        if not same:
             raise ValueError(
-                f"{source}: qid {qid!r} belongs to {negatives['query']!r} there, but to {rows[qid]['query']!r} in the annotations"
+                f"{source}: qid {qid!r} belongs to {negatives['query']!r} there, but to {rows[qid][0]['query']!r} in the annotations"
             )
-        rows[qid].update(negatives)
+        for row in same:
+            row.update(negatives)
     for name, split in splits.items():
-        with_negatives = sum(row["qid"] in table for row in split)
+        with_negatives = sum(row["query"] == table[row["qid"]]["query"] for row in split if row["qid"] in table)
         if 0 < with_negatives < len(split):
             logger.warning(
                 "%s has negatives for %d of the %d rows of %s", source, with_negatives, len(split), name or "the file"

@@ -31,7 +31,8 @@ class DataCollatorForMomentRetrieval:
         query_pool (rows with `qid`, `vid`, `query`, *optional*): Where irrelevant queries are drawn from: the training set.
         hard_negatives (`bool`): Pass on the `negative_queries` of the rows.
         num_levels (`int`): How many levels are used, from the nearest on: further ones of a row are left out, missing ones are absent.
-        skip_flagged (`bool`): Leave out the levels that validation flagged (`negative_flags`).
+        evaluated_levels (`int`, *optional*): How many levels the evaluation uses; `num_levels` if left out.
+        skip_flagged (`bool`): Leave out the levels that validation flagged (`negative_flags`), in training.
         irrelevant: `"random"` draws a query of another video from `query_pool`; `"in_batch"` draws it from the batch; `"roll"` takes the next
             row's, whatever it is, as the public code does.
         soft_boundary_seconds (`float`): See [`saliency_targets`].
@@ -46,6 +47,7 @@ class DataCollatorForMomentRetrieval:
     query_pool: Sequence[Mapping] | None = None
     hard_negatives: bool = True
     num_levels: int = 3
+    evaluated_levels: int | None = None
     skip_flagged: bool = False
     irrelevant: Literal["random", "in_batch", "roll"] = "random"
     soft_boundary_seconds: float = 0.0
@@ -69,10 +71,18 @@ class DataCollatorForMomentRetrieval:
         self._epoch.fill_(epoch)
 
     def for_evaluation(self) -> DataCollatorForMomentRetrieval:
-        """The same collator with draws that do not change from epoch to epoch, no margin pairs, and hard negatives wherever rows have them:
-        the order of the saliency is measured for models that never saw one in training, too.
+        """The same collator with draws that do not change from epoch to epoch, no margin pairs, and the hard negatives that rows have, flagged or not:
+        the order of the saliency is measured on the same sentences, whatever a model was trained with.
         """
-        copy = dataclasses.replace(self, query_pool=(), fixed_epoch=0, draw_margin_pairs=False, hard_negatives=True)
+        copy = dataclasses.replace(
+            self,
+            query_pool=(),
+            fixed_epoch=0,
+            draw_margin_pairs=False,
+            hard_negatives=True,
+            num_levels=self.evaluated_levels or self.num_levels,
+            skip_flagged=False,
+        )
         copy._pool = self._pool
         return copy
 

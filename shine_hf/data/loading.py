@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_NEGATIVES = {"charades_cg": "gpt-3.5-turbo", "activitynet_cg": "lexical"}
 HUB_DATASETS = {"charades_cg": "shine/charades-cg-negatives", "activitynet_cg": "shine/activitynet-cg-negatives"}
 VALIDATION = "validation"
+DEFAULT_TEXT_FEATURES = "words:"
+NEGATIVE_COLUMNS = ("masked_queries", "negative_queries", "negative_flags")
 NEGATIVES_SUFFIXES = (".parquet", ".jsonl")
 
 
@@ -43,8 +45,11 @@ class DataArguments:
             "help": "Feature stores, concatenated: i3d:DIR, npz:DIR, hdf5:FILE, packed:DIR, simulated:[options]. Never chosen silently."
         },
     )
-    text_features: str = field(
-        default="words:", metadata={"help": "words:[options], clip:MODEL, or a feature store keyed by qid."}
+    text_features: str | None = field(
+        default=None,
+        metadata={
+            "help": "words:[options], clip:MODEL, or a feature store keyed by qid. If left out: words: for a new model, else the encoder that the model was trained with."
+        },
     )
     validation_fraction: float = field(
         default=0.05, metadata={"help": "Share of the training videos that is set apart to select the model on."}
@@ -82,8 +87,9 @@ def load_splits(args: DataArguments) -> dict:
     Raises:
         FileNotFoundError, ValueError: for missing files, rows that break the schema, or an unknown source of negatives.
     """
+    from ..negatives.splits import GENERATED_SOURCES
+
     if args.dataset in DEFAULT_NEGATIVES and args.data_dir:
-        from ..negatives.splits import GENERATED_SOURCES
         from .annotations import read_compositional
 
         source = args.negatives or DEFAULT_NEGATIVES[args.dataset]
@@ -92,7 +98,15 @@ def load_splits(args: DataArguments) -> dict:
         if generated:
             splits = _generate_negatives(splits, args.dataset, source)
     elif ".jsonl" in args.dataset:
-        splits = _read_jsonl_splits(args.dataset, args.negatives)
+        splits = _read_jsonl_splits(args.dataset)
+        if args.negatives in GENERATED_SOURCES:
+            splits = _generate_negatives(splits, args.dataset, args.negatives)
+        elif args.negatives == "none":
+            splits = {
+                name: rows.map(_without_negatives, desc="Leaving out negatives") for name, rows in splits.items()
+            }
+        elif args.negatives:
+            splits = _merge_negatives(splits, args.negatives)
     else:
         splits = _load_published_splits(HUB_DATASETS.get(args.dataset, args.dataset), args.negatives)
     if args.max_eval_samples is not None:
@@ -119,26 +133,44 @@ def _load_published_splits(name: str, negatives: str | None) -> dict:
         ) from error
     for split, rows in splits.items():
         check_rows(rows.remove_columns("video") if "video" in rows.column_names else rows, source=f"{name} {split}")
+        splits[split] = _with_all_columns(rows)
     return _merge_negatives(splits, negatives) if from_file else splits
 
 
-def _read_jsonl_splits(spec: str, negatives: str | None) -> dict:
-    """`train=a.jsonl,test=b.jsonl`, or one file, which becomes the split `test`; with a file of negatives merged in by qid."""
+def _read_jsonl_splits(spec: str) -> dict:
+    """`train=a.jsonl,test=b.jsonl`, or one file, which becomes the split `test`."""
     from .annotations import read_jsonl
 
     parts = [part.rpartition("=") for part in spec.split(",")]
-    splits = {name or "test": read_jsonl(Path(path)) for name, _, path in parts}
-    return _merge_negatives(splits, negatives) if negatives else splits
+    return {name or "test": read_jsonl(Path(path)) for name, _, path in parts}
+
+
+def _with_all_columns(rows):
+    """The rows with every column of the schema: what a dataset leaves out is empty, as in the common jsonl format."""
+    from .schema import FEATURES
+
+    for name in FEATURES.keys() - set(rows.column_names):
+        rows = rows.add_column(name, [[] for _ in range(len(rows))], feature=FEATURES[name])
+    return rows
+
+
+def _without_negatives(row: dict) -> dict:
+    return {name: [] for name in NEGATIVE_COLUMNS}
 
 
 def _generate_negatives(splits: dict, dataset: str, source: str) -> dict:
     """Write negatives for the training rows, here and now; `shine-hf negatives generate` writes them once into a file."""
     from ..negatives.splits import GENERATED_SOURCES, generate_for_splits
 
+    if "train" not in splits:
+        raise ValueError(
+            f"{source} negatives are made of the words of the training queries, but {dataset} has no split train"
+        )
     logger.info("writing %s negatives for the training queries of %s", source, dataset)
     rows = {name: split.to_list() for name, split in splits.items()}
-    rows = generate_for_splits(dataset, rows, GENERATED_SOURCES[source], only=["train"])
-    return splits | {"train": type(splits["train"]).from_list(rows["train"], features=splits["train"].features)}
+    generated = generate_for_splits(dataset, rows, GENERATED_SOURCES[source], only=["train"])["train"]
+    train = [{**row, **{name: new[name] for name in NEGATIVE_COLUMNS}} for row, new in zip(rows["train"], generated)]
+    return splits | {"train": type(splits["train"]).from_list(train, features=splits["train"].features)}
 
 
 def _merge_negatives(splits: dict, file: str) -> dict:
@@ -210,4 +242,22 @@ def text_source(args: DataArguments):
     """The text features that `text_features` describes."""
     from .text_features import TextFeatures
 
-    return TextFeatures.from_spec(args.text_features)
+    return TextFeatures.from_spec(args.text_features or DEFAULT_TEXT_FEATURES)
+
+
+def text_features_of(config, asked: str | None = None) -> str:
+    """The text features for a trained model: those that are asked for, else of the encoder that its configuration records.
+
+    Raises:
+        ValueError: where nothing is asked for and the model was trained on features of a store, or of unknown origin.
+    """
+    from ..encoders import is_text_encoder_spec
+
+    recorded = config.text_encoder or ""
+    if asked is None and not is_text_encoder_spec(recorded):
+        raise ValueError(
+            f"the model was trained with text features of a store ({recorded or 'unknown'}): name them with --text_features"
+        )
+    if asked is not None and is_text_encoder_spec(recorded) and asked != recorded:
+        logger.warning("the model was trained with the text features %s, and is given %s", recorded, asked)
+    return asked or recorded

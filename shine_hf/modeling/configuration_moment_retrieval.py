@@ -37,7 +37,7 @@ class MomentRetrievalConfig(PreTrainedConfig):
         matcher_span_cost, matcher_giou_cost, matcher_class_cost (`float`): Weights of the matching cost.
         saliency_margin (`float`): Margin of the saliency term on pairs of clips.
         saliency_weight (`float`): How much the saliency counts where the processor ranks the candidates; 0, as in the papers, ranks them by
-            their class alone. No weight of the training.
+            their class alone. No weight of the training; to try another: `AutoModel.from_pretrained(…, saliency_weight=2.0)`.
     """
 
     keys_to_ignore_at_inference = ["loss_dict", "auxiliary_outputs"]

@@ -59,7 +59,7 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
 
     @classmethod
     def from_config(cls, config) -> "MomentRetrievalProcessor":
-        """The processor that fits a model configuration."""
+        """The processor that fits a model configuration, which is what training, evaluation and the pipeline go by; a saved processor repeats it."""
         return cls(**{name: getattr(config, name) for name in cls._CONFIG_FIELDS})
 
     # ---- inputs ----------------------------------------------------------------------------------------------------
@@ -174,9 +174,8 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
                 if saliency_scores is None:
                     raise ValueError(f"a saliency_weight of {self.saliency_weight} needs saliency_scores")
                 windows = torch.stack([start, end], dim=-1) / self.clip_length
-                foreground = foreground + self.saliency_weight * _contrast(
-                    saliency_scores, video_attention_mask, windows
-                )
+                contrast = _contrast(saliency_scores, last / self.clip_length, windows)
+                foreground = foreground + self.saliency_weight * contrast
             scores = foreground.sigmoid()
         order = scores.argsort(dim=1, descending=True, stable=True)
         moments = torch.stack([start, end, scores], dim=-1)
@@ -243,24 +242,22 @@ def temporal_nms(moments: torch.Tensor, threshold: float) -> torch.Tensor:
     return moments.gather(1, order.unsqueeze(-1).expand(-1, -1, 3))
 
 
-def _contrast(
-    saliency_scores: torch.Tensor, video_attention_mask: torch.Tensor, windows: torch.Tensor
-) -> torch.Tensor:
+def _contrast(saliency_scores: torch.Tensor, length: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
     """Mean saliency inside each window minus that outside, `(B, Q)`; 0 for a window with nothing inside or outside.
 
     Args:
-        saliency_scores, video_attention_mask (`(B, T)`): Scores, and which clips are valid.
+        saliency_scores (`(B, T)`): A score per clip.
+        length (`(B, 1)`): Length of the video in clips; of its last clip only the part that there is counts.
         windows (`(B, Q, 2)`): Start and end in clips; a clip that is covered in part counts in part.
     """
     clips = torch.arange(saliency_scores.shape[1], device=windows.device, dtype=windows.dtype)
-    valid = video_attention_mask.to(windows.dtype).unsqueeze(1)
     start, end = windows.split(1, dim=-1)
-    inside = (torch.minimum(end, clips + 1) - torch.maximum(start, clips)).clamp(0, 1) * valid
-    outside = valid - inside
+    inside = (torch.minimum(end, clips + 1) - torch.maximum(start, clips)).clamp(0, 1)
+    outside = (length.unsqueeze(1) - clips).clamp(0, 1) - inside
     scores = saliency_scores.to(windows.dtype).unsqueeze(1)
-    tiny = torch.finfo(windows.dtype).eps
-    means = [(scores * part).sum(-1) / part.sum(-1).clamp(min=tiny) for part in (inside, outside)]
-    exists = (inside.sum(-1) > tiny) & (outside.sum(-1) > tiny)
+    # Of less than a thousandth of a clip nothing is known but rounding errors.
+    means = [(scores * part).sum(-1) / part.sum(-1).clamp(min=1e-3) for part in (inside, outside)]
+    exists = (inside.sum(-1) > 1e-3) & (outside.sum(-1) > 1e-3)
     return (means[0] - means[1]).masked_fill(~exists, 0.0)
 
 

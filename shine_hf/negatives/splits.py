@@ -51,7 +51,9 @@ def generate_for_splits(
     generated = dict(rows)
     for split in rows if only is None else only:
         with_negatives, _ = generate_negatives(
-            datasets.Dataset.from_list(rows[split], features=FEATURES),
+            datasets.Dataset.from_list(
+                [{name: row[name] for name in FEATURES} for row in rows[split]], features=FEATURES
+            ),
             fills,
             vocabulary=vocabulary,
             masking=masking,

@@ -10,7 +10,16 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel, set_seed
 
 from ..data.collator import DataCollatorForMomentRetrieval
-from ..data.loading import VALIDATION, load_splits, split_validation, text_source, training_rows, video_store
+from ..data.loading import (
+    DEFAULT_TEXT_FEATURES,
+    VALIDATION,
+    load_splits,
+    split_validation,
+    text_features_of,
+    text_source,
+    training_rows,
+    video_store,
+)
 from ..encoders import is_text_encoder_spec
 from ..hub.model_card import describe_data, public_settings
 from ..modeling import MomentRetrievalProcessor
@@ -80,6 +89,13 @@ def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
 def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
     """The trainer of a recipe, and the splits: `train` without the validation rows, `validation`, and the test splits."""
     args, data = recipe.training, recipe.data
+    is_new = recipe.model.model in CONFIGS
+    if is_new:
+        model, text_features = None, data.text_features or DEFAULT_TEXT_FEATURES
+    else:
+        model = AutoModel.from_pretrained(recipe.model.model, **recipe.config_overrides())
+        text_features = text_features_of(model.config, data.text_features)
+    data = dataclasses.replace(data, text_features=text_features)
     splits = load_splits(data)
     all_splits = dict(splits)
     if "train" in splits:
@@ -93,7 +109,6 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
         splits = {"train": train, VALIDATION: validation, **{k: v for k, v in splits.items() if k != "train"}}
 
     config_overrides = recipe.config_overrides()
-    is_new = recipe.model.model in CONFIGS
     texts = text_source(data)
     if is_new:
         config_class = CONFIGS[recipe.model.model]
@@ -112,7 +127,7 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
         except StrictDataclassError as error:
             raise ValueError(str(error.__cause__ or error)) from error
     else:
-        model = AutoModel.from_pretrained(recipe.model.model, **config_overrides)
+        model.config.text_encoder = _without_path(text_features)
         videos = video_store(data, all_splits, model.config.clip_length)
     processor = MomentRetrievalProcessor.from_config(model.config)
     sentences = [query for rows in splits.values() for query in rows["query"]]
@@ -125,6 +140,8 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
         texts,
         query_pool=splits.get("train") or next(iter(splits.values())),
         num_levels=data.num_levels,
+        # As many as the margins of the fine loss are for.
+        evaluated_levels=max(data.num_levels, len(args.fine_margins) - 1),
         skip_flagged=data.skip_flagged,
         irrelevant=data.irrelevant,
         soft_boundary_seconds=data.soft_boundary_seconds,

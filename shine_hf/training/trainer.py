@@ -252,7 +252,9 @@ class ShineTrainer(PushingTrainer):
             loss = self.accelerator.gather(torch.tensor([logs["train_loss"]], device=self.args.device)).sum().item()
             if not math.isfinite(loss):
                 raise self._not_a_number(f"the loss is {loss}")
-        self._watch.clear()
+        if "loss" in logs or "train_loss" in logs:
+            # Not at an evaluation: what broke since the last log of the training is still to be told.
+            self._watch.clear()
         super().log(logs, start_time)
 
     def _not_a_number(self, what: str) -> FloatingPointError:

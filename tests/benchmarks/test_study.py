@@ -50,12 +50,12 @@ def test_a_study_runs_once_and_leaves_tables_figures_and_a_json_per_run(study, t
     for variant in ("base", "shine"):
         run = json.loads((tmp_path / "results" / "runs" / f"{variant}_seed0.json").read_text())
         finished = json.loads(
-            (tmp_path / "outputs/studies/results" / f"{variant}_seed0" / "all_results.json").read_text()
+            (tmp_path / "outputs/studies/made_up" / f"{variant}_seed0" / "all_results.json").read_text()
         )
         assert run["results"]["test_trivial_mIoU"] == pytest.approx(finished["test_trivial_mIoU"], abs=1e-4)
         assert [step for step, _ in run["curve"]] == [2]
         lines = (
-            (tmp_path / "outputs/studies/results" / f"{variant}_seed0" / "queries" / "test_trivial.jsonl")
+            (tmp_path / "outputs/studies/made_up" / f"{variant}_seed0" / "queries" / "test_trivial.jsonl")
             .read_text()
             .splitlines()
         )
@@ -66,7 +66,7 @@ def test_a_study_runs_once_and_leaves_tables_figures_and_a_json_per_run(study, t
     for figure in ("results.png", "validation.png"):
         assert (tmp_path / "results" / figure).stat().st_size > 5000
     # Again: nothing is run, the same is written.
-    log = tmp_path / "outputs/studies/results/base_seed0/log.txt"
+    log = tmp_path / "outputs/studies/made_up/base_seed0/log.txt"
     before = log.read_text()
     assert main(command) == 0
     assert log.read_text() == before and (tmp_path / "made.txt").read_text() == "once"
@@ -76,7 +76,7 @@ def test_a_study_runs_once_and_leaves_tables_figures_and_a_json_per_run(study, t
 def test_some_variants_and_seeds_alone(study, tmp_path, capsys):
     command = study(seeds=[0, 1])
     assert main([*command, "--variants", "shine", "--seeds", "1"]) == 0
-    assert [path.name for path in (tmp_path / "outputs/studies/results").glob("*_seed*")] == ["shine_seed1"]
+    assert [path.name for path in (tmp_path / "outputs/studies/made_up").glob("*_seed*")] == ["shine_seed1"]
     for option, value in (("--variants", "shiny"), ("--seeds", "2")):
         with pytest.raises(SystemExit):
             main([*command, option, value])
@@ -97,15 +97,17 @@ def test_the_run_that_failed_is_named_and_not_those_that_it_ended(study):
 
 def test_runs_of_other_settings_are_neither_resumed_nor_reported(study):
     assert main(study(comparisons=[], variants={"shine": {}})) == 0
-    for keys, overrides in (({"learning_rate": 1e-3}, []), ({}, ["--", "--max_steps", "3"])):
-        command = study(comparisons=[], variants={"shine": keys})
-        with pytest.raises(ValueError, match=r"shine_seed0 was begun with other settings.*remove the folder"):
-            main([*command, *overrides])
+    with pytest.raises(ValueError, match=r"made_up/shine_seed0 was begun with other settings.*remove the folder"):
+        main(study(comparisons=[], variants={"shine": {"learning_rate": 1e-3}}))
+    command = study(comparisons=[], variants={"shine": {}})
+    assert main([*command, "--", "--max_steps", "1"]) == 0
+    with pytest.raises(ValueError, match=r"results/shine_seed0 was begun with other settings.*remove the folder"):
+        main([*command, "--", "--max_steps", "3"])
 
 
 def test_a_study_that_is_stopped_saves_and_goes_on(study, tmp_path):
     command = study(variants={"shine": {"max_steps": 500, "save_steps": 500}}, comparisons=[])
-    folder = tmp_path / "outputs/studies/results/shine_seed0"
+    folder = tmp_path / "outputs/studies/made_up/shine_seed0"
     environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"}
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.study", *command], env=environment, stderr=subprocess.PIPE, text=True
@@ -119,7 +121,7 @@ def test_a_study_that_is_stopped_saves_and_goes_on(study, tmp_path):
     assert process.returncode == 130 and "the same command goes on from here" in errors
     (checkpoint,) = folder.glob("checkpoint-*")
     assert main(command) == 0
-    assert f"resuming from outputs/studies/results/shine_seed0/{checkpoint.name}" in (folder / "log.txt").read_text()
+    assert f"resuming from outputs/studies/made_up/shine_seed0/{checkpoint.name}" in (folder / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("path", sorted((BENCHMARKS / "studies").glob("*.yaml")), ids=lambda path: path.stem)
@@ -135,6 +137,23 @@ def test_runs_with_overrides_do_not_mix_with_others(study, capsys):
     with pytest.raises(SystemExit):
         main(["made_up.yaml", "--", "--max_steps", "1"])
     assert "overrides need a --results folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["made_up.yaml", "--results", "other", "--", "--video_features", "i3d:X"])
+    assert "--features says what the tables are of" in capsys.readouterr().err
+
+
+def test_tables_say_what_was_overridden(study, tmp_path):
+    command = [
+        *study(variants={"shine": {}}, comparisons=[], note="True of the study as it is."),
+        "--features",
+        "of another width",
+    ]
+    assert main([*command, "--", "--max_steps", "1", "--video_features", "simulated:dim=4"]) == 0
+    written = (tmp_path / "results" / "README.md").read_text()
+    assert "**Features: of another width.**" in written and "True of the study as it is." not in written
+    assert written.count("-- --max_steps 1 --video_features simulated:dim=4") == 1
+    assert "overridden by `--max_steps 1 --video_features simulated:dim=4`" in written
+    assert (tmp_path / "outputs/studies/results/shine_seed0/recipe.yaml").is_file()
 
 
 def test_unknown_studies_keys_and_variants_are_refused(tmp_path):

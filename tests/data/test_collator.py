@@ -73,6 +73,16 @@ def test_negatives_come_in_the_order_of_their_levels_with_the_irrelevant_query_l
     assert same_text(without.for_evaluation()(rows[:3]), 0, 0, rows[0]["negative_queries"][0])
 
 
+def test_evaluation_asks_the_same_sentences_whatever_was_trained_with():
+    rows = make_rows(4)
+    rows[0]["negative_flags"] = [["antonym"], [], []]
+    collate = make_collator(rows, num_levels=1, skip_flagged=True, evaluated_levels=3)
+    trained, evaluated = (
+        c(rows)["negative_text_attention_mask"].any(dim=-1) for c in (collate, collate.for_evaluation())
+    )
+    assert trained.shape == (4, 2) and not trained[0, 0] and evaluated.shape == (4, 4) and evaluated[0].all()
+
+
 def test_the_irrelevant_query_belongs_to_another_video_and_is_another_sentence():
     # Only one of the other videos' queries differs from the sentence.
     twin = "person opens the door number 0."

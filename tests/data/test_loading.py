@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from shine_hf import QDDetrConfig
 from shine_hf.data.annotations import compositional_rows
-from shine_hf.data.loading import DataArguments, load_splits, split_validation, text_source, training_rows, video_store
+from shine_hf.data.loading import (
+    DataArguments,
+    load_splits,
+    split_validation,
+    text_features_of,
+    text_source,
+    training_rows,
+    video_store,
+)
 from shine_hf.data.schema import FEATURES
 
 from ..made_up import write_charades_cg
@@ -33,6 +42,54 @@ def test_jsonl_files(tmp_path):
     assert list(load_splits(DataArguments(dataset=str(test)))) == ["test"]
     with pytest.raises(FileNotFoundError, match=r"gone\.jsonl"):
         load_splits(DataArguments(dataset=str(tmp_path / "gone.jsonl")))
+
+
+def test_a_dataset_with_the_required_columns_alone_is_enough(tmp_path):
+    required = ("qid", "vid", "query", "duration", "relevant_windows")
+    rows = [{name: row[name] for name in required} for row in make_rows(4)]
+    (tmp_path / "mine").mkdir()
+    Dataset.from_list(rows).to_parquet(str(tmp_path / "mine" / "train.parquet"))
+    splits = load_splits(DataArguments(dataset=str(tmp_path / "mine")))
+    assert set(splits["train"].column_names) == set(FEATURES) and splits["train"]["negative_queries"] == [[]] * 4
+    negatives = [{"qid": row["qid"], "query": row["query"], "negative_queries": ["a cat sleeps"]} for row in rows[:3]]
+    file = write_jsonl(tmp_path / "negatives.jsonl", negatives)
+    splits = load_splits(DataArguments(dataset=str(tmp_path / "mine"), negatives=str(file)))
+    assert splits["train"]["negative_queries"] == [["a cat sleeps"]] * 3 + [[]]
+
+
+def test_files_that_number_their_queries_alike_share_negatives_by_sentence(tmp_path):
+    numbered = {
+        name: write_jsonl(tmp_path / f"{name}.jsonl", [make_row(0, qid="1", query=query), make_row(1, qid="2")])
+        for name, query in (("test", "a person sits"), ("train", "a person opens a door"))
+    }
+    spec = ",".join(f"{name}={path}" for name, path in numbered.items())
+    negatives = [{"qid": "1", "query": "a person opens a door", "negative_queries": ["a cat opens a door"]}]
+    file = write_jsonl(tmp_path / "negatives.jsonl", negatives)
+    splits = load_splits(DataArguments(dataset=spec, negatives=str(file)))
+    assert splits["train"]["negative_queries"][0] == ["a cat opens a door"]
+    assert splits["test"]["negative_queries"][0] == make_row(0)["negative_queries"]
+
+
+def test_jsonl_files_without_negatives_or_with_generated_ones(tmp_path):
+    rows = [make_row(i, saliency_scores=[[1, 2, 3]], relevant_clip_ids=[0]) for i in range(4)]
+    spec = f"train={write_jsonl(tmp_path / 'train.jsonl', rows)}"
+    without = load_splits(DataArguments(dataset=spec, negatives="none"))["train"]
+    assert without["negative_queries"] == [[]] * 4 and without["negative_flags"] == [[]] * 4
+    generated = load_splits(DataArguments(dataset=spec, negatives="random"))["train"]
+    assert all(len(negatives) == 3 for negatives in generated["negative_queries"])
+    assert generated["saliency_scores"] == [[[1, 2, 3]]] * 4
+    with pytest.raises(ValueError, match="no split train"):
+        load_splits(DataArguments(dataset=str(tmp_path / "train.jsonl"), negatives="random"))
+
+
+def test_a_trained_model_keeps_its_text_encoder(caplog):
+    model = QDDetrConfig(text_encoder="words:dim=64")
+    assert text_features_of(model) == "words:dim=64" and text_features_of(model, "words:dim=64") == "words:dim=64"
+    assert not caplog.records
+    assert text_features_of(model, "words:dim=32") == "words:dim=32"
+    assert "trained with the text features words:dim=64, and is given words:dim=32" in caplog.text
+    with pytest.raises(ValueError, match=r"store \(npz:\): name them with --text_features"):
+        text_features_of(QDDetrConfig(text_encoder="npz:"))
 
 
 def test_a_limit_on_evaluation_leaves_training_whole(tmp_path):

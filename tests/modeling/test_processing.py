@@ -109,6 +109,11 @@ def test_a_window_with_no_clip_inside_or_outside_has_no_contrast():
         logits, spans, torch.ones(1, 4), saliency_scores=torch.tensor([[5.0, -1, 2, 0]])
     )
     assert moments[0, :, 2].tolist() == [0.5, 0.5]
+    # Behind the end of the video is not outside of the window, but nowhere.
+    moments = processor.decode_moments(
+        logits, spans, torch.ones(1, 4), torch.tensor([3.4]), saliency_scores=torch.tensor([[5.0, 5, 5, -9]])
+    )
+    assert moments[0, :, 2].tolist() == [0.5, 0.5]
 
 
 def test_nms_drops_what_overlaps_a_better_one_that_stays():
