@@ -149,8 +149,9 @@ def _with_all_columns(rows):
     """The rows with every column of the schema: what a dataset leaves out is empty, as in the common jsonl format."""
     from .schema import FEATURES
 
-    for name in FEATURES.keys() - set(rows.column_names):
-        rows = rows.add_column(name, [[] for _ in range(len(rows))], feature=FEATURES[name])
+    for name, feature in FEATURES.items():
+        if name not in rows.column_names:
+            rows = rows.add_column(name, [[] for _ in range(len(rows))], feature=feature)
     return rows
 
 
