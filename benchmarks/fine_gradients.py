@@ -19,8 +19,8 @@ import torch
 from shine_hf.losses.fine_ranking import DISTANCES, fine_ranking_hinges
 from shine_hf.modeling.moment_retrieval_loss import is_inside, masked_mean
 
-from .reranking import TrainedRun
 from .study import collect, read_study
+from .trained_run import TrainedRun
 
 
 def measure(run: TrainedRun, queries: int) -> dict[str, list[float]]:

@@ -89,11 +89,12 @@ def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
 def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
     """The trainer of a recipe, and the splits: `train` without the validation rows, `validation`, and the test splits."""
     args, data = recipe.training, recipe.data
+    config_overrides = recipe.config_overrides()
     is_new = recipe.model.model in CONFIGS
     if is_new:
-        model, text_features = None, data.text_features or DEFAULT_TEXT_FEATURES
+        text_features = data.text_features or DEFAULT_TEXT_FEATURES
     else:
-        model = AutoModel.from_pretrained(recipe.model.model, **recipe.config_overrides())
+        model = AutoModel.from_pretrained(recipe.model.model, **config_overrides)
         text_features = text_features_of(model.config, data.text_features)
     data = dataclasses.replace(data, text_features=text_features)
     splits = load_splits(data)
@@ -108,7 +109,6 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
             validation = validation.select(range(min(len(validation), data.max_eval_samples)))
         splits = {"train": train, VALIDATION: validation, **{k: v for k, v in splits.items() if k != "train"}}
 
-    config_overrides = recipe.config_overrides()
     texts = text_source(data)
     if is_new:
         config_class = CONFIGS[recipe.model.model]

@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from benchmarks.charades_files import calibration_splits, pairs_of
+from benchmarks.fine_gradients import main as gradients_main
+from benchmarks.reranking import main as rerank_main
 from benchmarks.study import BENCHMARKS, REPOSITORY, main, read_study
 from benchmarks.study_report import Run, compare, comparison_table, results_table
 from shine_hf.negatives.tagging import Tagger
@@ -71,6 +73,21 @@ def test_a_study_runs_once_and_leaves_tables_figures_and_a_json_per_run(study, t
     assert main(command) == 0
     assert log.read_text() == before and (tmp_path / "made.txt").read_text() == "once"
     assert (tmp_path / "results" / "README.md").read_text() == written
+
+
+def test_trained_runs_are_looked_at_again(study, tmp_path, capsys):
+    command = study(recipe={"negatives": "gpt-3.5-turbo"})
+    assert main(command) == 0
+    before = json.loads((tmp_path / "results/runs/shine_seed0.json").read_text())["results"]
+    assert rerank_main(["made_up.yaml", "--weights", "0", "--results", "reranked"]) == 0
+    # A weight of 0 finds what the run found.
+    after = json.loads((tmp_path / "reranked/runs/shine_saliency_seed0.json").read_text())["results"]
+    assert after["test_trivial_mIoU"] == pytest.approx(before["test_trivial_mIoU"], abs=1e-3)
+    assert "python -m benchmarks.reranking made_up" in (tmp_path / "reranked/README.md").read_text()
+    capsys.readouterr()
+    assert gradients_main(["made_up.yaml", "--variants", "shine"]) == 0
+    printed = capsys.readouterr().out
+    assert "shine, seed 0:" in printed and "saliency gradient" in printed and "nan" not in printed
 
 
 def test_some_variants_and_seeds_alone(study, tmp_path, capsys):

@@ -1,0 +1,34 @@
+"""The model of a finished run of a study, for scripts that look at it again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from transformers import PrinterCallback
+
+from shine_hf.training.recipe import parse_recipe
+from shine_hf.training.run import build_trainer
+
+from .study import RECIPE_FILE
+
+
+class TrainedRun:
+    """The model of a finished run, ready to be evaluated with other weights of the saliency."""
+
+    def __init__(self, folder: Path, scratch: Path):
+        recipe = ["--config", str(folder / RECIPE_FILE), "--model", str(folder), "--output_dir", str(scratch)]
+        self.trainer, self.splits = build_trainer(parse_recipe([*recipe, "--do_train", "false"]))
+        self.trainer.remove_callback(PrinterCallback)
+        self.scratch = scratch
+
+    def evaluate(self, split: str, weight: float) -> dict[str, float]:
+        """Figures of a split, `{split}_{metric}`; those of every query are in `queries/{split}.jsonl` of the scratch folder."""
+        self.trainer.processing_class.saliency_weight = weight
+        metrics = self.trainer.evaluate(self.splits[split], metric_key_prefix=split)
+        self.trainer.save_query_results(split, self.splits[split])
+        return metrics
+
+    def queries(self, split: str) -> list[dict]:
+        """What the last evaluation of a split found."""
+        return [json.loads(line) for line in (self.scratch / "queries" / f"{split}.jsonl").read_text().splitlines()]
