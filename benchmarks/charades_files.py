@@ -22,8 +22,8 @@ import numpy as np
 
 from shine_hf.data.annotations import read_compositional
 from shine_hf.data.loading import split_validation, training_rows
+from shine_hf.negatives.language.tagging import TaggedQuery, Tagger
 from shine_hf.negatives.splits import generate_for_splits
-from shine_hf.negatives.tagging import TaggedQuery, Tagger
 
 DATASET = "charades_cg"
 SET_APART = 0.15

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shine_hf.data.feature_store import FeatureStore
-from shine_hf.data.packed_features import pack_features
+from shine_hf.features.base import FeatureStore
+from shine_hf.features.packed import pack_features
 
 ROUNDS = 3
 

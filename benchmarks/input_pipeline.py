@@ -20,9 +20,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from shine_hf.data.collator import DataCollatorForMomentRetrieval
-from shine_hf.data.feature_store import FeatureStore
-from shine_hf.data.packed_features import pack_features
-from shine_hf.data.text_features import TextFeatures
+from shine_hf.features.base import FeatureStore
+from shine_hf.features.packed import pack_features
+from shine_hf.features.text import TextFeatures
 from shine_hf.losses import ShineLoss
 from shine_hf.modeling import MomentRetrievalProcessor
 from shine_hf.training.sampling import EpochLengthGroupedSampler

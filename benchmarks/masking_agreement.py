@@ -13,8 +13,8 @@ import json
 import time
 from pathlib import Path
 
-from shine_hf.negatives.masking import MaskingOptions, mask_query
-from shine_hf.negatives.tagging import Tagger
+from shine_hf.negatives.language.masking import MaskingOptions, mask_query
+from shine_hf.negatives.language.tagging import Tagger
 
 
 def agreement(rows: list[dict], tagger: Tagger, options: MaskingOptions) -> list[float]:

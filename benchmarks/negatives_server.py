@@ -10,7 +10,7 @@ rate limit (429 with Retry-After beyond it).
 rate; the process is killed (-9) five times and started again. Reported are the answers that were paid twice or lost,
 the peak memory of every process and the rate while it ran.
 
-The server (tests/negatives/llm_server.py) runs in a process of its own on the same cores, so rates beyond about 500
+The server (tests/negatives/llm/llm_server.py) runs in a process of its own on the same cores, so rates beyond about 500
 requests a second say more about the machine than about the client.
 """
 
@@ -31,8 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from negatives.llm_server import FAULTS, LLMServer, answer_ids
 from negatives.requests_made_up import make_requests
 
-from shine_hf.negatives.cache import AnswerCache
-from shine_hf.negatives.generators.openai_chat import OpenAIChatGenerator
+from shine_hf.negatives.llm.cache import AnswerCache
+from shine_hf.negatives.llm.openai_chat import OpenAIChatGenerator
 
 CONCURRENCY = 64
 

@@ -244,7 +244,7 @@ def _colors(count: int) -> list:
     """Colours that stay apart for colour-blind readers; a scale where there are too many for that."""
     from matplotlib import colormaps
 
-    from shine_hf.visualization import SERIES_COLORS
+    from shine_hf.plots import SERIES_COLORS
 
     if count <= len(SERIES_COLORS):
         return list(SERIES_COLORS[:count])

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 
-from shine_hf.hub.dataset_builder import About, CompositionalNegatives, NegativesConfig
-from shine_hf.hub.dataset_tree import main
+from shine_hf.builders.compositional import About, CompositionalNegatives, NegativesConfig
+from shine_hf.builders.tree import main
 
 CITATION = """@inproceedings{li2022compositional,
   title = {Compositional Temporal Grounding with Structured Variational Cross-Graph Correspondence Learning},

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import datasets
 
-from shine_hf.data.schema import FEATURES
-from shine_hf.data.shapes_cg import SPLITS, ShapesCG
-from shine_hf.data.shapes_rendering import contact_sheet
+from shine_hf.schema import FEATURES
+from shine_hf.shapes_cg.rendering import contact_sheet
+from shine_hf.shapes_cg.world import SPLITS, ShapesCG
 
 SETTINGS = {field.name: field for field in dataclasses.fields(ShapesCG) if field.init}
 CONTACT_SHEET_VIDEOS = 3
@@ -38,7 +38,7 @@ class ShapesConfig(datasets.BuilderConfig):
 
 
 class ShapesCGBuilder(datasets.GeneratorBasedBuilder):
-    """The rows of Shapes-CG in the columns of `shine_hf.data.schema.FEATURES`; nothing is downloaded.
+    """The rows of Shapes-CG in the columns of `shine_hf.schema.FEATURES`; nothing is downloaded.
 
     `ShapesCGBuilder(world=ShapesCG(seed=1), cache_dir=…).download_and_prepare()`, then `as_dataset()`.
     """

@@ -14,10 +14,10 @@ _HOME = {
     ),
     "shine_hf.losses": ("CoarseRankingLoss", "ShineLoss", "coarse_ranking_loss", "fine_ranking_loss"),
     "shine_hf.data.collator": ("DataCollatorForMomentRetrieval",),
-    "shine_hf.data.feature_store": ("FeatureStore",),
+    "shine_hf.features.base": ("FeatureStore",),
     "shine_hf.metrics": ("evaluate_submission", "saliency_hierarchy"),
     "shine_hf.training": ("ShineTrainer", "ShineTrainingArguments"),
-    "shine_hf.conversion": ("convert_state_dict", "load_original_checkpoint"),
+    "shine_hf.conversion.checkpoints": ("convert_state_dict", "load_original_checkpoint"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

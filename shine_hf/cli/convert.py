@@ -22,7 +22,7 @@ def add_arguments(parser) -> None:
 
 
 def main(args) -> None:
-    from ..conversion import load_original_checkpoint
+    from ..conversion.checkpoints import load_original_checkpoint
     from ..modeling import MomentRetrievalProcessor
 
     overrides = {}

@@ -25,9 +25,9 @@ def add_arguments(parser) -> None:
 
 
 def main(args) -> None:
-    from ..data.shapes_cg import SPLITS, ShapesCG
-    from ..data.shapes_rendering import contact_sheet
     from ..encoders.extract import extract_features
+    from ..shapes_cg.rendering import contact_sheet
+    from ..shapes_cg.world import SPLITS, ShapesCG
 
     if args.train_videos < 2 or args.test_videos < 1:
         raise ValueError(
@@ -63,7 +63,7 @@ def main(args) -> None:
 
 
 def _recipe(model: str, folder: Path, args):
-    from ..data.shapes_cg import SPLITS
+    from ..shapes_cg.world import SPLITS
     from ..training.recipe import parse_recipe
 
     options = {

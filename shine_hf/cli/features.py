@@ -80,8 +80,8 @@ def _extract(args: argparse.Namespace) -> int:
 
 
 def _pack(args: argparse.Namespace) -> int:
-    from ..data.feature_store import FeatureStore
-    from ..data.packed_features import pack_features
+    from ..features.base import FeatureStore
+    from ..features.packed import pack_features
 
     if args.shard_megabytes < 1:
         raise ValueError(f"--shard-megabytes must be at least 1; got {args.shard_megabytes}")
@@ -102,8 +102,8 @@ def _pack(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from tqdm.auto import tqdm
 
-    from ..data.feature_store import FeatureStore
-    from ..data.packed_features import PackedFeatures
+    from ..features.base import FeatureStore
+    from ..features.packed import PackedFeatures
 
     store, faults = FeatureStore.from_specs(args.features), []
     if isinstance(store, PackedFeatures):

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from shine_hf.negatives.generators.base import Generator
-    from shine_hf.negatives.masking import MaskedQuery, MaskingOptions
-    from shine_hf.negatives.tagging import Tagger
+    from shine_hf.negatives.language.masking import MaskedQuery, MaskingOptions
+    from shine_hf.negatives.language.tagging import Tagger
+    from shine_hf.negatives.language.vocabulary import Vocabulary
     from shine_hf.negatives.validation import TestContact, Validator
-    from shine_hf.negatives.vocabulary import Vocabulary
 
 SUMMARIES = {
     "tag": "write the tokens and parts of speech of the queries",
@@ -169,7 +169,7 @@ def _read_file(path: str) -> Dataset:
     from datasets import Dataset
 
     from shine_hf.data.annotations import read_jsonl
-    from shine_hf.data.schema import check_rows
+    from shine_hf.schema import check_rows
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"no dataset {path!r}: give charades_cg, activitynet_cg or a .jsonl or .parquet file")
@@ -191,13 +191,19 @@ def _with_negatives_of(dataset: Dataset, path: str) -> Dataset:
 
 
 def _tagger(args: argparse.Namespace) -> Tagger:
-    from shine_hf.negatives.tagging import Tagger
+    from shine_hf.negatives.language.tagging import Tagger
 
     return Tagger(args.spacy_model)
 
 
 def _masking_options(args: argparse.Namespace) -> MaskingOptions:
-    from shine_hf.negatives.masking import PARTS_OF_SPEECH, RATIOS, RATIOS_OF_DATASET, MaskingOptions, parse_ratios
+    from shine_hf.negatives.language.masking import (
+        PARTS_OF_SPEECH,
+        RATIOS,
+        RATIOS_OF_DATASET,
+        MaskingOptions,
+        parse_ratios,
+    )
 
     ratios, by_length = RATIOS_OF_DATASET.get(args.dataset, RATIOS), ()
     if args.ratios:
@@ -216,9 +222,9 @@ def _prepare(
     args: argparse.Namespace, data: _Data, tagger: Tagger, masking: MaskingOptions | None = None
 ) -> tuple[list[MaskedQuery], Vocabulary, Validator]:
     """The tagged training queries, their vocabulary, and the checks."""
-    from shine_hf.negatives.masking import mask_query
+    from shine_hf.negatives.language.masking import mask_query
+    from shine_hf.negatives.language.vocabulary import Vocabulary
     from shine_hf.negatives.validation import PositiveQueries, TestContact, Validator
-    from shine_hf.negatives.vocabulary import Vocabulary
 
     training = [mask_query(query, masking) for query in tagger.tag(data.training["query"])]
     contact = None
@@ -260,7 +266,7 @@ def _tag(args: argparse.Namespace) -> int:
 
 def _mask(args: argparse.Namespace) -> int:
     from shine_hf.negatives.files import write_rows
-    from shine_hf.negatives.masking import mask_dataset
+    from shine_hf.negatives.language.masking import mask_dataset
 
     data, tagger = _Data(args), _tagger(args)
     masked = mask_dataset(data.rows, tagger, _masking_options(args))
@@ -272,7 +278,7 @@ def _mask(args: argparse.Namespace) -> int:
 def _generate(args: argparse.Namespace) -> int:
     from shine_hf.negatives.files import write_provenance, write_rows
     from shine_hf.negatives.generate import build_request, generate_negatives, repair_negatives
-    from shine_hf.negatives.masking import mask_query
+    from shine_hf.negatives.language.masking import mask_query
 
     data, tagger, masking = _Data(args, args.repair), _tagger(args), _masking_options(args)
     training, vocabulary, validator = _prepare(args, data, tagger, masking)
@@ -364,7 +370,7 @@ def _make_generator(args: argparse.Namespace, training: list[MaskedQuery], vocab
         raise ValueError(
             f"--generator {args.generator} needs --cache FILE.sqlite, so that no answer is paid for twice"
         )
-    from shine_hf.negatives.pricing import load_prices
+    from shine_hf.negatives.llm.pricing import load_prices
 
     common = {
         "cache": args.cache,
@@ -378,10 +384,10 @@ def _make_generator(args: argparse.Namespace, training: list[MaskedQuery], vocab
     if args.timeout_seconds is not None:
         common["timeout_seconds"] = args.timeout_seconds
     if args.generator == "openai_batch":
-        from shine_hf.negatives.generators.openai_batch import OpenAIBatchGenerator
+        from shine_hf.negatives.llm.openai_batch import OpenAIBatchGenerator
 
         return OpenAIBatchGenerator(args.model, poll_seconds=args.poll_seconds, **common)
-    from shine_hf.negatives.generators.openai_chat import OpenAIChatGenerator
+    from shine_hf.negatives.llm.openai_chat import OpenAIChatGenerator
 
     return OpenAIChatGenerator(args.model, concurrency=args.concurrency, **common)
 
@@ -417,7 +423,7 @@ def _export(args: argparse.Namespace) -> int:
         value = provenance.get(name, args.negatives if name == "source" and not provenance else None)
         dataset = with_column(dataset, name, [None if value is None else str(value)] * len(dataset))
     if args.cache:
-        from shine_hf.negatives.cache import AnswerCache
+        from shine_hf.negatives.llm.cache import AnswerCache
 
         if not args.cache.is_file():
             raise FileNotFoundError(f"no cache at {args.cache}")

@@ -111,7 +111,7 @@ def plot_results(results: list[dict], video: str | Path | None, path: str | Path
 
     `windows` are the annotated ones in seconds, if there are any.
     """
-    from ..visualization import plot_moments
+    from ..plots import plot_moments
 
     first, *others = results
     duration = len(first["saliency"]) * first["clip_length"]

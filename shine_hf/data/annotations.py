@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datasets import Dataset, Features, List, Value
 
-from .schema import FEATURES, annotation_flags, check_rows
+from ..schema import FEATURES, annotation_flags, check_rows
 
 logger = logging.getLogger(__name__)
 

@@ -89,7 +89,7 @@ class DataCollatorForMomentRetrieval:
     def __call__(self, rows: Sequence[Mapping]) -> dict:
         """
         Args:
-            rows: Rows of the schema (see `shine_hf.data.schema`).
+            rows: Rows of the schema (see `shine_hf.schema`).
 
         Returns:
             The inputs of the models' `forward`, `labels` included. Beside what the loss reads, `labels` holds `windows (B, W, 2)` in seconds

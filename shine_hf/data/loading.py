@@ -121,7 +121,7 @@ def _load_published_splits(name: str, negatives: str | None) -> dict:
     """A dataset of the Hub or a local folder of the same form. `negatives` is a config of it, or a file to merge in by qid."""
     from datasets import load_dataset
 
-    from .schema import check_rows
+    from ..schema import check_rows
 
     from_file = negatives is not None and Path(negatives).suffix in NEGATIVES_SUFFIXES
     try:
@@ -147,7 +147,7 @@ def _read_jsonl_splits(spec: str) -> dict:
 
 def _with_all_columns(rows):
     """The rows with every column of the schema: what a dataset leaves out is empty, as in the common jsonl format."""
-    from .schema import FEATURES
+    from ..schema import FEATURES
 
     for name, feature in FEATURES.items():
         if name not in rows.column_names:
@@ -184,7 +184,7 @@ def _merge_negatives(splits: dict, file: str) -> dict:
 
 def training_rows(rows):
     """Rows that can be trained on. How many are left out, and why, is logged: an empty or reversed window, or one outside the video."""
-    from .schema import trainable
+    from ..schema import trainable
 
     kept = rows.filter(trainable, load_from_cache_file=False, desc="Choosing training rows")
     if len(kept) < len(rows):
@@ -218,7 +218,7 @@ def video_store(args: DataArguments, splits: dict, clip_length: float):
     Raises:
         ValueError: where no features are named (simulated ones are never chosen silently), or they are known to be of another clip length.
     """
-    from .feature_store import FeatureStore
+    from ..features.base import FeatureStore
 
     if not args.video_features:
         raise ValueError(
@@ -241,7 +241,7 @@ def video_store(args: DataArguments, splits: dict, clip_length: float):
 
 def text_source(args: DataArguments):
     """The text features that `text_features` describes."""
-    from .text_features import TextFeatures
+    from ..features.text import TextFeatures
 
     return TextFeatures.from_spec(args.text_features or DEFAULT_TEXT_FEATURES)
 

@@ -42,7 +42,7 @@ def text_encoder(spec: str, device: str | None = None) -> TextEncoder:
     """
     kind, _, options = spec.partition(":")
     if kind == "words":
-        from ..options import parse_options
+        from ..specs import parse_options
         from .words import WordsTextEncoder
 
         return WordsTextEncoder(**parse_options(options, {"dim": int, "seed": int}, "words:"))
@@ -67,7 +67,7 @@ def video_encoder(spec: str, device: str | None = None) -> VideoEncoder:
     Raises:
         ValueError: for an unknown kind or option.
     """
-    from ..options import parse_options
+    from ..specs import parse_options
 
     kind, _, options = spec.partition(":")
     if kind == "pixels":

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import yaml
 
+from ..cards.dataset_card import BUILD_FILE, CARD_FILE, read_builds, render_dataset_card
+from ..cards.eval_results import EVAL_RESULTS_FILE
+from ..cards.template import render_template
 from .commit import IGNORED, Head, PublishedCommit, publish_folder
-from .dataset_card import BUILD_FILE, CARD_FILE, read_builds, render_dataset_card
-from .eval_results import EVAL_RESULTS_FILE
-from .template import render_template
 
 # Weights are safetensors; a pickle runs code where it is loaded.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -132,7 +132,7 @@ def publish_features(
     Raises:
         FileNotFoundError, ValueError: for a folder that is damaged or not packed; else as [`publish_folder`].
     """
-    from ..data.packed_features import PackedFeatures
+    from ..features.packed import PackedFeatures
 
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"no folder of packed features {folder}")

@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 
 from .columns import with_column
 from .generators.base import FillRequest, Generator
-from .masking import MASK, MaskedQuery, MaskingOptions, mask_query, masked_positions
-from .tagging import TaggedQuery, Tagger
+from .language.masking import MASK, MaskedQuery, MaskingOptions, mask_query, masked_positions
+from .language.tagging import TaggedQuery, Tagger
+from .language.vocabulary import Vocabulary
 from .validation import PositiveQueries, ValidationSummary, Validator
-from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -27,14 +27,14 @@ def generate_for_splits(
     """
     import datasets
 
-    from ..data.schema import FEATURES
+    from ..schema import FEATURES
     from .generate import generate_negatives
     from .generators.lexical import LexicalGenerator
     from .generators.random_words import RandomWordsGenerator
-    from .masking import RATIOS, RATIOS_OF_DATASET, MaskingOptions, mask_query
-    from .tagging import Tagger
+    from .language.masking import RATIOS, RATIOS_OF_DATASET, MaskingOptions, mask_query
+    from .language.tagging import Tagger
+    from .language.vocabulary import Vocabulary
     from .validation import PositiveQueries, Validator
-    from .vocabulary import Vocabulary
 
     if generator not in GENERATED_SOURCES.values():
         raise ValueError(f"unknown generator {generator!r}: {' or '.join(GENERATED_SOURCES.values())}")

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .masking import MASK, PARTS_OF_SPEECH, mask_query, masked_positions
-from .tagging import TaggedQuery
+from .language.masking import MASK, PARTS_OF_SPEECH, mask_query, masked_positions
+from .language.tagging import TaggedQuery
 from .validation import TestContact, ValidationSummary, words_of
 
 if TYPE_CHECKING:

@@ -30,11 +30,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .columns import with_column
-from .inflection import is_inflection_of
-from .masking import MASK
-from .synonyms import are_near_synonyms
-from .tagging import TaggedQuery, Tagger
-from .vocabulary import Vocabulary
+from .language.inflection import is_inflection_of
+from .language.masking import MASK
+from .language.synonyms import are_near_synonyms
+from .language.tagging import TaggedQuery, Tagger
+from .language.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -334,7 +334,7 @@ def validate_dataset(
     Returns:
         The dataset with its flags, and the counts.
     """
-    from .masking import mask_query
+    from .language.masking import mask_query
 
     tagger = tagger or (validator.tagger if validator else None) or Tagger()
     rows = dataset.to_list()

@@ -1,7 +1,7 @@
 """Training: [`ShineTrainer`] and its arguments."""
 
-from .checkpoints import last_whole_checkpoint
+from .checkpoints import last_complete_checkpoint
 from .trainer import ShineTrainer
 from .training_args import ShineTrainingArguments
 
-__all__ = ["ShineTrainer", "ShineTrainingArguments", "last_whole_checkpoint"]
+__all__ = ["ShineTrainer", "ShineTrainingArguments", "last_complete_checkpoint"]

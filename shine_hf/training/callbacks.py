@@ -15,8 +15,8 @@ from torch import distributed
 from transformers import EarlyStoppingCallback, PreTrainedConfig, TrainerCallback
 
 from .. import __version__
+from ..cards.model_card import DataFacts, ModelFacts, SaliencyExample, public_settings
 from ..data.loading import VALIDATION
-from ..hub.model_card import DataFacts, ModelFacts, SaliencyExample, public_settings
 
 # Accelerate's names of mixed precision.
 PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": "float8"}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from fnmatch import fnmatch
 
 import torch
@@ -17,6 +15,7 @@ from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..hub.push import BEST_MODEL_FOLDER
+from ..io import atomic_dir
 
 STATE_FILE = "trainer_state.json"
 # Files or folders, one of which holds the state: of one process or of several, of FSDP or of DeepSpeed.
@@ -50,7 +49,7 @@ def missing_state(checkpoint: str) -> list[str]:
     ]
 
 
-def last_whole_checkpoint(output_dir: str) -> str | None:
+def last_complete_checkpoint(output_dir: str) -> str | None:
     """The newest checkpoint of a run that was saved to its end; None where there is none."""
     return next((folder for folder in reversed(sort_checkpoints(output_dir)) if is_whole(folder)), None)
 
@@ -71,33 +70,10 @@ def load_full_weights(model: torch.nn.Module, folder: str) -> None:
     set_model_state_dict(model, weights, options=options)
 
 
-@contextlib.contextmanager
-def whole_folder(folder: str, is_writer: bool = True) -> Iterator[str]:
-    """
-    A folder to write to in place of `folder`, which it replaces when the block ends well. Whoever looks meanwhile, or after a crash, finds the
-    old one or the new one (or, between two renames, none), but never a half-written one.
-
-    Args:
-        is_writer (`bool`): False for the processes of a distributed run that only take part in the block.
-    """
-    parent, name = os.path.split(folder)
-    # Leading underscores are what pushes to the Hub leave out.
-    new, old = os.path.join(parent, f"_{name}"), os.path.join(parent, f"_old_{name}")
-    if is_writer:
-        shutil.rmtree(new, ignore_errors=True)
-    yield new
-    if is_writer:
-        shutil.rmtree(old, ignore_errors=True)
-        if os.path.isdir(folder):
-            os.rename(folder, old)
-        os.rename(new, folder)
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def restore_best_model(checkpoint: str, output_dir: str) -> None:
     """Put the best model that a pushed checkpoint brought along where the trainer looks for it, unless there is one."""
     source, target = os.path.join(checkpoint, BEST_MODEL_FOLDER), os.path.join(output_dir, BEST_MODEL_FOLDER)
     if os.path.isdir(source) and not os.path.isdir(target):
         os.makedirs(output_dir, exist_ok=True)
-        with whole_folder(target) as folder:
-            shutil.copytree(source, folder)
+        with atomic_dir(target) as folder:
+            shutil.copytree(source, folder, dirs_exist_ok=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy
 
+from ..cards.model_card import card_files, write_model_card
 from ..hub.commit import PublishedCommit, open_repository
-from ..hub.model_card import card_files, write_model_card
 from ..hub.publish import UNPUSHED_FOLDER, publish_model
 from ..hub.push import BEST_MODEL_FOLDER, LAST_CHECKPOINT, BackgroundPusher, publish_staged, stage_revision
 from .callbacks import ModelCardCallback

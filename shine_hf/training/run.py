@@ -9,6 +9,7 @@ import os
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel, set_seed
 
+from ..cards.model_card import describe_data, public_settings
 from ..data.collator import DataCollatorForMomentRetrieval
 from ..data.loading import (
     DEFAULT_TEXT_FEATURES,
@@ -21,10 +22,9 @@ from ..data.loading import (
     video_store,
 )
 from ..encoders import is_text_encoder_spec
-from ..hub.model_card import describe_data, public_settings
 from ..modeling import MomentRetrievalProcessor
 from .callbacks import ModelCardCallback, StopOnSignal
-from .checkpoints import is_whole, last_whole_checkpoint, missing_state, restore_best_model
+from .checkpoints import is_whole, last_complete_checkpoint, missing_state, restore_best_model
 from .memory import keep_freed_memory
 from .recipe import CONFIGS, Recipe
 from .trainer import ShineTrainer
@@ -62,7 +62,7 @@ def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
         if stop.stopped:
             raise TrainingStopped(
                 f"stopped by SIGTERM at step {trainer.state.global_step} of {trainer.state.max_steps}, which is saved in "
-                f"{last_whole_checkpoint(args.output_dir)}: go on with the same command and --resume_from_checkpoint true"
+                f"{last_complete_checkpoint(args.output_dir)}: go on with the same command and --resume_from_checkpoint true"
             )
         trainer.save_metrics("train", result.metrics)
         if trainer.load_best_model():
@@ -215,12 +215,12 @@ def _find_checkpoint(args) -> str | None:
         if not is_whole(wanted):
             raise ValueError(
                 f"{wanted} is not a whole checkpoint: it is missing, or its saving was interrupted. The last whole one of this run is "
-                f"{last_whole_checkpoint(args.output_dir)}"
+                f"{last_complete_checkpoint(args.output_dir)}"
             )
         if args.should_save:
             restore_best_model(wanted, args.output_dir)
         return wanted
-    checkpoint = last_whole_checkpoint(args.output_dir)
+    checkpoint = last_complete_checkpoint(args.output_dir)
     logger.info("resuming from %s", checkpoint) if checkpoint else logger.info("no checkpoint yet: starting anew")
     return checkpoint
 

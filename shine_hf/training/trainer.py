@@ -20,6 +20,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..hub.push import BEST_MODEL_FOLDER
+from ..io import atomic_dir
 from ..losses import ShineLoss
 from ..metrics import first_moment_iou, moment_retrieval_metrics, saliency_order
 from ..modeling.moment_retrieval_loss import is_inside, masked_mean
@@ -27,10 +28,9 @@ from .callbacks import SaveAfterEvaluation, SetEpochCallback, StopWithoutProgres
 from .checkpoints import (
     STATE_FILE,
     is_whole,
-    last_whole_checkpoint,
+    last_complete_checkpoint,
     load_full_weights,
     remove_half_written,
-    whole_folder,
 )
 from .loss_watch import LossWatch, describe
 from .pushing import PushingTrainer
@@ -260,7 +260,7 @@ class ShineTrainer(PushingTrainer):
     def _not_a_number(self, what: str) -> FloatingPointError:
         """The error that says `what` was found, and where it began. Every process must call this."""
         where = describe(gather_object([self._watch.first_broken()]))
-        checkpoint = last_whole_checkpoint(self.args.output_dir)
+        checkpoint = last_complete_checkpoint(self.args.output_dir)
         return FloatingPointError(
             f"{what} at step {self.state.global_step}, {where}. Look at the features and windows of these queries, lower the learning rate, "
             f"or train in float32. "
@@ -404,7 +404,7 @@ class ShineTrainer(PushingTrainer):
         if is_new_best and self.args.keep_best:
             self._refuse_broken_weights()
             best = os.path.join(self.args.output_dir, BEST_MODEL_FOLDER)
-            with self._explain_failure(best), whole_folder(best, is_writer=self.args.should_save) as folder:
+            with self._explain_failure(best), atomic_dir(best, is_writer=self.args.should_save) as folder:
                 self.save_model(folder, _internal_call=True)
         return is_new_best
 
@@ -470,7 +470,7 @@ class ShineTrainer(PushingTrainer):
             yield
         except Exception as error:
             free = shutil.disk_usage(self.args.output_dir).free / 2**20
-            checkpoint = last_whole_checkpoint(self.args.output_dir)
+            checkpoint = last_complete_checkpoint(self.args.output_dir)
             advice = (
                 f"{checkpoint} is whole: mend the cause and resume with --resume_from_checkpoint true"
                 if checkpoint

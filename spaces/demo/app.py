@@ -16,10 +16,10 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from transformers import pipeline
 
-from shine_hf.data.shapes_cg import ShapesCG
 from shine_hf.encoders.video_reader import frame_size, read_clips, read_film_strip, video_duration
 from shine_hf.inference.pipeline import TASK, VideoMomentRetrievalPipeline
-from shine_hf.visualization import plot_moments
+from shine_hf.plots import plot_moments
+from shine_hf.shapes_cg.world import ShapesCG
 
 MAX_SECONDS = float(os.environ.get("SHINE_DEMO_MAX_SECONDS", 900))
 MAX_UPLOAD = os.environ.get("SHINE_DEMO_MAX_UPLOAD", "200mb")

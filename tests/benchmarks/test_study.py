@@ -14,7 +14,7 @@ from benchmarks.fine_gradients import main as gradients_main
 from benchmarks.reranking import main as rerank_main
 from benchmarks.study import BENCHMARKS, REPOSITORY, main, read_study
 from benchmarks.study_report import Run, compare, comparison_table, results_table
-from shine_hf.negatives.tagging import Tagger
+from shine_hf.negatives.language.tagging import Tagger
 from shine_hf.training.recipe import make_parser
 
 from ..made_up import write_charades_cg

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from shine_hf.cli import main
-from shine_hf.data.feature_store import FeatureStore
 from shine_hf.encoders import video_encoder
+from shine_hf.features.base import FeatureStore
 from tests.data.made_up import make_rows, write_jsonl
 from tests.encoders.videos import grey, write_video
 

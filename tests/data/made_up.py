@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from shine_hf.data.schema import annotation_flags
+from shine_hf.schema import annotation_flags
 
 VERBS, NOUNS = ("opens", "closes", "takes", "holds", "throws"), ("door", "book", "towel", "cup", "laptop", "phone")
 

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 
 from shine_hf.data.annotations import read_compositional, read_jsonl
-from shine_hf.data.schema import FEATURES
+from shine_hf.schema import FEATURES
 
 from .made_up import make_row, write_compositional_files, write_jsonl
 

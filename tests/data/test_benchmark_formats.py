@@ -4,9 +4,9 @@ import json
 
 from shine_hf import DataCollatorForMomentRetrieval, MomentRetrievalProcessor
 from shine_hf.data.annotations import read_jsonl
-from shine_hf.data.feature_store import FeatureStore
 from shine_hf.data.loading import DataArguments, load_splits
-from shine_hf.data.text_features import TextFeatures
+from shine_hf.features.base import FeatureStore
+from shine_hf.features.text import TextFeatures
 
 OWN = [
     {"qid": 1, "vid": "a", "query": "a dog runs", "duration": 8, "relevant_windows": [[0, 2], [4, 6]], "relevant_clip_ids": [0, 2],

@@ -7,11 +7,11 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from shine_hf.data.collator import DataCollatorForMomentRetrieval
-from shine_hf.data.feature_store import FeatureStore
-from shine_hf.data.schema import FEATURES
-from shine_hf.data.text_features import TextFeatures
 from shine_hf.encoders.words import WordsTextEncoder
+from shine_hf.features.base import FeatureStore
+from shine_hf.features.text import TextFeatures
 from shine_hf.modeling import MomentRetrievalProcessor
+from shine_hf.schema import FEATURES
 
 from .made_up import make_row, make_rows
 

@@ -15,7 +15,7 @@ from shine_hf.data.loading import (
     training_rows,
     video_store,
 )
-from shine_hf.data.schema import FEATURES
+from shine_hf.schema import FEATURES
 
 from ..made_up import write_charades_cg
 from .made_up import make_row, make_rows, write_compositional_files, write_jsonl

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from shine_hf.hub import sources
+from shine_hf.data import sources
 from tests.data.made_up import write_jsonl
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "dataset_scripts"

@@ -8,11 +8,11 @@ import pytest
 import yaml
 from datasets import load_dataset
 
+from shine_hf.builders.tree import build_tree, main
 from shine_hf.data.annotations import SPLITS, read_compositional
 from shine_hf.data.loading import DataArguments, load_splits, training_rows
-from shine_hf.data.schema import FEATURES
-from shine_hf.hub.dataset_tree import build_tree, main
-from shine_hf.hub.sources import ANNOTATIONS, SourceFile
+from shine_hf.data.sources import ANNOTATIONS, SourceFile
+from shine_hf.schema import FEATURES
 from tests.data.made_up import write_jsonl
 
 from .builders import script, use_made_up_sources, write_public_files

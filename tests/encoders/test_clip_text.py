@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from shine_hf.data.text_features import TextFeatures
 from shine_hf.encoders import text_encoder
+from shine_hf.features.text import TextFeatures
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import textwrap
 import numpy as np
 import pytest
 
-from shine_hf.data.feature_store import FeatureStore
 from shine_hf.encoders import video_encoder
 from shine_hf.encoders.extract import extract_features, find_videos
 from shine_hf.encoders.pixels import PixelEncoder
+from shine_hf.features.base import FeatureStore
 
 from .videos import grey, write_video
 

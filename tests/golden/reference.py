@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from shine_hf.conversion import convert_state_dict
+from shine_hf.conversion.checkpoints import convert_state_dict
 from shine_hf.losses import ShineLoss
 from shine_hf.modeling import (
     MomentDetrConfig,

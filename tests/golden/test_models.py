@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from shine_hf.conversion import convert_state_dict
+from shine_hf.conversion.checkpoints import convert_state_dict
 
 from .reference import Golden, targets, total_loss
 

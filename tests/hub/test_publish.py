@@ -8,10 +8,10 @@ import pytest
 import yaml
 from datasets import load_dataset
 
+from shine_hf.builders.tree import build_tree, main
 from shine_hf.cli import main as command_line
-from shine_hf.data.feature_store import FeatureStore
-from shine_hf.data.packed_features import pack_features
-from shine_hf.hub.dataset_tree import build_tree, main
+from shine_hf.features.base import FeatureStore
+from shine_hf.features.packed import pack_features
 from shine_hf.hub.publish import publish_dataset, publish_features, publish_model
 from tests.dataset_scripts.builders import script, use_made_up_sources, write_public_files
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from shine_hf import MomentRetrievalProcessor, QDDetrConfig, QDDetrForMomentRetrieval
-from shine_hf.data.text_features import TextFeatures
+from shine_hf.features.text import TextFeatures
 from shine_hf.inference.features import predict_from_features
 from shine_hf.inference.windows import find_moments
 

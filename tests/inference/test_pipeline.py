@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import pipeline
 
-from shine_hf.data.text_features import TextFeatures
 from shine_hf.encoders import video_encoder
 from shine_hf.encoders.pixels import PixelEncoder
+from shine_hf.features.text import TextFeatures
 from shine_hf.inference.features import predict_from_features
 from shine_hf.inference.pipeline import TASK, VideoMomentRetrievalPipeline
 from shine_hf.modeling import MomentDetrConfig, MomentDetrForMomentRetrieval, QDDetrConfig, QDDetrForMomentRetrieval

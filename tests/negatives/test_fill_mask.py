@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from shine_hf.negatives.masking import extract_fills
+from shine_hf.negatives.language.masking import extract_fills
 
 from .requests_made_up import NOUNS, VERBS, make_request, make_requests
 

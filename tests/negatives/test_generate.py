@@ -5,8 +5,8 @@ from datasets import Dataset
 
 from shine_hf.negatives.generate import generate_negatives, repair_negatives
 from shine_hf.negatives.generators.base import Fill
-from shine_hf.negatives.masking import MaskingOptions, fill_masks
-from shine_hf.negatives.tagging import Tagger
+from shine_hf.negatives.language.masking import MaskingOptions, fill_masks
+from shine_hf.negatives.language.tagging import Tagger
 from shine_hf.negatives.validation import Validator
 
 QUERIES = ["person opens the door.", "person eats a sandwich.", "person throws the red ball."]

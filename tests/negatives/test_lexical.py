@@ -5,10 +5,10 @@ import pytest
 from shine_hf.negatives.generate import build_request
 from shine_hf.negatives.generators.base import Generator
 from shine_hf.negatives.generators.lexical import LexicalGenerator
-from shine_hf.negatives.masking import extract_fills, mask_query
-from shine_hf.negatives.synonyms import are_near_synonyms
-from shine_hf.negatives.tagging import Tagger
-from shine_hf.negatives.vocabulary import Vocabulary
+from shine_hf.negatives.language.masking import extract_fills, mask_query
+from shine_hf.negatives.language.synonyms import are_near_synonyms
+from shine_hf.negatives.language.tagging import Tagger
+from shine_hf.negatives.language.vocabulary import Vocabulary
 
 PAIRS = {
     "opens": ("door", "window", "box"),

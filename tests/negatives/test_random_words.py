@@ -1,9 +1,9 @@
 from shine_hf.negatives.generate import build_request
 from shine_hf.negatives.generators.random_words import RandomWordsGenerator
-from shine_hf.negatives.inflection import is_inflection_of
-from shine_hf.negatives.masking import extract_fills, mask_query
-from shine_hf.negatives.tagging import Tagger
-from shine_hf.negatives.vocabulary import Vocabulary
+from shine_hf.negatives.language.inflection import is_inflection_of
+from shine_hf.negatives.language.masking import extract_fills, mask_query
+from shine_hf.negatives.language.tagging import Tagger
+from shine_hf.negatives.language.vocabulary import Vocabulary
 
 QUERIES = ["person opens a door.", "person closed an apple.", "person is eating cake.", "person washes two red cups."]
 

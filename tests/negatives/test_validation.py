@@ -1,8 +1,9 @@
 import pytest
 from datasets import Dataset
 
-from shine_hf.negatives.masking import mask_query
-from shine_hf.negatives.tagging import Tagger
+from shine_hf.negatives.language.masking import mask_query
+from shine_hf.negatives.language.tagging import Tagger
+from shine_hf.negatives.language.vocabulary import Vocabulary
 from shine_hf.negatives.validation import (
     CHECKS,
     PositiveQueries,
@@ -12,7 +13,6 @@ from shine_hf.negatives.validation import (
     align,
     validate_dataset,
 )
-from shine_hf.negatives.vocabulary import Vocabulary
 
 ROW = {"qid": "v_train_0", "vid": "v", "query": "person takes a red cup.", "relevant_windows": [[5.0, 10.0]]}
 TEMPLATE = "person <mask> a red <mask>."

@@ -19,8 +19,9 @@ import torch
 from transformers import TrainerState
 
 from shine_hf import QDDetrForMomentRetrieval, ShineTrainer
-from shine_hf.training import checkpoints, last_whole_checkpoint
-from shine_hf.training.checkpoints import is_whole, whole_folder
+from shine_hf.io import atomic_dir
+from shine_hf.training import checkpoints, last_complete_checkpoint
+from shine_hf.training.checkpoints import is_whole
 from shine_hf.training.loss_watch import LossWatch, describe
 from shine_hf.training.recipe import parse_recipe
 from shine_hf.training.run import TrainingStopped, run_recipe
@@ -44,7 +45,7 @@ def data(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
     """They take most of the time of so small a run."""
-    monkeypatch.setattr("shine_hf.hub.model_card._figures", lambda facts: {})
+    monkeypatch.setattr("shine_hf.cards.model_card._figures", lambda facts: {})
 
 
 def outcome(output: Path) -> tuple[dict[int, float], dict[str, torch.Tensor]]:
@@ -91,7 +92,7 @@ def test_sigterm_at_any_step_saves_it_and_the_run_goes_on_from_there(train, undi
         patch.setattr(ShineTrainer, "training_step", interrupted)
         with pytest.raises(TrainingStopped, match=f"at step {step} of {STEPS}.*checkpoint-{step}: go on"):
             train()
-    assert last_whole_checkpoint(str(train.output)).endswith(f"checkpoint-{step}")
+    assert last_complete_checkpoint(str(train.output)).endswith(f"checkpoint-{step}")
     assert not (train.output / "all_results.json").exists()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     train()
@@ -109,7 +110,7 @@ def test_sigterm_to_the_whole_process_group_ends_the_command_with_143(data, undi
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
-    while last_whole_checkpoint(str(output)) is None and process.poll() is None:
+    while last_complete_checkpoint(str(output)) is None and process.poll() is None:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
@@ -225,15 +226,13 @@ def test_a_full_disk_stops_the_training_with_advice_and_loses_nothing(
     assert_same(train.output, undisturbed)
 
 
-def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+def test_a_folder_is_replaced_completely_or_not_at_all(tmp_path):
     folder = tmp_path / "best"
     for content in ("old", "new"):
-        with whole_folder(str(folder)) as new:
-            os.mkdir(new)
+        with atomic_dir(str(folder)) as new:
             Path(new, "a").write_text(content)
         assert [path.name for path in tmp_path.iterdir()] == ["best"] and (folder / "a").read_text() == content
-    with pytest.raises(OSError, match="full"), whole_folder(str(folder)) as new:
-        os.mkdir(new)
+    with pytest.raises(OSError, match="full"), atomic_dir(str(folder)) as new:
         raise OSError("full")
     assert (folder / "a").read_text() == "new"
 

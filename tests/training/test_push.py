@@ -10,8 +10,8 @@ import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from shine_hf import QDDetrForMomentRetrieval, ShineTrainer
+from shine_hf.cards.eval_results import EVAL_RESULTS_FILE
 from shine_hf.cli import main
-from shine_hf.hub.eval_results import EVAL_RESULTS_FILE
 from shine_hf.training.recipe import parse_recipe
 from shine_hf.training.run import run_recipe
 

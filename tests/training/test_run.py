@@ -14,7 +14,7 @@ from transformers import AutoModel
 
 from shine_hf import QDDetrForMomentRetrieval
 from shine_hf.cli import main
-from shine_hf.training import last_whole_checkpoint
+from shine_hf.training import last_complete_checkpoint
 from shine_hf.training.recipe import parse_recipe
 from shine_hf.training.run import build_trainer, run_recipe
 
@@ -196,7 +196,7 @@ def test_a_killed_run_resumes_to_exactly_the_same_losses(data, tmp_path):
     )
     deadline = time.monotonic() + 120
     while (
-        last_whole_checkpoint(str(tmp_path / "killed")) is None
+        last_complete_checkpoint(str(tmp_path / "killed")) is None
         and process.poll() is None
         and time.monotonic() < deadline
     ):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from shine_hf.cards.model_card import SaliencyExample
 from shine_hf.data.loading import VALIDATION
-from shine_hf.hub.model_card import SaliencyExample
 from shine_hf.training.callbacks import ModelCardCallback
 from shine_hf.training.saliency_example import ExampleRecorder
 

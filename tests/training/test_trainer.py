@@ -8,8 +8,8 @@ from torch import nn
 
 from shine_hf import DataCollatorForMomentRetrieval, MomentRetrievalProcessor, ShineTrainer, ShineTrainingArguments
 from shine_hf.data.annotations import read_compositional
-from shine_hf.data.feature_store import FeatureStore
-from shine_hf.data.text_features import TextFeatures
+from shine_hf.features.base import FeatureStore
+from shine_hf.features.text import TextFeatures
 
 from ..made_up import write_charades_cg
 

@@ -19,7 +19,7 @@ class Rejection:
 class FillRequest:
     """One masked query to be filled: a row of the dataset at one level.
 
-    `masked_query` is the template as one string; `shine_hf.negatives.masking.fill_masks(masked_query, words)` puts
+    `masked_query` is the template as one string; `shine_hf.negatives.language.masking.fill_masks(masked_query, words)` puts
     words into it. `originals`, `parts_of_speech` (UPOS) and `candidates` (words of the same part of speech and
     inflection, most frequent first; may be empty) are parallel, one entry per mask, left to right.
     """

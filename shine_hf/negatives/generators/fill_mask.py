@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from shine_hf.negatives.generators.base import Fill, FillRequest
-from shine_hf.negatives.masking import extract_fills, fill_masks
+from shine_hf.negatives.language.masking import extract_fills, fill_masks
 
 if TYPE_CHECKING:
     import torch

@@ -16,10 +16,10 @@ from functools import cache, lru_cache
 import numpy as np
 from scipy import sparse
 
-from ..caption_tags import ACTOR
-from ..inflection import is_inflection_of
-from ..masking import MASK, PARTS_OF_SPEECH, MaskedQuery, extract_fills, fill_masks
-from ..synonyms import are_near_synonyms
+from ..language.caption_tags import ACTOR
+from ..language.inflection import is_inflection_of
+from ..language.masking import MASK, PARTS_OF_SPEECH, MaskedQuery, extract_fills, fill_masks
+from ..language.synonyms import are_near_synonyms
 from .base import Fill, FillRequest
 
 SMOOTHING = 2.0  # pseudo-counts that follow the word's frequency, in the sense of a Dirichlet prior

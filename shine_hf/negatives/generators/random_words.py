@@ -9,9 +9,9 @@ import hashlib
 import random
 from collections.abc import Iterator, Sequence
 
-from ..inflection import is_inflection_of
-from ..masking import MASK, fill_masks
-from ..vocabulary import Vocabulary
+from ..language.inflection import is_inflection_of
+from ..language.masking import MASK, fill_masks
+from ..language.vocabulary import Vocabulary
 from .base import Fill, FillRequest
 
 

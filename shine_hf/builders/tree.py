@@ -1,0 +1,194 @@
+"""The tree of files that a dataset is published as, and the command line of the scripts that build it.
+
+DIR/README.md                                   the card, rendered from all `build.json`
+DIR/CONFIG/SPLIT-00000-of-00001.parquet         the rows
+DIR/CONFIG/build.json                           how the config was made, its statistics, its features and sizes
+DIR/CONFIG/statistics.png                       the figure of the card
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from datasets import Dataset
+from datasets.info import DatasetInfosDict
+from huggingface_hub import DatasetCardData
+
+from ..cards.dataset_card import BUILD_FILE, CARD_FILE, read_builds, render_dataset_card
+from ..cards.dataset_statistics import dataset_statistics, plot_statistics
+from .compositional import CompositionalNegatives, NegativesConfig
+
+FIGURE_FILE = "statistics.png"
+
+
+def write_config(builder: CompositionalNegatives, output_dir: Path) -> dict:
+    """Build one config and write its folder, which appears whole or not at all.
+
+    Returns:
+        What `build.json` holds.
+    """
+    name = builder.config.name
+    builder.download_and_prepare()
+    splits = builder.as_dataset()
+    partial = output_dir / f".{name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for split, rows in splits.items():
+        path = partial / f"{split}-00000-of-00001.parquet"
+        rows.to_parquet(path)
+        if Dataset.from_parquet(str(path), cache_dir=str(partial / "check")).data.table != rows.data.table:
+            raise OSError(f"{path} does not hold what was built: the disk may be full or faulty")
+    shutil.rmtree(partial / "check")
+    info = builder.info.copy()
+    info.download_size = sum(path.stat().st_size for path in partial.glob("*.parquet"))
+    card_data = DatasetCardData()
+    DatasetInfosDict({name: info}).to_dataset_card_data(card_data)
+    statistics = dataset_statistics(
+        {split: rows.remove_columns("video") if "video" in rows.features else rows for split, rows in splits.items()}
+    )
+    build = {
+        "config_name": name,
+        "default": name == builder.DEFAULT_CONFIG_NAME,
+        "description": builder.config.description,
+        "about": asdict(builder.about),
+        "how_made": builder.how_made(),
+        "statistics": statistics,
+        "dataset_info": card_data.to_dict()["dataset_info"],
+    }
+    plot_statistics(statistics, partial / FIGURE_FILE)
+    (partial / BUILD_FILE).write_text(json.dumps(build, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    shutil.rmtree(output_dir / name, ignore_errors=True)
+    partial.rename(output_dir / name)
+    return build
+
+
+def build_tree(
+    builder_class: type[CompositionalNegatives],
+    output_dir: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    configs: Sequence[str] | None = None,
+    negatives_files: dict[str, Sequence[str]] | None = None,
+    videos: str | Path | None = None,
+    repo_id: str | None = None,
+) -> Path:
+    """Build configs and write the whole tree. Configs that stand in the folder already stay, and stay in the card.
+
+    Args:
+        builder_class: Of one of the `dataset_scripts`.
+        output_dir: Where to write.
+        data_dir: Folder of the public files; downloaded where it is None.
+        configs: Names; by default all whose files are to be had, or none if `negatives_files` is given.
+        negatives_files: Configs of your own: name -> exports of `shine-hf negatives generate`.
+        videos: A folder of videos, for the column `video`. It holds paths of this machine, so such a tree is for local use.
+        repo_id: Where the tree is going to be published, for the card's quick start.
+
+    Raises:
+        FileNotFoundError, ValueError: for missing or changed source files, rows that break the schema, missing videos.
+    """
+    output_dir, negatives_files = Path(output_dir), negatives_files or {}
+    if configs is None:
+        known = [config.name for config in builder_class.BUILDER_CONFIGS if config.name not in builder_class.ON_DEMAND]
+        configs = [] if negatives_files else known
+    output_dir.mkdir(parents=True, exist_ok=True)
+    own = [
+        NegativesConfig(name=name, negatives_files=tuple(map(str, files))) for name, files in negatives_files.items()
+    ]
+    # A class of its own: `datasets` knows the configs by the class.
+    members = {"BUILDER_CONFIGS": [*builder_class.BUILDER_CONFIGS, *own], "__module__": builder_class.__module__}
+    builder_class = type(builder_class.__name__, (builder_class,), members)
+    options = {
+        "data_dir": None if data_dir is None else str(data_dir),
+        "videos": None if videos is None else str(videos),
+    }
+    with tempfile.TemporaryDirectory(prefix="shine-hf-build-") as cache_dir:
+        for name in [*configs, *negatives_files]:
+            write_config(builder_class(config_name=name, cache_dir=cache_dir, **options), output_dir)
+    card = render_dataset_card(read_builds(output_dir), repo_id or builder_class.about.repo_id)
+    (output_dir / CARD_FILE).write_text(card, encoding="utf-8")
+    return output_dir
+
+
+def make_parser(builder_class: type[CompositionalNegatives]) -> argparse.ArgumentParser:
+    """The command line of a dataset script."""
+    parser = argparse.ArgumentParser(
+        description=f"Build, check, write and publish {builder_class.about.title}.",
+        epilog="Negatives of your own: `shine-hf negatives generate` writes the files for --negatives NAME=FILE.",
+    )
+    parser.add_argument(
+        "--output-dir", required=True, metavar="DIR", help="the tree that goes to the Hub is written here"
+    )
+    parser.add_argument("--data-dir", metavar="DIR", help="folder of the public files; without it they are downloaded")
+    names = [config.name for config in builder_class.BUILDER_CONFIGS]
+    parser.add_argument(
+        "--configs", nargs="+", choices=names, help="sources of negatives (default: all whose files are to be had)"
+    )
+    parser.add_argument(
+        "--negatives",
+        action="append",
+        default=[],
+        metavar="NAME=FILE[,FILE…]",
+        help="a config of your own, from files of `shine-hf negatives generate`; may be repeated",
+    )
+    parser.add_argument(
+        "--with-videos", metavar="DIR", help="add the videos of this folder as a column, for local use"
+    )
+    parser.add_argument("--push-to-hub", action="store_true", help="publish the tree after it was written")
+    parser.add_argument(
+        "--repo-id", default=builder_class.about.repo_id, help="where to publish (default: %(default)s)"
+    )
+    parser.add_argument("--private", action="store_true", help="publish for yourself alone")
+    parser.add_argument("--revision", help="branch to publish to (default: main)")
+    parser.add_argument("--commit-message", help="message of the commit")
+    return parser
+
+
+def main(builder_class: type[CompositionalNegatives], argv: Sequence[str] | None = None) -> int:
+    """Build, write and publish, as the command line says. The exit status is 2 for an error that a user can mend."""
+    args = make_parser(builder_class).parse_args(argv)
+    try:
+        if args.push_to_hub and args.with_videos:
+            raise ValueError(
+                "--with-videos is for local use: the column holds paths of this machine, and the videos are not ours"
+            )
+        output = build_tree(
+            builder_class,
+            args.output_dir,
+            data_dir=args.data_dir,
+            configs=args.configs,
+            negatives_files=dict(_named_files(text) for text in args.negatives),
+            videos=args.with_videos,
+            repo_id=args.repo_id,
+        )
+        for build in read_builds(output):
+            counts = ", ".join(f"{name} {split['queries']:,}" for name, split in build["statistics"]["splits"].items())
+            print(f"{output / build['config_name']}: {counts}")
+        if args.push_to_hub:
+            from ..hub.publish import publish_dataset
+
+            options = {"private": args.private, "revision": args.revision, "message": args.commit_message}
+            print(publish_dataset(output, args.repo_id, **options).url)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _named_files(text: str) -> tuple[str, list[str]]:
+    name, _, files = text.partition("=")
+    if (
+        not name
+        or not files
+        or not all(part.isalnum() for part in name.replace("-", ".").replace("_", ".").split("."))
+    ):
+        raise ValueError(
+            f"--negatives {text!r}: NAME=FILE[,FILE…] is needed, the name of letters, digits, '-', '_' and '.'"
+        )
+    return name, files.split(",")

@@ -1,0 +1,5 @@
+"""Checkpoints of the original code -> models of this package."""
+
+from .checkpoints import convert_state_dict, load_original_checkpoint
+
+__all__ = ["convert_state_dict", "load_original_checkpoint"]

@@ -1,0 +1,148 @@
+"""What several rooms need to read and write safely: atomic files and folders, hidden paths, retries. Imports nothing of the package."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+T = TypeVar("T")
+
+ATTEMPTS = 5
+LONGEST_PAUSE_SECONDS = 60.0
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file for writing that replaces `path` only when the block ends without an error.
+
+    A reader never sees a half-written file, and the previous file survives a failure. Parent folders are created.
+
+    Args:
+        path: Where the file goes.
+        mode: `"w"` for UTF-8 text, `"wb"` for bytes.
+
+    Raises:
+        OSError: if the file cannot be written; `path` is unchanged.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own for each writer, so that two processes that write the same file do not mix their bytes.
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    try:
+        with open(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+        # `mkstemp` makes files private; give the new file the mode of the old one, or the one that `open` would have chosen.
+        os.chmod(partial, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_dir(folder: str | os.PathLike, is_writer: bool = True) -> Iterator[str]:
+    """Yield a new folder that replaces `folder` only when the block ends without an error.
+
+    A reader finds the old folder or the new one (or, between two renames, none), but never a half-written one. An interrupted write leaves
+    `_{name}` beside the folder; the next write removes it, and pushes to the Hub skip names with a leading underscore.
+
+    Args:
+        folder: Where the folder goes.
+        is_writer: False for the processes of a distributed run that only take part in the block.
+
+    Raises:
+        OSError: if the folder cannot be written; `folder` is unchanged.
+    """
+    folder = os.path.abspath(folder)
+    parent, name = os.path.split(folder)
+    new, old = os.path.join(parent, f"_{name}"), os.path.join(parent, f"_old_{name}")
+    if is_writer:
+        shutil.rmtree(new, ignore_errors=True)
+        os.makedirs(new)
+    yield new
+    if is_writer:
+        shutil.rmtree(old, ignore_errors=True)
+        if os.path.isdir(folder):
+            os.rename(folder, old)
+        os.rename(new, folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def hide_path(text: str) -> str:
+    """Return the last part of a path on this machine; anything else, e.g. a Hub name, unchanged.
+
+    For whatever leaves the machine: cards, configurations, logs of a run.
+    """
+    if text and (os.path.isabs(text) or text.startswith("~") or os.path.exists(text)):
+        return os.path.basename(os.path.normpath(text))
+    return text
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """Return how long a reply asks to wait with `Retry-After` (seconds or an HTTP date) or `retry-after-ms`; None if it does not."""
+    with contextlib.suppress(TypeError, ValueError):
+        return max(0.0, float(headers.get("retry-after-ms")) / 1000)  # type: ignore[arg-type]
+    value = headers.get("retry-after") or headers.get("Retry-After")
+    if value is None:
+        return None
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(value))
+    with contextlib.suppress(TypeError, ValueError):
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return None
+
+
+def pause_seconds(attempt: int, headers: Mapping[str, str] | None = None) -> float:
+    """Return the pause after failed attempt number `attempt` (from 1): what the reply asks for, else exponential with jitter."""
+    asked = retry_after_seconds(headers) if headers is not None else None
+    if asked is None:
+        asked = 2.0 ** (attempt - 1) * random.uniform(0.75, 1.0)
+    return min(asked, LONGEST_PAUSE_SECONDS)
+
+
+def retry(
+    action: Callable[[], T],
+    is_transient: Callable[[Exception], bool],
+    *,
+    attempts: int = ATTEMPTS,
+    headers_of: Callable[[Exception], Mapping[str, str] | None] = lambda error: None,
+    on_pause: Callable[[Exception, float], None] = lambda error, seconds: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """Run an action until it succeeds, up to `attempts` times.
+
+    Args:
+        action: What to do.
+        is_transient: Whether an error may pass by itself; others are raised at once.
+        attempts: How often to try.
+        headers_of: The headers of the reply that an error carries, for `Retry-After`.
+        on_pause: Called before each pause with the error and the seconds, e.g. to log a warning.
+
+    Raises:
+        Exception: the last error of `action`.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            return action()
+        except Exception as error:
+            if attempt == attempts or not is_transient(error):
+                raise
+            seconds = pause_seconds(attempt, headers_of(error))
+            on_pause(error, seconds)
+            sleep(seconds)
+    raise AssertionError("attempts must be positive")
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask

@@ -1,0 +1,199 @@
+"""Progressive masking: which words of a query are replaced at each level of its hard negatives.
+
+The words are ordered verbs, nouns, adjectives, prepositions, adverbs, and each level masks a longer beginning of
+that one order (SHINE, arXiv 2407.05118), so that the levels are nested. `rule="released"` is the rule that the
+authors' published `masked_queries` follow, recovered from them: on top of the paper's order "person" and the
+grammatical subject come last of all, and particles count as prepositions.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ..columns import with_column
+from .caption_tags import ACTOR, caption_tags, subject_positions
+from .tagging import TaggedQuery, Tagger
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+MASK = "<mask>"
+PARTS_OF_SPEECH = ("VERB", "NOUN", "ADJ", "ADP", "ADV")  # in the order of masking
+RATIOS = (0.25, 0.50, 0.75)
+# What the paper uses on each benchmark.
+RATIOS_OF_DATASET = {"charades_cg": RATIOS, "activitynet_cg": (0.10, 0.30, 0.50)}
+
+
+@dataclass(frozen=True)
+class MaskingOptions:
+    """How much of a query is masked, and what.
+
+    Args:
+        ratios: the part of the maskable words that each level masks, growing; as many levels as ratios.
+        parts_of_speech: a subset of VERB, NOUN, ADJ, ADP, ADV; `("VERB", "NOUN")` leaves function words in place.
+        rule: `"released"` (the authors' published masks) or `"paper"` (the order of parts of speech, nothing else).
+        ratios_by_length: `((most maskable words, ratios), …)` in ascending order; the first entry that a query
+            fits into replaces `ratios`, which holds for longer queries.
+    """
+
+    ratios: tuple[float, ...] = RATIOS
+    parts_of_speech: tuple[str, ...] = PARTS_OF_SPEECH
+    rule: Literal["released", "paper"] = "released"
+    ratios_by_length: tuple[tuple[int, tuple[float, ...]], ...] = ()
+
+    def __post_init__(self) -> None:
+        for ratios in (self.ratios, *(ratios for _, ratios in self.ratios_by_length)):
+            if not ratios or list(ratios) != sorted(ratios) or not (ratios[0] > 0 and ratios[-1] <= 1):
+                raise ValueError(f"mask ratios must grow within (0, 1]; got {ratios}")
+            if len(ratios) != len(self.ratios):
+                raise ValueError(f"all mask ratios need the same number of levels; got {ratios} beside {self.ratios}")
+        lengths = [length for length, _ in self.ratios_by_length]
+        if lengths != sorted(set(lengths)):
+            raise ValueError(f"the lengths of ratios_by_length must ascend; got {lengths}")
+        unknown = set(self.parts_of_speech) - set(PARTS_OF_SPEECH)
+        if unknown or not self.parts_of_speech:
+            raise ValueError(f"parts_of_speech must be some of {PARTS_OF_SPEECH}; got {self.parts_of_speech}")
+        if self.rule not in ("released", "paper"):
+            raise ValueError(f'rule must be "released" or "paper"; got {self.rule!r}')
+
+    def mask_counts(self, maskable_words: int) -> tuple[int, ...]:
+        """How many words each level masks: rounded up below four maskable words, else down, and never none."""
+        ratios = next((r for length, r in self.ratios_by_length if maskable_words <= length), self.ratios)
+        # A ratio such as 0.3 times 10 is 2.999…: rounding off the last digits first keeps that at 3.
+        exact = [round(ratio * maskable_words, 9) for ratio in ratios]
+        if maskable_words < 4:
+            return tuple(math.ceil(count) for count in exact)
+        return tuple(max(1, math.floor(count)) for count in exact)
+
+
+@dataclass(frozen=True)
+class MaskedQuery:
+    """A query's tokens, and for each level the positions of the masked ones (ascending).
+
+    `parts_of_speech` are those that masking used: a particle is an ADP here, a masked pronoun a PRON.
+    """
+
+    tokens: tuple[str, ...]
+    parts_of_speech: tuple[str, ...]
+    levels: tuple[tuple[int, ...], ...]
+
+    def template(self, level: int) -> tuple[str, ...]:
+        """The tokens with `<mask>` in place of the masked ones; `level` counts from 1."""
+        masked = set(self.levels[level - 1])
+        return tuple(MASK if position in masked else token for position, token in enumerate(self.tokens))
+
+    def masked_query(self, level: int) -> str:
+        """The template of a level as one string."""
+        return join_tokens(self.template(level))
+
+    def masked_queries(self) -> list[str]:
+        """The templates of all levels."""
+        return [self.masked_query(level) for level in range(1, len(self.levels) + 1)]
+
+
+def join_tokens(tokens: Sequence[str]) -> str:
+    """Tokens joined by one space, with periods and commas closed up, as in the authors' release."""
+    text = " ".join(tokens)
+    return text.replace(" .", ".").replace(" ,", ",")
+
+
+def fill_masks(masked_query: str, words: Sequence[str]) -> str:
+    """Put words in place of the masks of `masked_query`, left to right.
+
+    Raises:
+        ValueError: there are more or fewer words than masks.
+    """
+    pieces = masked_query.split(MASK)
+    if len(words) != len(pieces) - 1:
+        raise ValueError(f"{len(words)} words for the {len(pieces) - 1} masks of {masked_query!r}")
+    return pieces[0] + "".join(word + piece for word, piece in zip(words, pieces[1:]))
+
+
+def extract_fills(masked_query: str, text: str) -> list[str] | None:
+    """The word that stands in place of each mask, or None where `text` is no exact fill, one word a mask."""
+    pieces = [re.escape(piece) for piece in masked_query.split(MASK)]
+    match = re.fullmatch(r"(\S+)".join(pieces), text)
+    return list(match.groups()) if match else None
+
+
+def masked_positions(tokens: Sequence[str], masked_query: str) -> tuple[int, ...] | None:
+    """Which of a query's tokens stand behind the masks of a template made elsewhere; None if it does not fit them."""
+    rest = masked_query.lstrip()
+    if not tokens:
+        return () if not rest else None
+    token, *others = tokens
+    if not token.strip():
+        return _shifted(masked_positions(others, rest))
+    if rest.startswith(MASK):
+        found = _shifted(masked_positions(others, rest[len(MASK) :]))
+        if found is not None:
+            return (0, *found)
+    return _shifted(masked_positions(others, rest[len(token) :])) if rest.startswith(token) else None
+
+
+def _shifted(positions: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    return None if positions is None else tuple(position + 1 for position in positions)
+
+
+def mask_query(tagged: TaggedQuery, options: MaskingOptions | None = None) -> MaskedQuery:
+    """Choose the masked positions of one query at every level (SHINE, arXiv 2407.05118)."""
+    options = options or MaskingOptions()
+    words = tuple(token.lower() for token in tagged.tokens)
+    if options.rule == "released":
+        tags = caption_tags(words, tagged.parts_of_speech)
+        subjects = subject_positions(words, tags)
+    else:
+        tags = tuple("NOUN" if tag == "PROPN" else tag for tag in tagged.parts_of_speech)
+        subjects = frozenset()
+
+    def rank(position: int) -> tuple[int, int]:
+        is_last = position in subjects or (options.rule == "released" and words[position] == ACTOR)
+        return (len(PARTS_OF_SPEECH) if is_last else PARTS_OF_SPEECH.index(tags[position]), position)
+
+    maskable = [
+        position
+        for position, tag in enumerate(tags)
+        if tag in options.parts_of_speech or (position in subjects and tag == "PRON")
+    ]
+    order = sorted(maskable, key=rank)
+    levels = tuple(tuple(sorted(order[:count])) for count in options.mask_counts(len(order)))
+    return MaskedQuery(tagged.tokens, tags, levels)
+
+
+def mask_dataset(
+    dataset: Dataset, tagger: Tagger | None = None, options: MaskingOptions | None = None, processes: int = 1
+) -> Dataset:
+    """The dataset with `masked_queries` written anew, one template a level."""
+    options = options or MaskingOptions()
+    tagged = (tagger or Tagger()).tag(dataset["query"], processes=processes)
+    return with_column(dataset, "masked_queries", [mask_query(query, options).masked_queries() for query in tagged])
+
+
+def parse_ratios(text: str) -> tuple[tuple[float, ...], tuple[tuple[int, tuple[float, ...]], ...]]:
+    """Read `0.25,0.5,0.75`, or by length `6:0.25,0.5,0.75;12:0.2,0.4,0.6;0.1,0.3,0.5` (the last for longer queries).
+
+    Returns:
+        `ratios` and `ratios_by_length` of `MaskingOptions`.
+    """
+    by_length, ratios = [], None
+    try:
+        for part in text.split(";"):
+            length, colon, numbers = part.rpartition(":")
+            values = tuple(float(number) for number in numbers.split(","))
+            if colon:
+                by_length.append((int(length), values))
+            elif ratios is None:
+                ratios = values
+            else:
+                raise ValueError
+        if ratios is None:
+            raise ValueError
+    except ValueError:
+        raise ValueError(
+            f"cannot read the mask ratios {text!r}: give 0.25,0.5,0.75 or by length 6:0.25,0.5,0.75;0.1,0.3,0.5"
+        ) from None
+    return ratios, tuple(by_length)

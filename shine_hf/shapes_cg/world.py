@@ -1,0 +1,268 @@
+"""Shapes-CG: a made-up video benchmark of compositional temporal grounding that needs no download.
+
+In each video coloured shapes appear one after another near a box. An event is five words: what colour and shape, what it does, how fast, and
+where. Every video holds events that differ from another by one word, so no word can be ignored. Some pairs of words never occur in training,
+neither in a video nor in a query, positive or negative; the split `novel_composition` asks for exactly those.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ..negatives.language.masking import MASK
+from .rendering import render_video, write_mp4
+
+WORDS = {
+    "colour": ("red", "green", "blue", "yellow", "purple", "white"),
+    "shape": ("square", "triangle", "star", "cross", "crescent"),
+    "verb": ("slides", "bounces", "spins", "grows", "blinks"),
+    "adverb": ("slowly", "quickly"),
+    "preposition": ("above", "below", "beside", "behind"),
+}
+SLOTS = tuple(WORDS)
+TEMPLATES = (
+    "a {colour} {shape} {verb} {adverb} {preposition} the box.",
+    "the {colour} {shape} {adverb} {verb} {preposition} the box.",
+    "{preposition} the box a {colour} {shape} {verb} {adverb}.",
+)
+# Kinds of pairs, named like those of Charades-CG, and the slots that they join.
+PAIR_SLOTS = {
+    "a-n": ("colour", "shape"),
+    "v-n": ("verb", "shape"),
+    "v-adv": ("verb", "adverb"),
+    "v-p": ("verb", "preposition"),
+}
+# With its share of the gaps; an event itself may be less than a third of this, and what blinks slowly is dark for two seconds.
+SECONDS_PER_EVENT = 7
+# What is quick comes round once a second.
+SLOWEST_FPS = 4
+# Words that a negative of each level changes.
+CHANGED_WORDS = (1, 2, 4)
+SPLITS = ("train", "test_trivial", "novel_composition")
+
+Words = tuple[str, str, str, str, str]
+Pair = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A shape that does something between two times (seconds). `words` in the order of [`SLOTS`]."""
+
+    words: Words
+    start: float
+    end: float
+    phase: float = 0.0
+    side: int = 1
+
+
+@dataclass(frozen=True)
+class ShapesVideo:
+    """What is to be seen in a video. `box` is the centre of the box as fractions of the width and height."""
+
+    vid: str
+    duration: float
+    box: tuple[float, float]
+    background: int
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True)
+class ShapesCG:
+    """
+    The benchmark: everything follows from the seed and the sizes; each video depends on the seed and its own number alone, so a smaller
+    benchmark is the beginning of a larger one.
+
+    Args:
+        seed (`int`): Seed of the novel pairs and of the videos.
+        train_videos, test_trivial_videos, novel_composition_videos (`int`): Videos per split.
+        duration (`float`): Length of a video in seconds, at least 7 per event.
+        events (`int`): Events per video, at least 3: the first of them comes with two that differ from it by one word.
+        size (`int`): Width and height in pixels, even.
+        fps (`int`): Frames per second, at least 4.
+    """
+
+    seed: int = 0
+    train_videos: int = 3000
+    test_trivial_videos: int = 400
+    novel_composition_videos: int = 400
+    duration: float = 32.0
+    events: int = 4
+    size: int = 48
+    fps: int = 8
+    novel_pairs: frozenset[Pair] = field(init=False, repr=False)
+
+    def __post_init__(self):
+        if self.events < 3 or self.duration < self.events * SECONDS_PER_EVENT:
+            raise ValueError(
+                f"a video needs at least 3 events and {SECONDS_PER_EVENT} s for each, so that even what blinks slowly is seen in all of them; "
+                f"got {self.events} events in {self.duration} s"
+            )
+        if self.size < 16 or self.size % 2 or self.fps < SLOWEST_FPS:
+            raise ValueError(
+                f"size must be even and at least 16, fps at least {SLOWEST_FPS} to show what is quick; got {self.size} px and {self.fps} fps"
+            )
+        if min(self.train_videos, self.test_trivial_videos, self.novel_composition_videos) < 0:
+            raise ValueError("a number of videos is negative")
+        object.__setattr__(self, "novel_pairs", _choose_novel_pairs(np.random.default_rng([self.seed, 0])))
+
+    def videos(self, split: str) -> Iterator[ShapesVideo]:
+        """The videos of a split, in order.
+
+        Raises:
+            ValueError: for an unknown split.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}; Shapes-CG has {', '.join(SPLITS)}")
+        for index in range(getattr(self, f"{split}_videos")):
+            yield self._video(split, index, self._rng(split, index))
+
+    def rows(self, split: str) -> Iterator[dict]:
+        """Rows of the data schema: a query for every event, in `novel_composition` for every event with a novel pair."""
+        for index, video in enumerate(self.videos(split)):
+            rng = self._rng(split, index, 1)
+            for number, event in enumerate(video.events):
+                pairs = self.novel_pairs_in(event.words)
+                if split == "novel_composition" and not pairs:
+                    continue
+                template = TEMPLATES[rng.integers(len(TEMPLATES))]
+                negatives = self._negatives(event.words, rng, avoid_novel=split != "novel_composition")
+                yield {
+                    "qid": f"{video.vid}_{number}",
+                    "vid": video.vid,
+                    "query": caption(event.words, template),
+                    "duration": video.duration,
+                    "relevant_windows": [[event.start, event.end]],
+                    "masked_queries": [caption(_masked(event.words, words), template) for words in negatives],
+                    "negative_queries": [caption(words, template) for words in negatives],
+                    "negative_flags": [[] for _ in negatives],
+                    "annotation_flags": [],
+                    "composition_types": [kind for kind, *_ in pairs],
+                    "composition_words": [words for _, *words in pairs],
+                }
+
+    def novel_pairs_in(self, words: Words) -> list[Pair]:
+        """Those pairs of an event's words that training never shows."""
+        return [pair for pair in _pairs(words) if pair in self.novel_pairs]
+
+    def write(self, folder: str | Path, splits: tuple[str, ...] = SPLITS, workers: int | None = None) -> Path:
+        """Write `{split}.jsonl` and `videos/{vid}.mp4`. Videos that are there already are kept, so an interrupted call can be repeated.
+
+        Raises:
+            ValueError: where the folder holds a benchmark of other settings.
+        """
+        folder = Path(folder)
+        (folder / "videos").mkdir(parents=True, exist_ok=True)
+        settings = {"seed": self.seed, "duration": self.duration, "events": self.events, "size": self.size}
+        settings["fps"] = self.fps
+        written = folder / "shapes_cg.json"
+        if written.is_file() and json.loads(written.read_text(encoding="utf-8")) != settings:
+            raise ValueError(f"{folder} holds Shapes-CG with other settings ({written}); choose another folder")
+        written.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        for split in splits:
+            lines = [json.dumps(row) + "\n" for row in self.rows(split)]
+            (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+        missing = [
+            video
+            for split in splits
+            for video in self.videos(split)
+            if not (folder / "videos" / f"{video.vid}.mp4").is_file()
+        ]
+        # Threads are enough: numpy and the encoder let go of the interpreter while they work.
+        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+            jobs = pool.map(lambda video: self.write_video(video, folder / "videos" / f"{video.vid}.mp4"), missing)
+            for _ in tqdm(jobs, total=len(missing), desc="Rendering Shapes-CG", unit="video", disable=not missing):
+                pass
+        return folder
+
+    def write_video(self, video: ShapesVideo, path: Path) -> Path:
+        """Render a video into an MP4 file."""
+        return write_mp4(path, render_video(video, self.size, self.fps), self.fps)
+
+    # ---- drawing videos and negatives --------------------------------------------------------------------------------
+
+    def _rng(self, split: str, index: int, stream: int = 0) -> np.random.Generator:
+        return np.random.default_rng([self.seed, 1 + SPLITS.index(split), index, stream])
+
+    def _video(self, split: str, index: int, rng: np.random.Generator) -> ShapesVideo:
+        avoid_novel = split != "novel_composition"
+        while True:
+            target = self._draw_words(rng)
+            # Training avoids novel pairs, the novel split asks for them.
+            if bool(self.novel_pairs_in(target)) != avoid_novel:
+                break
+        chosen = [target]
+        while len(chosen) < self.events:
+            near = len(chosen) <= 2
+            words = self._changed(target, (int(rng.integers(len(SLOTS))),), rng) if near else self._draw_words(rng)
+            if words not in chosen and not (avoid_novel and self.novel_pairs_in(words)):
+                chosen.append(words)
+        chosen = [chosen[i] for i in rng.permutation(len(chosen))]
+
+        # Gaps and events take turns; together they fill the video.
+        lengths = np.empty(2 * self.events + 1)
+        lengths[::2] = rng.uniform(0.5, 2.5, self.events + 1)
+        lengths[1::2] = rng.uniform(3, 8, self.events)
+        times = np.cumsum(lengths * (self.duration / lengths.sum())).round(2)
+        events = tuple(
+            Event(words, float(start), float(end), float(rng.uniform()), int(rng.choice((-1, 1))))
+            for words, start, end in zip(chosen, times[:-1:2], times[1::2])
+        )
+        box = tuple(float(value) for value in rng.uniform(0.45, 0.55, 2).round(3))
+        return ShapesVideo(f"{split}_{index:05d}", self.duration, box, int(rng.integers(2**31)), events)
+
+    def _draw_words(self, rng: np.random.Generator) -> Words:
+        return tuple(words[rng.integers(len(words))] for words in WORDS.values())
+
+    @staticmethod
+    def _changed(words: Words, slots: tuple[int, ...], rng: np.random.Generator) -> Words:
+        """Other words in the given slots."""
+        changed = list(words)
+        for slot in slots:
+            others = [word for word in WORDS[SLOTS[slot]] if word != words[slot]]
+            changed[slot] = others[rng.integers(len(others))]
+        return tuple(changed)
+
+    def _negatives(self, words: Words, rng: np.random.Generator, avoid_novel: bool) -> list[Words]:
+        """One per level; each level changes the slots of the one before it, and more.
+
+        The values of a slot exclude each other and events do not overlap, so a changed word makes a query false during its event.
+        """
+        while True:
+            order = tuple(int(slot) for slot in rng.permutation(len(SLOTS)))
+            negatives = [self._changed(words, order[:count], rng) for count in CHANGED_WORDS]
+            if not (avoid_novel and any(self.novel_pairs_in(negative) for negative in negatives)):
+                return negatives
+
+
+def caption(words: Words, template: str = TEMPLATES[0]) -> str:
+    """An event's words as a sentence."""
+    return template.format(**dict(zip(SLOTS, words)))
+
+
+def _masked(words: Words, negative: Words) -> Words:
+    return tuple(word if word == other else MASK for word, other in zip(words, negative))
+
+
+def _pairs(words: Words) -> list[Pair]:
+    by_slot = dict(zip(SLOTS, words))
+    return [(kind, by_slot[first], by_slot[second]) for kind, (first, second) in PAIR_SLOTS.items()]
+
+
+def _choose_novel_pairs(rng: np.random.Generator) -> frozenset[Pair]:
+    """Pairs to hold out: of each kind some, such that every word keeps most of its partners."""
+    pairs = set()
+    for kind, count in (("a-n", 5), ("v-n", 5), ("v-adv", 2), ("v-p", 4)):
+        first, second = (WORDS[slot] for slot in PAIR_SLOTS[kind])
+        # No word comes twice.
+        partners = zip(rng.permutation(first), itertools.islice(itertools.cycle(rng.permutation(second)), count))
+        pairs |= {(kind, str(one), str(other)) for one, other in partners}
+    return frozenset(pairs)

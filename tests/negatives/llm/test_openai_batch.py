@@ -1,0 +1,188 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from shine_hf.negatives.generators.base import Generator
+from shine_hf.negatives.llm import openai_batch
+from shine_hf.negatives.llm.cache import AnswerCache
+from shine_hf.negatives.llm.dialogue import Dialogue
+from shine_hf.negatives.llm.endpoint import EndpointError
+from shine_hf.negatives.llm.openai_batch import OpenAIBatchGenerator
+from shine_hf.negatives.llm.openai_chat import OpenAIChatGenerator
+from shine_hf.negatives.llm.pricing import Price
+
+from ..requests_made_up import make_requests
+from .llm_server import ANSWER_FAULTS, LLMServer
+
+PRICES = {"test-model": Price(1.0, 2.0)}
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "answers.sqlite"
+
+
+def make_generator(server, cache, **options) -> OpenAIBatchGenerator:
+    options = {"poll_seconds": 0.02, **options}
+    return OpenAIBatchGenerator("test-model", cache=cache, base_url=server.url, prices=PRICES, **options)
+
+
+def assert_paid_once(stats, cache):
+    assert all(len(ids) == 1 for ids in stats["answers"].values())
+    assert len(cache) == len(stats["answers"])
+
+
+def test_fills_every_request_for_half_the_price(path):
+    with LLMServer(batch_seconds=0.05) as server:
+        generator = make_generator(server, path)
+        assert isinstance(generator, Generator)
+        assert len([fill for fill in generator.fill(make_requests(50)) if fill.text]) == 50
+        assert list(server.stats()["batches"].values()) == ["completed"]
+        spending = generator.cost_so_far()
+        full_price = PRICES["test-model"].cost_usd(spending.prompt_tokens, spending.completion_tokens)
+        assert spending.cost_usd == pytest.approx(full_price / 2)
+        assert {answer.batch_id for answer in generator.cache} == set(server.stats()["batches"])
+        list(make_generator(server, path).fill(make_requests(50)))
+        assert len(server.stats()["batches"]) == 1
+
+
+def test_splits_by_number_and_by_size(path, tmp_path):
+    with LLMServer(batch_seconds=0.0) as server:
+        list(make_generator(server, path, max_requests_per_batch=20).fill(make_requests(50)))
+        assert len(server.stats()["batches"]) == 3
+        other = make_generator(server, tmp_path / "other.sqlite", max_bytes_per_batch=20_000)
+        fills = list(other.fill(make_requests(50)))
+        assert all(fill.text for fill in fills)
+        sent = len(server.stats()["batches"]) - 3
+        assert 2 < sent < 10
+
+
+def test_answers_serve_the_chat_endpoint_too(path):
+    with LLMServer(batch_seconds=0.0) as server:
+        list(make_generator(server, path).fill(make_requests(10)))
+        chat = OpenAIChatGenerator("test-model", cache=path, base_url=server.url)
+        assert all(fill.text for fill in chat.fill(make_requests(10))) and chat.cost_so_far().requests == 0
+
+
+@pytest.mark.parametrize("fate", ["expired", "cancelled", "line_errors"])
+def test_what_a_batch_leaves_undone_goes_into_the_next(path, fate):
+    with LLMServer(batch_seconds=0.02, batch_fate=fate) as server:
+        generator = make_generator(server, path)
+        assert all(fill.text for fill in generator.fill(make_requests(20)))
+        stats = server.stats()
+        assert len(stats["batches"]) == 2
+        assert_paid_once(stats, generator.cache)
+
+
+def test_a_rejected_batch_stops_the_run_and_frees_its_questions(path):
+    with LLMServer(batch_seconds=0.0, batch_fate="failed") as server:
+        with pytest.raises(EndpointError, match="line 1: The provided model is not supported"):
+            list(make_generator(server, path).fill(make_requests(5)))
+        assert all(fill.text for fill in make_generator(server, path).fill(make_requests(5)))
+
+
+@pytest.mark.parametrize("config", [{"error": "insufficient_quota"}, {"model": "another"}, {"error": "bad_request"}])
+def test_hopeless_errors_stop_the_run(path, config):
+    with LLMServer(batch_seconds=0.0, **config) as server:
+        with pytest.raises(EndpointError, match="refused the requests of batch"):
+            list(make_generator(server, path).fill(make_requests(5)))
+        assert len(server.stats()["batches"]) <= 2
+
+
+def test_fields_that_the_endpoint_refuses_are_left_out(path):
+    with LLMServer(batch_seconds=0.0, unsupported=["json_schema", "seed"]) as server:
+        generator = make_generator(server, path, max_requests_per_batch=10)
+        assert all(fill.text for fill in generator.fill(make_requests(30)))
+
+
+def test_useless_answers_are_asked_again(path):
+    with LLMServer(batch_seconds=0.0, fault_rate=0.3, faults=list(ANSWER_FAULTS)) as server:
+        generator = make_generator(server, path)
+        fills = list(generator.fill(make_requests(60)))
+        assert sum(fill.text is not None for fill in fills) > 55
+        assert all(fill.text or fill.error for fill in fills)
+        assert_paid_once(server.stats(), generator.cache)
+        assert 1 < len(server.stats()["batches"]) <= generator.max_questions
+
+
+def test_a_lost_reply_does_not_create_the_batch_twice(path):
+    with LLMServer(batch_seconds=0.0, drop_batch_reply=True) as server:
+        generator = make_generator(server, path)
+        assert all(fill.text for fill in generator.fill(make_requests(10)))
+        assert len(server.stats()["batches"]) == 1
+        assert_paid_once(server.stats(), generator.cache)
+
+
+def test_budget_keeps_requests_back(path):
+    with LLMServer(batch_seconds=0.0) as server:
+        fills = list(make_generator(server, path, max_requests=7).fill(make_requests(20)))
+        assert sum(fill.text is not None for fill in fills) == 7 and len(fills) == 20
+        assert {fill.error for fill in fills if fill.text is None} == {"budget: max_requests 7 reached"}
+        assert server.stats()["requests"] == 7
+
+
+def test_unreadable_batch_says_where_it_comes_from(path):
+    with LLMServer(batch_seconds=0.0) as server, AnswerCache(path) as cache:
+        generator = make_generator(server, cache)
+        questions = [Dialogue(request, generator.parameters).question() for request in make_requests(3)]
+        batch, _ = cache.plan_batch(server.url, questions)
+        cache.batch_submitted(batch.name, "batch-of-somebody-else")
+        with pytest.raises(EndpointError, match=r"batch-of-somebody-else.*answers\.sqlite"):
+            list(generator.fill(make_requests(3)))
+
+
+# Killed at every step. The script runs `fill` and kills itself, as hard as can be, just before the step.
+SCRIPT = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[4])
+from negatives.requests_made_up import make_requests
+from shine_hf.negatives.llm.cache import AnswerCache
+from shine_hf.negatives.llm.openai_batch import OpenAIBatchGenerator
+
+step, url, path = sys.argv[1:4]
+def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
+owner = AnswerCache if step in ("batch_submitted", "finish_batch") else OpenAIBatchGenerator
+setattr(owner, step, die)
+generator = OpenAIBatchGenerator("test-model", cache=path, base_url=url, poll_seconds=0.02)
+list(generator.fill(make_requests(20)))
+"""
+
+
+@pytest.mark.parametrize(
+    "step", ["_write", "_upload", "_create", "batch_submitted", "_collect", "_finish", "finish_batch"]
+)
+def test_killed_at_any_step_hands_in_nothing_twice(path, step):
+    tests = os.path.dirname(os.path.dirname(__file__))
+    with LLMServer(batch_seconds=0.05) as server:
+        command = [sys.executable, "-c", SCRIPT, step, server.url, str(path), tests]
+        assert subprocess.run(command, timeout=60).returncode == -signal.SIGKILL
+        generator = make_generator(server, path)
+        assert all(fill.text for fill in generator.fill(make_requests(20)))
+        stats = server.stats()
+        assert len(stats["batches"]) == 1
+        assert_paid_once(stats, generator.cache)
+        assert generator.cache.open_batches(server.url) == []
+
+
+def test_waiting_can_be_interrupted(path, monkeypatch):
+    with LLMServer(batch_seconds=0.3) as server:
+
+        def interrupt(_seconds):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(openai_batch.time, "sleep", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                list(make_generator(server, path).fill(make_requests(5)))
+        start = time.monotonic()
+        assert all(fill.text for fill in make_generator(server, path).fill(make_requests(5)))
+        assert time.monotonic() - start < 10 and len(server.stats()["batches"]) == 1

@@ -1,0 +1,80 @@
+import math
+
+import pytest
+from datasets import Dataset
+
+from shine_hf.schema import FEATURES, annotation_flags, check_rows, trainable
+
+from .data.made_up import make_row, make_rows
+
+
+def test_columns_are_those_of_the_published_datasets():
+    assert list(FEATURES) == [
+        "qid", "vid", "query", "duration", "relevant_windows", "masked_queries", "negative_queries", "negative_flags",
+        "annotation_flags", "composition_types", "composition_words",
+    ]  # fmt: skip
+    rows = make_rows(3)
+    assert Dataset.from_list(rows, features=FEATURES).to_list() == rows
+
+
+@pytest.mark.parametrize(
+    ("windows", "flags"),
+    [
+        ([[0, 10]], []),
+        ([[2, 10.5]], ["window_after_end"]),
+        ([[-1, 3]], ["window_before_start"]),
+        ([[4, 4]], ["window_empty"]),
+        ([[6, 4]], ["window_reversed"]),
+        ([[10, 12]], ["window_outside"]),
+        ([[-3, -1]], ["window_before_start", "window_outside"]),
+        ([], ["no_window"]),
+        ([[1, 2], [3, 11], [5, 5]], ["window_after_end", "window_empty"]),
+    ],
+)
+def test_odd_windows_are_flagged(windows, flags):
+    assert annotation_flags(10.0, windows) == flags
+    unusable = {"window_empty", "window_reversed", "window_outside", "no_window"} & set(flags)
+    assert trainable({"duration": 10.0, "relevant_windows": windows}) == (not unusable)
+
+
+def test_flagged_rows_pass_the_check():
+    check_rows([make_row(0, relevant_windows=[[6.0, 4.0]]), make_row(1, relevant_windows=[[90.0, 99.0]])], "made up")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"qid": "video0_train_0"}, "same qid as row 0"),
+        ({"query": "   "}, "empty query"),
+        ({"query": None}, "empty query"),
+        ({"vid": ""}, "empty vid"),
+        ({"duration": 0.0}, "duration must be a positive number"),
+        ({"duration": -1.0}, "duration must be a positive number"),
+        ({"duration": math.nan}, "duration must be a positive number"),
+        ({"duration": "9.5"}, "duration must be a positive number"),
+        ({"relevant_windows": [[1.0]]}, r"\[start, end\]"),
+        ({"relevant_windows": [[1.0, math.inf]]}, r"\[start, end\]"),
+        ({"relevant_windows": [[1.0, "2"]]}, r"\[start, end\]"),
+        ({"negative_queries": ["one", "two"]}, "levels do not agree"),
+        ({"masked_queries": ["one"]}, "levels do not agree"),
+        ({"negative_flags": [[], [], [], []]}, "levels do not agree"),
+        ({"masked_queries": [], "negative_queries": ["a", "b"], "negative_flags": []}, "2 negatives, but 3 in row"),
+    ],
+)
+def test_rows_that_break_the_schema_are_refused_by_name(changes, message):
+    # Flags are computed by make_row, which cannot do it for some of these.
+    rows = [make_row(0), {**make_row(1), **changes}]
+    with pytest.raises(ValueError, match=message) as error:
+        check_rows(rows, "file.json")
+    assert "file.json, row 1" in str(error.value) and repr(rows[1]["qid"]) in str(error.value)
+
+
+def test_a_missing_column_is_named():
+    row = make_row(0)
+    del row["duration"]
+    with pytest.raises(ValueError, match="row 0: no column duration"):
+        check_rows([row], "file.json")
+
+
+def test_rows_without_negatives_may_stand_beside_rows_with_them():
+    check_rows([make_row(0), make_row(1, masked_queries=[], negative_queries=[], negative_flags=[])], "made up")
