@@ -1,0 +1,68 @@
+"""Sphinx configuration. `make docs` builds the site into docs/_build/html, without network, and fails on any warning."""
+
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import shine_hf
+
+project = "shine_hf"
+author = copyright = "The shine_hf authors"
+version = release = shine_hf.__version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "shine_hf"
+html_theme_options = {
+    "source_repository": "https://github.com/shine-hf/shine_hf/",
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+# Notebooks carry their outputs; tests/docs executes them.
+nb_execution_mode = "off"
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+default_role = "code"
+
+_REFERENCE = re.compile(r"\[`~?([\w.]+)`\](?!\()")
+_LINK = re.compile(r"\[([^\]`]+)\]\((https?://[^)]+)\)")
+_CODE = re.compile(r"(?<![`:\w])`([^`\n]+)`(?!`)")
+
+
+def markdown_to_rst(app, what, name, obj, options, lines) -> None:
+    """Translate the Markdown of our docstrings: code spans, links, references and fenced code."""
+    translated = []
+    indent = None
+    for line in lines:
+        if line.lstrip().startswith("```"):
+            if indent is None:
+                indent = len(line) - len(line.lstrip())
+                language = line.strip().strip("`") or "python"
+                translated += ["", f"{' ' * indent}.. code-block:: {language}", ""]
+            else:
+                indent = None
+                translated.append("")
+            continue
+        if indent is not None:
+            translated.append(f"    {line}")
+            continue
+        line = _REFERENCE.sub(lambda match: f"``{match[1].rpartition('.')[2]}``", line)
+        line = _LINK.sub(r"`\1 <\2>`__", line)
+        translated.append(_CODE.sub(lambda match: match[0] if " <http" in match[1] else f"``{match[1]}``", line))
+    lines[:] = translated
+
+
+def setup(app) -> None:
+    app.connect("autodoc-process-docstring", markdown_to_rst, priority=100)
