@@ -45,7 +45,7 @@ def markdown_to_rst(app, what, name, obj, options, lines) -> None:
     """Translate the Markdown of our docstrings: code spans, links, references and fenced code."""
     translated = []
     indent = None
-    for line in lines:
+    for line in _tables_to_rst(lines):
         if line.lstrip().startswith("```"):
             if indent is None:
                 indent = len(line) - len(line.lstrip())
@@ -62,6 +62,28 @@ def markdown_to_rst(app, what, name, obj, options, lines) -> None:
         line = _LINK.sub(r"`\1 <\2>`__", line)
         translated.append(_CODE.sub(lambda match: match[0] if " <http" in match[1] else f"``{match[1]}``", line))
     lines[:] = translated
+
+
+def _tables_to_rst(lines: list[str]) -> list[str]:
+    """Translate Markdown tables into list tables."""
+    translated, in_table = [], False
+    for line in lines:
+        is_row = line.lstrip().startswith("|")
+        margin = " " * (len(line) - len(line.lstrip()))
+        if is_row and not in_table:
+            translated += ["", f"{margin}.. list-table::", f"{margin}    :header-rows: 1", ""]
+        if in_table and not is_row:
+            translated.append("")
+        in_table = is_row
+        if not is_row:
+            translated.append(line)
+        elif not re.fullmatch(r"[\s|:-]+", line):
+            cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+            translated += [
+                f"{margin}    {'-' if number else '* -'} {cell}".replace("    - ", "      - ", 1)
+                for number, cell in enumerate(cells)
+            ]
+    return translated
 
 
 def setup(app) -> None:
