@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 EVAL_RESULTS_FILE = ".eval_results/moment_retrieval.yaml"
 REPORTED_METRICS = ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU", "mAP")
+# What a benchmark ranks; every other figure is on the cards.
+BENCHMARK_METRICS = ("R1@0.5", "R1@0.7", "mIoU")
 TASK, TASK_NAME = "video-moment-retrieval", "Video moment retrieval"
 
 
@@ -34,7 +36,7 @@ def eval_results_yaml(
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
     entries = [
-        EvalResultEntry(dataset_id, _task_id(split, metric), value, dataset_revision=dataset_revision, notes=notes)
+        EvalResultEntry(dataset_id, task_id(split, metric), value, dataset_revision=dataset_revision, notes=notes)
         for split, metric, value in _reported(results)
     ]
     return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True, width=120)
@@ -75,6 +77,6 @@ def _reported(results):
                 yield split, metric, round(float(metrics[metric]), 2)
 
 
-def _task_id(split: str, metric: str) -> str:
-    """`novel_composition_r1_at_0_5`: a task of the Hub has one figure, and a plain name."""
+def task_id(split: str, metric: str) -> str:
+    """Return the id of the Hub task of one metric on one split, e.g. `novel_composition_r1_at_0_5`: a task has one figure."""
     return re.sub(r"[^a-z0-9]+", "_", f"{split} {metric.replace('@', ' at ')}".lower())

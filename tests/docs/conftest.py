@@ -10,7 +10,9 @@ from shine_hf.cli import main
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory):
     demo = tmp_path_factory.mktemp("demo")
-    assert main(["demo", "--output-dir", str(demo), "--train-videos", "8", "--test-videos", "3", "--max-steps", "1"]) == 0
+    assert (
+        main(["demo", "--output-dir", str(demo), "--train-videos", "8", "--test-videos", "3", "--max-steps", "1"]) == 0
+    )
     folder = tmp_path_factory.mktemp("workspace")
     (folder / "OUT").symlink_to(demo / "qd_detr_shine_seed0", target_is_directory=True)
     (folder / "FEATURES").symlink_to(demo / "features", target_is_directory=True)

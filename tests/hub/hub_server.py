@@ -18,6 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import yaml
+
 OWNER = "shine"
 WRITE_TOKEN, READ_TOKEN = "hf_writetokenforthelocalserver", "hf_readtokenforthelocalserver"
 LFS_SUFFIXES = (".parquet", ".safetensors", ".png", ".bin", ".mp4")
@@ -305,6 +307,22 @@ class _Handler(BaseHTTPRequestHandler):
             "siblings": [{"rfilename": path} for path in sorted(commit.files)],
         }
 
+    def list_models(self):
+        """Models that name a dataset in their card, with the evaluation results that they report."""
+        wanted = parse_qs(self.parts.query).get("filter", [""])[0].removeprefix("dataset:")
+        models = []
+        for (kind, repo), repository in self.hub.repositories.items():
+            files = self.hub.files(repo, kind)
+            if kind == "models" and f"- {wanted}\n".encode() in files.get("README.md", b""):
+                results = [
+                    {"filename": path, "data": entry}
+                    for path, content in files.items()
+                    if path.startswith(".eval_results/")
+                    for entry in yaml.safe_load(content)
+                ]
+                models.append({"id": repo, "_id": repo, "private": repository.private, "evalResults": results})
+        return models
+
     def refs(self, kind: str, repo: str):
         branches = self._repository(repo, kind).branches
         return {
@@ -465,6 +483,7 @@ _ROUTES = [
     (("GET",), "/api/whoami-v2", "whoami"),
     (("POST",), "/api/validate-yaml", "validate_yaml"),
     (("POST",), "/api/repos/create", "create"),
+    (("GET",), "/api/models", "list_models"),
     (("PUT",), f"{_API_REPO}/settings", "settings"),
     (("GET", "HEAD"), _API_REPO, "info"),
     (("GET", "HEAD"), rf"{_API_REPO}/revision/(?P<revision>[^/]+)", "info"),
