@@ -44,7 +44,10 @@ def test_models_are_ranked_by_novel_compositions(app, hub, online):  # noqa: F81
     assert [row["model"] for row in rows] == [f"{OWNER}/shine", f"{OWNER}/base"]
     table = app.as_table(rows, SPLITS)
     assert (
-        table[0][0] == 1 and f"{OWNER}/shine" in table[0][1] and 50.23 in table[0] and table[0][-1] == "simulated features"
+        table[0][0] == 1
+        and f"{OWNER}/shine" in table[0][1]
+        and 50.23 in table[0]
+        and table[0][-1] == "simulated features"
     )
     assert table[0][2] is None  # Nothing was reported for test_trivial.
 
