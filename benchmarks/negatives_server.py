@@ -28,7 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from negatives.llm_server import FAULTS, LLMServer, answer_ids
+from negatives.llm.llm_server import FAULTS, LLMServer, answer_ids
 from negatives.requests_made_up import make_requests
 
 from shine_hf.negatives.llm.cache import AnswerCache

@@ -8,15 +8,15 @@ import importlib
 
 _MODULE_OF = {
     "CHECKS": "validation",
-    "MaskingOptions": "masking",
+    "MaskingOptions": "language.masking",
     "PositiveQueries": "validation",
-    "Tagger": "tagging",
+    "Tagger": "language.tagging",
     "TestContact": "validation",
     "Validator": "validation",
-    "Vocabulary": "vocabulary",
+    "Vocabulary": "language.vocabulary",
     "generate_negatives": "generate",
-    "mask_dataset": "masking",
-    "mask_query": "masking",
+    "mask_dataset": "language.masking",
+    "mask_query": "language.masking",
     "repair_negatives": "generate",
     "validate_dataset": "validation",
 }

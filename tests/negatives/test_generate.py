@@ -196,3 +196,10 @@ def test_repair_needs_negatives_and_fitting_templates(dataset, tagger):
     rows = [{**dataset[0], "masked_queries": [], "negative_queries": []}]
     with pytest.raises(ValueError, match="nothing to repair"):
         repair_negatives(Dataset.from_list(rows), Scripted(good), source="x", progress=False)
+
+
+def test_every_public_name_can_be_imported():
+    import shine_hf.negatives
+
+    for name in shine_hf.negatives.__all__:
+        assert getattr(shine_hf.negatives, name) is not None

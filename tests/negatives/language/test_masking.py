@@ -165,7 +165,7 @@ def test_dataset_keeps_its_columns():
 
 
 def test_agreement_with_the_released_masks(shared):
-    path = Path(__file__).parents[2] / "benchmarks" / "masking_agreement.py"
+    path = Path(__file__).parents[3] / "benchmarks" / "masking_agreement.py"
     spec = importlib.util.spec_from_file_location("masking_agreement", path)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)

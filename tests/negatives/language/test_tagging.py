@@ -6,7 +6,7 @@ import pytest
 
 from shine_hf.negatives.language.tagging import PACKAGED_TAGGER, TaggedQuery, Tagger
 
-TRAINING_SCRIPT = Path(__file__).parents[2] / "benchmarks" / "train_tagger.py"
+TRAINING_SCRIPT = Path(__file__).parents[3] / "scripts" / "train_tagger.py"
 TREEBANK = """\
 # text = He opens the door.
 1\tHe\the\tPRON\t_\t_\t2\tnsubj\t_\t_

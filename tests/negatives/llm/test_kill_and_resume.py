@@ -16,7 +16,7 @@ REQUESTS = 300
 SCRIPT = f"""
 import sys
 sys.path.insert(0, sys.argv[3])
-from negatives.requests_made_up import make_requests
+from requests_made_up import make_requests
 from shine_hf.negatives.llm.openai_chat import OpenAIChatGenerator
 
 generator = OpenAIChatGenerator(

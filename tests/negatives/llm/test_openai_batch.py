@@ -144,7 +144,7 @@ def test_unreadable_batch_says_where_it_comes_from(path):
 SCRIPT = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[4])
-from negatives.requests_made_up import make_requests
+from requests_made_up import make_requests
 from shine_hf.negatives.llm.cache import AnswerCache
 from shine_hf.negatives.llm.openai_batch import OpenAIBatchGenerator
 

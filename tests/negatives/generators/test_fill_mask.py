@@ -4,7 +4,7 @@ import pytest
 
 from shine_hf.negatives.language.masking import extract_fills
 
-from .requests_made_up import NOUNS, VERBS, make_request, make_requests
+from ..requests_made_up import NOUNS, VERBS, make_request, make_requests
 
 torch = pytest.importorskip("torch")
 
