@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+EXAMPLES = (
+    "shine-hf convert --checkpoint model_best.ckpt --architecture qd_detr --output-dir qd_detr_hf",
+    "shine-hf convert --checkpoint best.ckpt --architecture shine --clip-length 1 --output-dir shine_hf --batch-coupled-text-mask",
+)
+
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--checkpoint", required=True, help="original file, model_best.ckpt say")
-    parser.add_argument("--architecture", required=True, choices=["moment_detr", "qd_detr", "shine"])
-    parser.add_argument("--output", required=True, help="folder to write")
-    parser.add_argument("--clip-length", type=float, help="seconds per clip, where the checkpoint does not tell it")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="original file, e.g. model_best.ckpt")
+    parser.add_argument("--architecture", required=True, choices=["moment_detr", "qd_detr", "shine"], help="which code wrote the checkpoint")
+    parser.add_argument("--output-dir", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--clip-length", type=float, help="seconds per clip, if the checkpoint does not say")
     parser.add_argument(
         "--video-feature-dims",
         type=int,
         nargs="+",
-        help="widths of the feature types that were concatenated (2304 512 for SlowFast and CLIP), each normalised on its own",
+        help="widths of the feature types that were concatenated (2304 512 for SlowFast and CLIP), each normalized separately",
     )
     parser.add_argument(
         "--batch-coupled-text-mask",
@@ -35,11 +40,11 @@ def main(args) -> None:
             raise ValueError("--batch-coupled-text-mask: Moment-DETR has no such mask")
         overrides["batch_coupled_text_mask"] = True
     model = load_original_checkpoint(args.checkpoint, args.architecture, **overrides)
-    model.save_pretrained(args.output)
-    MomentRetrievalProcessor.from_config(model.config).save_pretrained(args.output)
+    model.save_pretrained(args.output_dir)
+    MomentRetrievalProcessor.from_config(model.config).save_pretrained(args.output_dir)
     config = model.config
     print(
-        f"{type(model).__name__} with {model.num_parameters():,} parameters -> {args.output}\n"
+        f"{type(model).__name__} with {model.num_parameters():,} parameters -> {args.output_dir}\n"
         f"video_dim {config.video_dim}, text_dim {config.text_dim}, {config.encoder_layers} encoder and {config.decoder_layers} decoder "
         f"layers, clip_length {config.clip_length} s"
     )

@@ -5,6 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+EXAMPLES = (
+    "shine-hf demo",
+    "shine-hf demo --compare --seed 1",
+    "shine-hf demo --train-videos 200 --test-videos 20 --max-steps 100",
+)
 MODELS = ("base", "shine")
 VIDEO_ENCODER = "pixels:size=20,frames=4"
 # Not the whole chain: level 3 changes four words of five, as a query drawn at random does, so there is no order between the two.

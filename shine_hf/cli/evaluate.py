@@ -7,6 +7,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+EXAMPLES = (
+    "shine-hf evaluate --submission predictions.jsonl --ground-truth val.jsonl",
+    "shine-hf evaluate --model OUT --dataset charades_cg --data-dir DATA --video-features I3D --output-dir OUT/evaluation",
+)
+
 MOMENT_COLUMNS = ("R1@0.3", "R1@0.5", "R1@0.7", "R5@0.5", "R5@0.7", "mIoU", "mAP@0.5", "mAP@0.75", "mAP")
 HIGHLIGHT_COLUMNS = ("mAP", "Hit1")
 

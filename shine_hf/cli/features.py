@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+EXAMPLES = (
+    "shine-hf features extract --videos VIDEOS --encoder clip:openai/clip-vit-base-patch32 --clip-length 1 --output FEATURES",
+    "shine-hf features check --features npz:FEATURES --dataset charades_cg --data-dir DATA",
+    "shine-hf features pack --features npz:FEATURES --output PACKED --half-precision",
+)
 SUMMARIES = {
     "extract": "encode a folder of videos; resumes; `accelerate launch --no_python shine-hf features extract …` shares the work",
     "pack": "write features of any format into a packed, memory-mapped folder",

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from shine_hf.negatives.language.vocabulary import Vocabulary
     from shine_hf.negatives.validation import TestContact, Validator
 
+EXAMPLES = (
+    "shine-hf negatives generate --dataset charades_cg --data-dir DATA --split train --generator lexical --output lexical.parquet",
+)
 SUMMARIES = {
     "tag": "write the tokens and parts of speech of the queries",
     "mask": "write the masked queries of each level",
@@ -87,21 +90,21 @@ def _add_masking_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_generator_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--generator", choices=GENERATORS, required=True)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--generator", choices=GENERATORS, required=True, help="what writes the negatives")
+    parser.add_argument("--seed", type=int, default=0, help="seed of masks and random choices")
     parser.add_argument(
         "--max-attempts", type=int, default=4, help="how often a level that fails a check is asked for"
     )
     parser.add_argument("--repair", metavar="SOURCE|FILE", help="keep these negatives but for the levels that fail")
     parser.add_argument("--dry-run", action="store_true", help="print what a run would take, send nothing")
-    parser.add_argument("--no-progress", action="store_true")
+    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
     models = parser.add_argument_group("language models (the key comes from OPENAI_API_KEY)")
     models.add_argument("--model", help="name of the model")
     models.add_argument("--base-url", help="an OpenAI-compatible endpoint, up to /v1")
     models.add_argument("--cache", type=Path, metavar="FILE.sqlite", help="where answers are kept")
-    models.add_argument("--concurrency", type=int, default=64)
-    models.add_argument("--temperature", type=float, default=0.7)
-    models.add_argument("--timeout-seconds", type=float)
+    models.add_argument("--concurrency", type=int, default=64, help="requests at the same time")
+    models.add_argument("--temperature", type=float, default=0.7, help="of the sampling")
+    models.add_argument("--timeout-seconds", type=float, help="of one request")
     models.add_argument("--poll-seconds", type=float, default=20.0, help="openai_batch: pause between looks")
     models.add_argument("--max-requests", type=int, help="stop after so many requests")
     models.add_argument("--max-cost", type=float, metavar="USD", help="stop before this is spent")

@@ -6,6 +6,12 @@ import json
 import sys
 from pathlib import Path
 
+EXAMPLES = (
+    "shine-hf predict --model user/qd-detr-shine --video kitchen.mp4 --query 'a person opens the fridge' --plot moments.png",
+    "shine-hf predict --model OUT --video-features I3D --vid AO8RW --query 'person closes a door' --text-features words:",
+    "shine-hf predict --model OUT --dataset charades_cg --data-dir DATA --video-features I3D --split novel_word --output novel_word.jsonl",
+)
+
 
 def add_arguments(parser) -> None:
     parser.add_argument("--model", required=True, help="folder or repository of a trained model")

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+EXAMPLES = (
+    "shine-hf publish dataset built/charades_cg --repo-id user/charades-cg-negatives",
+    "shine-hf publish features packed --repo-id user/charades-i3d --title 'I3D features of Charades' --description 'RGB, 24 fps'",
+    "shine-hf publish model trained --repo-id user/qd-detr-shine --private",
+)
+
 SUMMARIES = {
     "dataset": "publish a dataset tree that one of the dataset_scripts wrote",
     "features": "publish features that `shine-hf features pack` wrote",
@@ -18,15 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         kind = kinds.add_parser(
             name, help=summary, description=f"{summary}. The token comes from `hf auth login` or HF_TOKEN."
         )
-        kind.add_argument("folder", metavar="DIR")
-        kind.add_argument("--repo-id", required=True, metavar="OWNER/NAME")
-        kind.add_argument("--private", action="store_true", help="for yourself alone")
+        kind.add_argument("folder", metavar="DIR", help="folder to publish")
+        kind.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help="repository on the Hub; created if there is none")
+        kind.add_argument("--private", action="store_true", help="only you can see it")
         kind.add_argument("--revision", metavar="BRANCH", help="branch to publish to (default: main)")
-        kind.add_argument("--commit-message", metavar="TEXT")
+        kind.add_argument("--commit-message", metavar="TEXT", help="message of the commit on the Hub")
         if name == "features":
             kind.add_argument("--title", required=True, help="title of the card")
             kind.add_argument(
-                "--description", required=True, help="of what and by what the features are, and whose they are"
+                "--description", required=True, help="what the features are of, what extracted them, and who owns them"
             )
             kind.add_argument("--license", default="other", help="for the card's header (default: %(default)s)")
 

@@ -7,14 +7,21 @@ import signal
 import sys
 from collections.abc import Sequence
 
+EXAMPLES = (
+    "shine-hf train --config charades_cg_qd_detr_shine --data-dir DATA --video-features I3D --output-dir OUT",
+    "accelerate launch train.py --config charades_cg_qd_detr_shine --data-dir DATA --video-features I3D --output-dir OUT",
+)
+
 
 def main(argv: Sequence[str]) -> int | None:
     """Train; the exit status after a SIGTERM is the shell's 143, as if it had not been caught."""
     from ..training.recipe import make_parser, parse_recipe
 
     if not argv or "-h" in argv or "--help" in argv:
-        make_parser().print_help()
-        return
+        parser = make_parser()
+        parser.epilog = "Examples: " + "; ".join(EXAMPLES)
+        parser.print_help()
+        return None
     recipe = parse_recipe(argv)
     logging.basicConfig(level=logging.INFO if recipe.training.should_log else logging.WARNING, stream=sys.stderr)
 

@@ -157,7 +157,7 @@ def test_command_line_writes_a_folder_that_needs_no_shine_hf(tmp_path):
         str(tmp_path / "model.ckpt"),
         "--architecture",
         "moment_detr",
-        "--output",
+        "--output-dir",
         str(output),
     ]
     assert main(arguments) == 0
@@ -189,7 +189,7 @@ def test_errors_on_the_command_line_are_one_line(tmp_path, capsys):
         str(tmp_path / "x"),
         "--architecture",
         "qd_detr",
-        "--output",
+        "--output-dir",
         str(tmp_path / "y"),
     ]
     assert main(arguments) == 2
