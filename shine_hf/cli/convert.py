@@ -10,7 +10,12 @@ EXAMPLES = (
 
 def add_arguments(parser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="original file, e.g. model_best.ckpt")
-    parser.add_argument("--architecture", required=True, choices=["moment_detr", "qd_detr", "shine"], help="which code wrote the checkpoint")
+    parser.add_argument(
+        "--architecture",
+        required=True,
+        choices=["moment_detr", "qd_detr", "shine"],
+        help="which code wrote the checkpoint",
+    )
     parser.add_argument("--output-dir", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--clip-length", type=float, help="seconds per clip, if the checkpoint does not say")
     parser.add_argument(

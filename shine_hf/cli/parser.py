@@ -55,7 +55,12 @@ class CommandParser(argparse.ArgumentParser):
         spelled: list[str] = []
         for word in words:
             name, equals, value = word.partition("=")
-            if spelled and self._takes_one_value(spelled[-1]) and word[:1] == "-" and not self._is_option(word, declared):
+            if (
+                spelled
+                and self._takes_one_value(spelled[-1])
+                and word[:1] == "-"
+                and not self._is_option(word, declared)
+            ):
                 # argparse takes a value that begins with a dash for an option, unless it is joined to the name.
                 spelled[-1] += f"={word}"
             elif name[:2] == "--" and name.replace("_", "-") in declared:

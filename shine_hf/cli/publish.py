@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             name, help=summary, description=f"{summary}. The token comes from `hf auth login` or HF_TOKEN."
         )
         kind.add_argument("folder", metavar="DIR", help="folder to publish")
-        kind.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help="repository on the Hub; created if there is none")
+        kind.add_argument(
+            "--repo-id", required=True, metavar="OWNER/NAME", help="repository on the Hub; created if there is none"
+        )
         kind.add_argument("--private", action="store_true", help="only you can see it")
         kind.add_argument("--revision", metavar="BRANCH", help="branch to publish to (default: main)")
         kind.add_argument("--commit-message", metavar="TEXT", help="message of the commit on the Hub")
