@@ -2,6 +2,7 @@
 
 from .comparison import Difference, paired_bootstrap
 from .highlight_detection import highlight_detection_metrics
+from .intervals import share_interval
 from .moment_retrieval import first_moment_iou, moment_retrieval_metrics, temporal_iou
 from .saliency_hierarchy import saliency_hierarchy, saliency_order
 from .submission import evaluate_submission, official_layout, read_rows
@@ -17,5 +18,6 @@ __all__ = [
     "read_rows",
     "saliency_hierarchy",
     "saliency_order",
+    "share_interval",
     "temporal_iou",
 ]

@@ -1,13 +1,15 @@
-"""Whether the saliency inside the moment falls from the query over its negatives, in the order that SHINE trains.
+"""Whether the saliency inside the moment falls from the query to its negatives, in the order that SHINE trains.
 
-SHINE (arXiv 2407.05118) ranks positive > level 1 > level 2 > level 3 > irrelevant; this counts how often a model has learned it.
+SHINE (arXiv 2407.05118) ranks positive > level 1 > level 2 > level 3 > irrelevant. This counts how often a model has learned that order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+
+from .intervals import check_confidence, cluster_labels, share_interval
 
 
 def saliency_hierarchy(
@@ -16,20 +18,18 @@ def saliency_hierarchy(
     inside: np.ndarray,
     *,
     negative_mask: np.ndarray | None = None,
-    bootstrap: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    clusters: Sequence | None = None,
+    confidence: float | None = 0.95,
 ) -> dict[str, float]:
-    """How often each link of positive > level 1 > … > irrelevant holds inside the moment, and the whole chain, with intervals.
+    """Return how often each link of positive > level 1 > … > irrelevant holds inside the moment, and the entire chain, with intervals.
 
     Args:
         saliency (`(N, T)`): Clip-wise saliency under the query.
         negative_saliency (`(N, L, T)`): The same under its negatives: level 1, 2, …, and last the irrelevant query.
         inside (`(N, T)`): Which clips lie inside the moment; False for padding, whose scores are not read.
-        negative_mask (`(N, L)`): Which negatives exist; all of them if left out.
-        bootstrap: Number of resamples of the queries for the intervals; 0 for none.
-        confidence: Share of the resamples that an interval holds.
-        seed: Of the resampling.
+        negative_mask (`(N, L)`): Which negatives exist; by default all of them.
+        clusters (N): The video of each query, for the intervals; without it, every query counts as independent.
+        confidence: Of the intervals; None for no intervals.
 
     Returns:
         What [`saliency_order`] returns for the mean saliency inside the moment.
@@ -61,48 +61,44 @@ def saliency_hierarchy(
         row = np.argwhere(is_read & ~np.isfinite(scores))[0][0]
         raise ValueError(f"row {row}: a saliency inside the moment is not a finite number")
     means = np.where(is_read, scores, 0.0).sum(axis=2) / inside.sum(axis=1, keepdims=True)
-    return saliency_order(np.where(present, means, np.nan), bootstrap=bootstrap, confidence=confidence, seed=seed)
+    return saliency_order(np.where(present, means, np.nan), clusters=clusters, confidence=confidence)
 
 
 def saliency_order(
-    levels: np.ndarray, *, bootstrap: int = 0, confidence: float = 0.95, seed: int = 0
+    levels: np.ndarray, *, clusters: Sequence | None = None, confidence: float | None = None
 ) -> dict[str, float]:
-    """How often each link of positive > level 1 > … > irrelevant holds, and the whole chain, in percent.
+    """Return how often each link of positive > level 1 > … > irrelevant holds, and the entire chain, in percent.
 
-    A link counts in the rows that have both of its ends. An absent level drops out of the chain: its neighbours are compared with
+    A link counts in the rows that have both of its ends. An absent level drops out of the chain: its neighbors are compared with
     each other. A tie is a failure, so a model whose saliency ignores the query has 0 and not one half.
 
     Args:
         levels (`(N, 1 + L)`): Mean saliency inside the moment under the query, level 1, 2, …, and last the irrelevant query; NaN for an
             absent one. A row without the query, or without any negative, does not count.
-        bootstrap: Number of resamples of the queries for percentile intervals; 0 for none.
-        confidence: Share of the resamples that an interval holds.
-        seed: Of the resampling.
+        clusters (N): The video of each row, for the intervals: rows of one video are not independent. Without it, every row is its own.
+        confidence: Of the intervals, see [`share_interval`]; None for no intervals.
 
     Returns:
-        `positive>level1`, `level1>level2`, …, `chain`, each with `…_low` and `…_high` if `bootstrap` is set. A link that no row has is
+        `positive>level1`, `level1>level2`, …, `chain`, each with `…_low` and `…_high` if `confidence` is set. A link that no row has is
         left out.
 
     Raises:
-        ValueError: for an array that is not `(N, 1 + L)`, or a confidence outside 0..1.
+        ValueError: for an array that is not `(N, 1 + L)`, clusters of another length, or a confidence outside (0, 1).
     """
     levels = np.asarray(levels, dtype=float)
     if levels.ndim != 2:
         raise ValueError(f"expected levels (N, 1 + L), got {levels.shape}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"the confidence must lie between 0 and 1, got {confidence}")
-    rng = np.random.default_rng(seed)
+    if confidence is not None:
+        check_confidence(confidence)
+    videos = cluster_labels(clusters, len(levels))
     metrics = {}
     for name, holds, counts in _links(levels):
-        total, held = int(counts.sum()), int((holds & counts).sum())
-        if not total:
+        if not counts.any():
             continue
-        metrics[name] = 100 * held / total
-        if bootstrap:
-            # Each resampled row holds or fails, so the number that hold is binomial: no rows need to be drawn.
-            values = 100 * rng.binomial(total, held / total, size=bootstrap) / total
-            low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-            metrics |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+        metrics[name] = 100 * float(holds[counts].mean())
+        if confidence is not None:
+            low, high = share_interval(holds[counts], videos[counts], confidence)
+            metrics |= {f"{name}_low": 100 * low, f"{name}_high": 100 * high}
     return metrics
 
 

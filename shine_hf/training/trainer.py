@@ -40,7 +40,7 @@ from .training_args import ShineTrainingArguments
 
 logger = logging.getLogger(__name__)
 
-BOOTSTRAP_RESAMPLES = 1000
+CONFIDENCE = 0.95  # Of the intervals of the saliency order.
 # Beside the names of loss terms: the loss of a model that has no terms, the number of rows, the number of steps.
 LOSS, ROWS, STEPS = "loss", "rows", "steps"
 LOCAL_ARGUMENTS = ("output_dir", "run_name", "resume_from_checkpoint", "logging_dir", "deepspeed", "fsdp_config")
@@ -309,6 +309,7 @@ class ShineTrainer(PushingTrainer):
     def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
         self._evaluated.clear()
         self._example.clear()
+        self._evaluated_rows = dataloader.dataset
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
         self._last_evaluation = output
         if self._evaluated:
@@ -346,8 +347,17 @@ class ShineTrainer(PushingTrainer):
     def compute_moment_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """R1@0.3/0.5/0.7, mIoU and mAP of the moments, and how often the saliency is in the order that SHINE trains (in percent)."""
         moments, levels, windows = _unpadded(prediction)
-        bootstrap = 0 if self.is_in_train else BOOTSTRAP_RESAMPLES
-        return moment_retrieval_metrics(moments, windows) | saliency_order(levels, bootstrap=bootstrap)
+        confidence = None if self.is_in_train else CONFIDENCE
+        order = saliency_order(levels, clusters=self._evaluated_videos(len(levels)), confidence=confidence)
+        return moment_retrieval_metrics(moments, windows) | order
+
+    def _evaluated_videos(self, count: int) -> list[str] | None:
+        """The video of each row of the evaluation, in its order; None where the rows do not say."""
+        rows = self._evaluated_rows
+        if "vid" not in (getattr(rows, "column_names", None) or ()) or len(rows) != count:
+            return None
+        vids = rows["vid"]
+        return [vids[place] for place in self._get_eval_sampler(rows)]
 
     def save_query_results(self, split: str, rows) -> None:
         """

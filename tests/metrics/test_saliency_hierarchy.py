@@ -1,9 +1,9 @@
-"""The order of saliency: which links count, what ties and absent levels do, and what the intervals are worth."""
+"""The order of saliency: which links count, what ties and absent levels do, and its intervals."""
 
 import numpy as np
 import pytest
 
-from shine_hf.metrics import saliency_hierarchy, saliency_order
+from shine_hf.metrics import saliency_hierarchy, saliency_order, share_interval
 
 ABSENT = np.nan
 LINKS = ("positive>level1", "level1>level2", "level2>level3", "level3>irrelevant")
@@ -26,7 +26,7 @@ def test_a_tie_is_a_failure():
     assert set(saliency_order(np.ones((10, 5))).values()) == {0}
 
 
-def test_an_absent_level_drops_out_and_its_neighbours_are_compared():
+def test_an_absent_level_drops_out_and_its_neighbors_are_compared():
     right = saliency_order(np.array([[5, ABSENT, 3, 2, 1]]))
     assert right == {"level2>level3": 100, "level3>irrelevant": 100, "chain": 100}
     assert saliency_order(np.array([[3, ABSENT, 5, 2, 1]]))["chain"] == 0
@@ -49,48 +49,37 @@ def test_infinite_scores_are_scores():
     assert saliency_order(np.array([[0.0, -np.inf]]))["chain"] == 100
 
 
-def test_intervals_are_those_of_resampled_rows():
-    """Percentiles of a bootstrap done the long way, row by row."""
+def test_intervals_are_those_of_the_share_among_the_rows_that_count():
     rng = np.random.default_rng(0)
     levels = rng.normal(size=(200, 3)) + [0.5, 0, -0.5]
     levels[rng.random((200, 3)) < [0, 0.1, 0.1]] = ABSENT
-    metrics = saliency_order(levels, bootstrap=4000, confidence=0.9)
-    drawn = [saliency_order(levels[rng.integers(200, size=200)]) for _ in range(1000)]
+    videos = rng.integers(40, size=200)
+    metrics = saliency_order(levels, clusters=videos, confidence=0.9)
+    counts = ~np.isnan(levels[:, 1])
+    expected = share_interval(levels[counts, 0] > levels[counts, 1], videos[counts], 0.9)
+    assert (metrics["positive>level1_low"], metrics["positive>level1_high"]) == pytest.approx(
+        [100 * bound for bound in expected]
+    )
     for name in ("positive>level1", "level1>irrelevant", "chain"):
-        low, high = np.quantile([values[name] for values in drawn], [0.05, 0.95])
-        assert metrics[f"{name}_low"] == pytest.approx(low, abs=1.5)
-        assert metrics[f"{name}_high"] == pytest.approx(high, abs=1.5)
         assert metrics[f"{name}_low"] < metrics[name] < metrics[f"{name}_high"]
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say():
-    rng = np.random.default_rng(1)
-    hits = 0
-    for seed in range(300):
-        levels = np.stack([rng.random(150), np.full(150, 0.4)], axis=1)  # holds in 60 %
-        metrics = saliency_order(levels, bootstrap=500, confidence=0.8, seed=seed)
-        hits += metrics["chain_low"] <= 60 <= metrics["chain_high"]
-    assert 0.7 < hits / 300 < 0.9
-
-
-def test_more_confidence_is_a_wider_interval_and_the_seed_decides():
-    levels = np.random.default_rng(2).normal(size=(60, 2))
-    wide, narrow = (saliency_order(levels, bootstrap=1000, confidence=value) for value in (0.99, 0.5))
-    assert wide["chain_low"] < narrow["chain_low"] < narrow["chain_high"] < wide["chain_high"]
-    again, other = (saliency_order(levels, bootstrap=50, seed=seed) for seed in (0, 1))
-    assert again == saliency_order(levels, bootstrap=50) != other
+def test_an_order_that_always_holds_is_not_certain():
+    metrics = saliency_order(np.tile([2.0, 1.0], (8, 1)), confidence=0.95)
+    assert metrics["chain"] == metrics["chain_high"] == 100
+    assert 50 < metrics["chain_low"] < 70
 
 
 def test_hierarchy_reads_the_clips_inside_the_moment_only():
     saliency = np.array([[9.0, 1, 1, np.nan]])
     negatives = np.array([[[0, 0.5, 0.5, np.nan], [0, 2, 2, np.nan]]])
     inside = np.array([[False, True, True, False]])
-    assert saliency_hierarchy(saliency, negatives, inside, bootstrap=0) == {
+    assert saliency_hierarchy(saliency, negatives, inside, confidence=None) == {
         "positive>level1": 100,
         "level1>irrelevant": 0,
         "chain": 0,
     }
-    assert saliency_hierarchy(saliency, negatives, ~inside & [True, True, True, False], bootstrap=0)["chain"] == 0
+    assert saliency_hierarchy(saliency, negatives, ~inside & [True, True, True, False], confidence=None)["chain"] == 0
 
 
 def test_hierarchy_is_the_order_of_the_means():
@@ -104,8 +93,8 @@ def test_hierarchy_is_the_order_of_the_means():
         levels[row, 0] = saliency[row, inside[row]].mean()
         for level in np.flatnonzero(present[row]):
             levels[row, level + 1] = negatives[row, level, inside[row]].mean()
-    metrics = saliency_hierarchy(saliency, negatives, inside, negative_mask=present, bootstrap=100)
-    assert metrics == saliency_order(levels, bootstrap=100)
+    metrics = saliency_hierarchy(saliency, negatives, inside, negative_mask=present)
+    assert metrics == saliency_order(levels, confidence=0.95)
     assert {"chain", "chain_low", "chain_high", *LINKS} <= set(metrics)
 
 
@@ -132,6 +121,8 @@ def test_wrong_values():
         saliency_hierarchy(saliency, negatives, inside, confidence=95)
     with pytest.raises(ValueError, match="expected levels"):
         saliency_order(np.zeros(5))
+    with pytest.raises(ValueError, match="2 clusters for 3 queries"):
+        saliency_order(np.zeros((3, 2)), clusters=["a", "b"])
     inside[1] = False
     with pytest.raises(ValueError, match="row 1: no clip inside"):
         saliency_hierarchy(saliency, negatives, inside)

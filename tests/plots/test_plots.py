@@ -212,7 +212,7 @@ def test_training_curves_of_a_trainer_with_a_single_eval_set():
 def test_hierarchy_shows_intervals_and_names_every_result():
     rng = np.random.default_rng(0)
     results = {
-        name: saliency_order(np.cumsum(rng.normal(loc=-drop, size=(200, 5)), axis=1), bootstrap=200)
+        name: saliency_order(np.cumsum(rng.normal(loc=-drop, size=(200, 5)), axis=1), confidence=0.95)
         for name, drop in (("QD-DETR", 0.1), ("QD-DETR + SHINE", 3.0))
     }
     figure = plot_saliency_hierarchy(results)
