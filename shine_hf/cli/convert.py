@@ -25,6 +25,15 @@ def add_arguments(parser) -> None:
         help="widths of the feature types that were concatenated (2304 512 for SlowFast and CLIP), each normalized separately",
     )
     parser.add_argument(
+        "--video-encoder",
+        metavar="SPEC",
+        help="encoder that computes the video features from a file, e.g. clip:openai/clip-vit-base-patch32; recognized for CLIP and for "
+        "SlowFast with CLIP",
+    )
+    parser.add_argument(
+        "--text-encoder", metavar="SPEC", help="encoder of the queries; CLIP's for text features of width 512"
+    )
+    parser.add_argument(
         "--batch-coupled-text-mask",
         action="store_true",
         help="keep the public QD-DETR code's attention mask, by which samples of a batch influence each other",
@@ -35,11 +44,8 @@ def main(args) -> None:
     from ..conversion.checkpoints import load_original_checkpoint
     from ..modeling import MomentRetrievalProcessor
 
-    overrides = {}
-    if args.clip_length is not None:
-        overrides["clip_length"] = args.clip_length
-    if args.video_feature_dims:
-        overrides["video_feature_dims"] = args.video_feature_dims
+    given = ("clip_length", "video_feature_dims", "video_encoder", "text_encoder")
+    overrides = {name: value for name in given if (value := getattr(args, name)) is not None}
     if args.batch_coupled_text_mask:
         if args.architecture == "moment_detr":
             raise ValueError("--batch-coupled-text-mask: Moment-DETR has no such mask")
@@ -51,5 +57,6 @@ def main(args) -> None:
     print(
         f"{type(model).__name__} with {model.num_parameters():,} parameters -> {args.output_dir}\n"
         f"video_dim {config.video_dim}, text_dim {config.text_dim}, {config.encoder_layers} encoder and {config.decoder_layers} decoder "
-        f"layers, clip_length {config.clip_length} s"
+        f"layers, clip_length {config.clip_length} s\n"
+        f"video_encoder {config.video_encoder or 'unknown'}, text_encoder {config.text_encoder or 'unknown'}"
     )

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import pickle
 import subprocess
 import sys
 
@@ -22,7 +21,7 @@ ORIGINAL_NAMES = {
 }
 
 
-def original_names(hidden=8) -> dict[str, torch.Tensor]:
+def original_names(hidden=8, text=6, video=10) -> dict[str, torch.Tensor]:
     """A small state dict in the original names of one encoder and one decoder layer of Moment-DETR."""
     size, inner = hidden, 2 * hidden
     shapes = {}
@@ -52,7 +51,7 @@ def original_names(hidden=8) -> dict[str, torch.Tensor]:
     linear("saliency_proj", 1, size)
     shapes["query_embed.weight"] = (5, size)
     shapes["txt_position_embed.position_embeddings.weight"] = (4, size)
-    for kind, width in (("txt", 6), ("vid", 12)):
+    for kind, width in (("txt", text), ("vid", video + 2)):
         norm(f"input_{kind}_proj.0.LayerNorm", width)
         linear(f"input_{kind}_proj.0.net.1", size, width)
     generator = torch.Generator().manual_seed(0)
@@ -111,26 +110,6 @@ def test_audio_visual_checkpoints_get_their_channels_in_our_order(tmp_path):
     torch.testing.assert_close(ours, want)
 
 
-class Trap:
-    """A pickle that would write a file when it is loaded."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
-
-
-def test_a_checkpoint_that_tries_to_run_code_does_not(tmp_path):
-    torch.save({"model": original_names(), "opt": Trap(tmp_path / "sprung")}, tmp_path / "bad.ckpt")
-    with pytest.raises(ValueError, match="only tensors, plain values and argparse options"):
-        load_original_checkpoint(tmp_path / "bad.ckpt", "moment_detr")
-    (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
-    with pytest.raises(ValueError, match="not loaded"):
-        load_original_checkpoint(tmp_path / "plain.pkl", "qd_detr")
-    assert not (tmp_path / "sprung").exists()
-
-
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         load_original_checkpoint(tmp_path / "none.ckpt", "qd_detr")
@@ -143,7 +122,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"saliency_head\.weight"):
         load_original_checkpoint(save(tmp_path / "half.ckpt", state), "moment_detr")
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
-    with pytest.raises(ValueError, match="not loaded"):
+    with pytest.raises(ValueError, match="was not loaded"):
         load_original_checkpoint(tmp_path / "text.ckpt", "qd_detr")
 
 
