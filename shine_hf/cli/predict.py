@@ -105,9 +105,11 @@ def _from_features(args, model, processor):
 def _from_video(args):
     from transformers import pipeline
 
+    from ..encoders.video_source import video_name
+
     find = pipeline("video-moment-retrieval", model=args.model, text_encoder=args.text_features)
     outputs = find(video=args.video, query=args.query, top_k=args.top_k, nms_threshold=args.nms_threshold)
-    name = Path(args.video).name
+    name = video_name(args.video)
     for index, (query, output) in enumerate(zip(args.query, outputs)):
         yield {"qid": f"{name}_{index}", "vid": name, "query": query, **output}
 

@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import islice
 from math import ceil
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from .video_reader import read_clips, video_duration
+from .video_source import open_video, video_name
 
 # Fewer clips than `batch_clips` are read at once where their frames would take more: those of a 4K film are 25 MB each.
 MAX_BATCH_BYTES = 256 * 2**20
@@ -42,29 +43,33 @@ class VideoEncoder(ABC):
     def encode_clips(self, clips: np.ndarray) -> np.ndarray:
         """`(N, F, H, W, 3)` uint8 RGB -> `(N, D)` float32."""
 
-    def encode_video(self, path: str | Path, clip_length: float, progress: bool = False) -> np.ndarray:
-        """Clip features of a video.
+    def encode_video(self, video: Any, clip_length: float, progress: bool = False) -> np.ndarray:
+        """Return clip features of a video.
 
         Args:
-            path: Video file.
+            video: A path, an address, the bytes of a file, a value of a `datasets` Video column, or frames (see [`open_video`]).
             clip_length: Seconds per clip.
             progress: Show a bar with the clips of this video.
 
         Returns:
-            `(T, D)` float32, at least one clip. A clip is encoded from its own frames alone, so where a video is cut changes nothing.
+            `(T, D)` float32, at least one clip. A clip is encoded from its own frames only, so where a video is cut changes nothing.
 
         Raises:
             FileNotFoundError, ValueError: for a file that is missing or not a video (see [`read_clips`]).
         """
-        clips = read_clips(path, clip_length, self.frames_per_clip, self.frame_size)
-        with tqdm(
-            total=ceil(video_duration(path) / clip_length) if progress else None,
-            desc=Path(path).name,
-            unit="clip",
-            disable=not progress,
-        ) as bar:
+        with (
+            open_video(video) as source,
+            tqdm(
+                total=ceil(video_duration(source) / clip_length) if progress else None,
+                desc=video_name(video),
+                unit="clip",
+                disable=not progress,
+            ) as bar,
+        ):
             encoded = []
-            for batch in _batches(clips, self.batch_clips):
+            for batch in _batches(
+                read_clips(source, clip_length, self.frames_per_clip, self.frame_size), self.batch_clips
+            ):
                 encoded.append(self.encode_clips(batch).astype(np.float32, copy=False))
                 bar.update(len(batch))
         return np.concatenate(encoded)

@@ -1,28 +1,36 @@
-"""Frames of video files at the times a clip needs them, through PyAV, one frame in memory at a time."""
+"""Frames of videos at the times that clips need them, through PyAV, a few frames in memory at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from .video_clock import BestEffort, Clock, Frame, usual_interval
+from .video_source import VideoFile, VideoFrames, open_video
+
 logger = logging.getLogger(__name__)
 
-# A header may promise a little more than the frames hold; beyond this share of the duration the file was cut off.
-_TOLERATED_LOSS = 0.05
+# A header may promise a little more or less than the frames hold.
+_TOLERATED_SHARE, _TOLERATED_SECONDS = 0.05, 0.5
 # FFmpeg opens these, but they are lists of other files or still images.
 _NO_VIDEO_FORMATS = ("hls", "concat", "dash", "image2")
 _SMALL_PICTURE_PIXELS = 320 * 240
-# Within one recording no frame comes later than this.
-_CLOCK_JUMP_SECONDS = 1.0
+_DEFAULT_FRAME_SECONDS = 0.04
 
 
 def import_av():
-    """PyAV, or an error that says which extra brings it."""
+    """Return PyAV.
+
+    Raises:
+        ImportError: where it is missing; says which extra brings it.
+    """
     try:
         import av
         import av.video.reformatter
@@ -31,204 +39,394 @@ def import_av():
     return av
 
 
-def video_duration(path: str | Path) -> float:
-    """Length of a video in seconds, by its header; where that does not tell, by the last time stamp in the file.
+@dataclass(frozen=True)
+class Sampling:
+    """Which frames of a clip are read, and how they are scaled.
+
+    Clip c takes the times `(c + (i + 0.5) / frames) * clip_length` from the start of the picture, and of each the frame that is on screen
+    then, so that a variable frame rate is right.
+
+    Args:
+        frames: Times per clip (F).
+        size: `(height, width)` to scale frames to; by default that of the first frame as it is shown.
+        short_side: Scale the shorter side to this instead and keep the proportions; the longer side is rounded down.
+        crop: `(height, width)` to cut from the middle after scaling.
+        interpolation: `"AREA"`, `"BILINEAR"` or `"BICUBIC"`, by FFmpeg's swscale.
+        strictly_before: Where a frame begins exactly at one of the times, take the one before it, as FFmpeg's `fps` filter does.
+    """
+
+    frames: int
+    size: tuple[int, int] | None = None
+    short_side: int | None = None
+    crop: tuple[int, int] | None = None
+    interpolation: str = "AREA"
+    strictly_before: bool = False
+
+
+def video_duration(video: Any) -> float:
+    """Return the length of a video in seconds, by the time stamps of its frames.
+
+    Where these are in order no frame is decoded; otherwise all are.
+
+    Args:
+        video: As of [`~shine_hf.encoders.video_source.open_video`].
 
     Raises:
-        FileNotFoundError: for a missing file. ValueError: for a file that is not a video. ImportError: without PyAV.
+        FileNotFoundError: for a missing file. ValueError: for what is not a video. ImportError: without PyAV.
     """
-    with _opened(path) as (container, stream):
-        if stated := _stated_duration(container, stream):
-            return stated
-        # One packet in memory at a time: together they are the whole film.
-        count, begin, end = 0, None, None
-        for packet in container.demux(stream):
-            count += packet.size > 0
-            if packet.size and packet.pts is not None:
-                begin = packet.pts if begin is None else min(begin, packet.pts)
-                end = max(packet.pts + (packet.duration or 0), begin if end is None else end)
-        if not count:
-            raise ValueError(f"{path}: the file holds no frames")
-        return count * _usual_frame_length(stream) if begin is None else float((end - begin) * stream.time_base)
-
-
-def _stated_duration(container, stream) -> float | None:
-    """Length of the picture in seconds by the header, if it states that: what it states of the whole file may be the length of the sound,
-    and in some formats the time of the last frame on a clock that was running before the first."""
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    if container.duration and len(container.streams) == 1 and not container.start_time:
-        return container.duration / 1e6
-    return None
-
-
-def _usual_frame_length(stream) -> float:
-    """Seconds per frame where time stamps do not tell."""
-    return float(1 / stream.average_rate) if stream.average_rate else 0.04
+    with open_video(video) as source:
+        if isinstance(source, VideoFrames):
+            return len(source) / source.fps
+        if source.duration is None:
+            survey = _survey(source)
+            source.duration = survey.duration
+            if source.duration is None:
+                deque(_timed_frames(source), maxlen=0)
+        if source.duration is None:
+            raise ValueError(_nothing_decoded(source))
+        return source.duration
 
 
 def read_clips(
-    path: str | Path, clip_length: float, frames_per_clip: int, frame_size: tuple[int, int] | None = None
+    video: Any, clip_length: float, frames_per_clip: int, frame_size: tuple[int, int] | None = None
 ) -> Iterator[np.ndarray]:
-    """The frames that are on screen at evenly spaced times of each clip.
-
-    Clip c takes the times `(c + (i + 0.5) / frames_per_clip) * clip_length` from the start of the picture, and of each the frame whose
-    presentation time stamp precedes it, so that a variable frame rate is right. A clip exists where its first time lies within the
-    video (a video has at least one); its times behind the end show the last frame. Frames are turned as the file's metadata says.
+    """Yield the frames that are on screen at evenly spaced times of each clip, `(F, H, W, 3)` uint8 RGB (see [`read_samples`]).
 
     Args:
-        path: Video file. Its content decides, not its extension.
+        video: As of [`~shine_hf.encoders.video_source.open_video`].
         clip_length: Seconds per clip.
         frames_per_clip: Times per clip (F).
         frame_size: `(height, width)` to scale the frames to; `None` keeps that of the first frame.
 
+    Raises:
+        As [`read_samples`].
+    """
+    for (clip,) in read_samples(video, clip_length, [Sampling(frames_per_clip, frame_size)]):
+        yield clip
+
+
+def read_samples(video: Any, clip_length: float, samplings: Sequence[Sampling]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield each clip of a video in several samplings, decoding it once.
+
+    A clip exists where the first time of every sampling lies within the video (a video has at least one clip); times after the end show the
+    last frame. Frames are upright and in the proportions in which they are shown, as the file's metadata says. Of several video tracks the
+    default one is read, or the largest.
+
+    Args:
+        video: As of [`~shine_hf.encoders.video_source.open_video`]. The content of a file decides, not its extension.
+        clip_length: Seconds per clip.
+        samplings: What to read of each clip.
+
     Yields:
-        `(F, H, W, 3)` uint8 RGB, clip by clip.
+        For each clip one `(F, H, W, 3)` uint8 RGB array per sampling.
 
     Raises:
         FileNotFoundError: for a missing file. ValueError: for a file that is empty, not a video, or without a frame that can be decoded.
         ImportError: without PyAV. What is left of a damaged file is used, and a warning says how much.
     """
-    if clip_length <= 0 or frames_per_clip < 1:
-        raise ValueError(f"clip_length and frames_per_clip must be positive, got {clip_length} and {frames_per_clip}")
-    step = clip_length / frames_per_clip
-    to_rgb = _ToRgb(frame_size)
-    clip: list[np.ndarray] = []
-    shown, sampled, duration = None, 0, 0.0
-    for begin, end, frame in _timed_frames(path):
-        # Frames between two sample times are decoded, but never converted.
-        if (sampled + 0.5) * step < begin and shown is not None:
-            image = to_rgb(shown)
-            while (sampled + 0.5) * step < begin:
-                clip.append(image)
-                sampled += 1
-                if len(clip) == frames_per_clip:
-                    yield np.stack(clip)
-                    clip = []
-        shown, duration = frame, end
-    if shown is None:
-        raise ValueError(f"{path}: not one frame could be decoded; the file is damaged or holds no pictures")
-    image = to_rgb(shown)
-    while (sampled + 0.5) * step < duration or sampled == 0 or clip:
-        clip.append(image)
-        sampled += 1
-        if len(clip) == frames_per_clip:
-            yield np.stack(clip)
-            clip = []
+    if clip_length <= 0 or any(sampling.frames < 1 for sampling in samplings):
+        frames = ", ".join(str(sampling.frames) for sampling in samplings)
+        raise ValueError(f"clip_length and frames_per_clip must be positive, got {clip_length} and {frames}")
+    with open_video(video) as source:
+        scalers = {}
+        samplers = [_Sampler(sampling, clip_length, scalers) for sampling in samplings]
+        duration = None
+        for begin, end, shown in _timed_frames(source):
+            for sampler in samplers:
+                sampler.show(begin, shown)
+            duration = end
+            while all(sampler.clips for sampler in samplers):
+                yield tuple(sampler.clips.popleft() for sampler in samplers)
+        if duration is None:
+            raise ValueError(_nothing_decoded(source))
+        for sampler in samplers:
+            sampler.finish(duration)
+        while all(sampler.clips for sampler in samplers):
+            yield tuple(sampler.clips.popleft() for sampler in samplers)
 
 
-def frame_size(path: str | Path, max_height: int) -> tuple[int, int]:
-    """`(height, width)` of the picture as it is shown, scaled down to a height of at most `max_height` pixels; both even, as H.264 wants them.
+def frame_size(video: Any, max_height: int) -> tuple[int, int]:
+    """Return `(height, width)` of the picture as it is shown, scaled down to at most `max_height` pixels; both even, as H.264 wants them.
 
     Raises:
-        As [`read_clips`].
+        As [`read_samples`].
     """
-    height, width = next(read_clips(path, 1.0, 1)).shape[1:3]
+    height, width = next(read_clips(video, 1.0, 1)).shape[1:3]
     scale = min(1.0, max_height / height)
     return tuple(max(2, 2 * round(side * scale / 2)) for side in (height, width))
 
 
-def read_film_strip(path: str | Path, duration: float, frames: int = 24, max_height: int = 240) -> list[tuple]:
-    """Evenly spaced times of a video of `duration` seconds, and the frame that is shown then, `(H, W, 3)` uint8 RGB: at most `frames` of them.
+def read_film_strip(
+    video: Any, duration: float, frames: int = 24, max_height: int = 240
+) -> list[tuple[float, np.ndarray]]:
+    """Return evenly spaced times of a video of `duration` seconds, each with its frame `(H, W, 3)` uint8 RGB; at most `frames` of them.
 
     Raises:
-        As [`read_clips`].
+        As [`read_samples`].
     """
     step = duration / frames
-    clips = islice(read_clips(path, step, 1, frame_size(path, max_height)), frames)
-    return [((index + 0.5) * step, clip[0]) for index, clip in enumerate(clips)]
+    with open_video(video) as source:
+        clips = islice(read_clips(source, step, 1, frame_size(source, max_height)), frames)
+        return [((index + 0.5) * step, clip[0]) for index, clip in enumerate(clips)]
 
 
-def _timed_frames(path: str | Path) -> Iterator[tuple[float, float, object]]:
-    """`(begin, end, frame)` in seconds from the start of the picture; `end` is a guess from the frame's own duration."""
-    av = import_av()
-    with _opened(path) as (container, stream):
-        # Small pictures are decoded faster than threads are started.
-        stream.thread_type = "AUTO" if stream.width * stream.height > _SMALL_PICTURE_PIXELS else "NONE"
-        promised, usual_length = _stated_duration(container, stream), _usual_frame_length(stream)
-        first, earliest, end, damaged, previous = None, None, 0.0, 0, None
-        packets = container.demux(stream)
-        while True:
-            try:
-                packet = next(packets)
-                # What an edit list hides, in a trimmed recording say, is decoded but not part of the video.
-                if first is None and packet.pts is not None and not packet.is_discard:
-                    stamp = float(packet.pts * packet.time_base)
-                    earliest = stamp if earliest is None else min(earliest, stamp)
-                frames = packet.decode()
-            except StopIteration:
-                break
-            except av.error.FFmpegError:
-                damaged += 1
-                continue
-            for frame in frames:
-                # Without time stamps, as in a bare stream, frames follow each other at the usual rate.
-                time = frame.time if frame.time is not None else (first or 0.0) + end
-                if first is None:
-                    # Where much is missing in front of the first frame, the beginning is damaged, and the clock has been running.
-                    first = time if earliest is None or time - earliest < _CLOCK_JUMP_SECONDS else earliest
-                if previous is not None and time - first < previous - _CLOCK_JUMP_SECONDS:
-                    first = time - end  # Joined recordings: the clock was set back, the picture goes on.
-                begin = time - first
-                if previous is not None and begin < previous:
-                    continue  # A little too late: no player shows a frame out of order either.
-                length = float(frame.duration * frame.time_base) if frame.duration else usual_length
-                previous, end = begin, begin + length
-                yield begin, end, frame
-        if first is not None and promised and end < promised * (1 - _TOLERATED_LOSS) - 0.5:
-            logger.warning(
-                "%s: the header promises %.1f s, but only %.1f s can be decoded; the rest is missing",
-                path,
-                promised,
-                end,
-            )
-        elif first is not None and damaged:
-            logger.warning("%s: %d damaged packets were passed over", path, damaged)
+class _Sampler:
+    """Collects the clips of one sampling while frames pass by."""
 
+    def __init__(self, sampling: Sampling, clip_length: float, scalers: dict):
+        self.sampling, self.step = sampling, clip_length / sampling.frames
+        # Samplings that differ in their times only share the scaled frames.
+        geometry = (sampling.size, sampling.short_side, sampling.crop, sampling.interpolation)
+        self.to_rgb = scalers.setdefault(geometry, _ToRgb(sampling))
+        self.sampled, self.shown = 0, None
+        self.clip: list[np.ndarray] = []
+        self.clips: deque[np.ndarray] = deque()
 
-@contextlib.contextmanager
-def _opened(path: str | Path):
-    """The container of a file and its first video stream that is more than the picture on a cover."""
-    av = import_av()
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no video file {path}")
-    if not path.stat().st_size:
-        raise ValueError(f"{path}: the file is empty (0 bytes)")
-    # Through a file object FFmpeg sees no file name, and the white list lets no playlist in it open other files or addresses.
-    with path.open("rb") as file:
-        try:
-            container = av.open(file, options={"protocol_whitelist": "none"})
-        except (av.error.FFmpegError, ValueError) as error:
-            raise ValueError(
-                f"{path}: not a video that can be read ({getattr(error, 'strerror', None) or error}); an interrupted download looks so too"
-            ) from error
-        with container:
-            names, kind = container.format.name.split(","), container.format.long_name or container.format.name
-            if any(name in _NO_VIDEO_FORMATS or name.endswith("_pipe") for name in names):
-                raise ValueError(f"{path}: no video, but a picture or a list of files ({kind})")
-            pictures = [
-                stream
-                for stream in container.streams.video
-                if not stream.disposition & av.stream.Disposition.attached_pic
-            ]
-            if not pictures:
-                held = "sound alone" if container.streams.audio else "nothing; an interrupted download looks so too"
-                raise ValueError(f"{path}: no video; the file ({kind}) holds {held}")
-            yield container, pictures[0]
+    def _precedes(self, time: float) -> bool:
+        """Whether the next time to sample lies before a moment at which the picture changes."""
+        due = (self.sampled + 0.5) * self.step
+        # A tie within what clocks of files resolve.
+        return due <= time + 1e-6 if self.sampling.strictly_before else due < time
+
+    def show(self, begin: float, frame: Any) -> None:
+        # Frames between two sample times are decoded, but never converted.
+        while self.shown is not None and self._precedes(begin):
+            self._take()
+        self.shown = frame
+
+    def finish(self, duration: float) -> None:
+        while self._precedes(duration) or self.sampled == 0 or self.clip:
+            self._take()
+
+    def _take(self) -> None:
+        self.clip.append(self.to_rgb(self.shown))
+        self.sampled += 1
+        if len(self.clip) == self.sampling.frames:
+            self.clips.append(np.stack(self.clip))
+            self.clip = []
 
 
 class _ToRgb:
-    """Decoded frames as `(H, W, 3)` uint8, upright, all of the size that is given or else of that of the first."""
+    """Decoded frames as `(H, W, 3)` uint8, upright and in their proportions, all of the size that is asked for or else of that of the first."""
 
-    def __init__(self, size: tuple[int, int] | None):
-        self.size = size
+    def __init__(self, sampling: Sampling):
+        self.sampling, self.size = sampling, sampling.size
         # One for all frames: setting a scaler up takes longer than scaling a small frame.
         self.reformatter = import_av().video.reformatter.VideoReformatter()
+        self.last = None, None
 
-    def __call__(self, frame) -> np.ndarray:
+    def __call__(self, shown: tuple[Any, float]) -> np.ndarray:
+        if self.last[0] is not shown:
+            self.last = shown, self._convert(*shown)
+        return self.last[1]
+
+    def _convert(self, frame: Any, pixel_aspect: float) -> np.ndarray:
         turns = round(frame.rotation / 90) % 4
-        self.size = self.size or ((frame.width, frame.height) if turns % 2 else (frame.height, frame.width))
+        if self.size is None:
+            height, width = frame.height, max(1, round(frame.width * pixel_aspect))
+            self.size = self._scaled((width, height) if turns % 2 else (height, width))
         height, width = self.size[::-1] if turns % 2 else self.size
-        rgb = self.reformatter.reformat(frame, width, height, "rgb24", interpolation="AREA", threads=1)
-        return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), turns))
+        rgb = self.reformatter.reformat(
+            frame, width, height, "rgb24", interpolation=self.sampling.interpolation, threads=1
+        )
+        image = np.rot90(rgb.to_ndarray(), turns)
+        if crop := self.sampling.crop:
+            top, left = (max(0, (side - kept) // 2) for side, kept in zip(image.shape, crop))
+            image = image[top : top + crop[0], left : left + crop[1]]
+        return np.ascontiguousarray(image)
+
+    def _scaled(self, size: tuple[int, int]) -> tuple[int, int]:
+        if short := self.sampling.short_side:
+            return tuple(max(1, side * short // min(size)) for side in size)
+        return size
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What the packets of a file say without decoding: the times of the frames, and what the header states."""
+
+    interval: float
+    earliest: float | None
+    duration: float | None
+    """Seconds, where the time stamps are in order; None where only decoding tells."""
+    stated: float | None
+    """What the header states of the picture; where it states one length for all tracks, only if no other track explains it."""
+
+
+def _survey(source: VideoFile) -> _Survey:
+    with _opened(source) as (container, stream):
+        stamps, decoding, ends, last, count = [], [], {}, (float("-inf"), 0.0), 0
+        for packet in _packets(container, *container.streams.video, *container.streams.audio):
+            if packet is None or not packet.size or packet.pts is None or packet.is_discard:
+                count += packet is not None and packet.size > 0 and packet.stream is stream
+                continue
+            stamp, length = float(packet.pts * packet.time_base), float((packet.duration or 0) * packet.time_base)
+            ends[packet.stream.index] = max(stamp + length, ends.get(packet.stream.index, stamp))
+            if packet.stream is stream:
+                count += 1
+                last = max(last, (stamp, length))
+                stamps.append(stamp)
+                decoding.append(stamp if packet.dts is None else float(packet.dts * packet.time_base))
+        rate_interval = float(1 / stream.average_rate) if stream.average_rate else _DEFAULT_FRAME_SECONDS
+        interval = usual_interval(stamps, rate_interval) or rate_interval
+        jump, duration = Clock(interval).jump, None
+        is_steady = len(stamps) == count and np.all(np.diff(decoding) >= 0) and np.all(np.diff(sorted(stamps)) <= jump)
+        if stamps and is_steady:
+            duration = last[0] - min(stamps) + (last[1] if 0 < last[1] <= jump else interval)
+        elif not stamps and count:
+            duration = count * rate_interval
+        return _Survey(interval, min(stamps, default=None), duration, _stated_duration(container, stream, ends))
+
+
+def _stated_duration(container, stream, ends: dict[int, float]) -> float | None:
+    """Return the length of the picture in seconds by the header.
+
+    Where the header states one length for the entire file, it may be the length of the sound, and in some formats the time of the last frame
+    on a clock that was running before the first.
+    """
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    if not container.duration or container.start_time:
+        return None
+    stated = container.duration / 1e6
+    others = [end for index, end in ends.items() if index != stream.index]
+    return None if any(_agree(end, stated) for end in others) else stated
+
+
+def _agree(seconds: float, stated: float) -> bool:
+    return abs(seconds - stated) <= max(seconds, stated) * _TOLERATED_SHARE + _TOLERATED_SECONDS
+
+
+def _timed_frames(source: VideoFile | VideoFrames) -> Iterator[tuple[float, float, tuple[Any, float]]]:
+    """Yield `(begin, end, (frame, aspect of its pixels))` in seconds from the start of the picture."""
+    if isinstance(source, VideoFrames):
+        av = import_av()
+        for index, pixels in enumerate(source):
+            yield index / source.fps, (index + 1) / source.fps, (av.VideoFrame.from_ndarray(pixels, "rgb24"), 1.0)
+        return
+    survey = _survey(source)
+    clock, decoder, end = Clock(survey.interval), _Decoder(), None
+    with _opened(source) as (container, stream):
+        # Small pictures are decoded faster than threads are started.
+        stream.thread_type = "AUTO" if stream.width * stream.height > _SMALL_PICTURE_PIXELS else "NONE"
+        aspect = _pixel_aspect(stream)
+        frames = decoder.frames(container, stream)
+        first = next(frames, None)
+        if first is None:
+            return
+        for begin, end, frame in clock.run(_chain(first, frames), _missing_opening(survey, first, decoder)):
+            yield begin, end, (frame, aspect)
+    source.duration = end
+    _warn(source, survey, clock, decoder)
+
+
+def _chain(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:
+    yield first
+    yield from rest
+
+
+def _missing_opening(survey: _Survey, first: Frame, decoder: _Decoder) -> float:
+    """Return the seconds before the first frame that could be decoded, where packets before it are damaged: the clock was running."""
+    if first.stamp is None or survey.earliest is None:
+        return 0.0
+    missing = first.stamp - survey.earliest
+    return missing if 1.0 <= missing <= 2 * decoder.packets * survey.interval + 1.0 else 0.0
+
+
+class _Decoder:
+    """The frames of a stream in the order of presentation, with what went wrong."""
+
+    def __init__(self):
+        self.packets = self.damaged = 0
+
+    def frames(self, container, stream) -> Iterator[Frame]:
+        choose = BestEffort()
+        for packet in _packets(container, stream):
+            try:
+                self.packets += 1
+                decoded = packet.decode() if packet is not None else ()
+            except import_av().error.FFmpegError:
+                packet = None
+            self.damaged += packet is None
+            for frame in decoded if packet is not None else ():
+                stamp = choose(frame.pts, frame.dts)
+                yield Frame(
+                    None if stamp is None else float(stamp * frame.time_base),
+                    float(frame.duration * frame.time_base) if frame.duration else None,
+                    frame,
+                )
+
+
+def _packets(container, *streams) -> Iterator[Any]:
+    """Yield the packets of streams; None for one that cannot be read."""
+    packets = container.demux(*streams)
+    while True:
+        try:
+            yield next(packets)
+        except StopIteration:
+            return
+        except import_av().error.FFmpegError:
+            yield None
+
+
+def _warn(source: VideoFile, survey: _Survey, clock: Clock, decoder: _Decoder) -> None:
+    seconds, stated = source.duration, survey.stated
+    if clock.ignored_jumps:
+        time, step = clock.ignored_jumps[0]
+        logger.warning(
+            "%s: the clock of the file jumps by %+.1f s at %.1f s and does not go on from there; the jump is not counted (%d such jumps)",
+            source.name, step, time, len(clock.ignored_jumps),
+        )  # fmt: skip
+    if stated and not _agree(seconds, stated):
+        hint = "the rest is missing" if seconds < stated and not clock.ignored_jumps else "the frames are believed"
+        logger.warning(
+            "%s: the header promises %.1f s, but the frames that can be decoded make %.1f s; %s",
+            source.name, stated, seconds, hint,
+        )  # fmt: skip
+    elif decoder.damaged:
+        logger.warning("%s: %d damaged packets were skipped", source.name, decoder.damaged)
+
+
+def _nothing_decoded(source: VideoFile) -> str:
+    return f"{source.name}: not one frame could be decoded; the file is damaged or holds no pictures"
+
+
+def _pixel_aspect(stream) -> float:
+    """Return the width of a pixel divided by its height, 1 where the file states none or nonsense."""
+    ratio = float(stream.sample_aspect_ratio or 1)
+    return ratio if 0.1 <= ratio <= 10 else 1.0
+
+
+@contextlib.contextmanager
+def _opened(source: VideoFile) -> Iterator[tuple[Any, Any]]:
+    """Yield the container of a file and its main video stream."""
+    av = import_av()
+    source.file.seek(0)
+    # Through a file object FFmpeg sees no file name, and the allow list lets no playlist in it open other files or addresses.
+    try:
+        container = av.open(source.file, options={"protocol_whitelist": "none"})
+    except (av.error.FFmpegError, ValueError) as error:
+        raise ValueError(
+            f"{source.name}: not a video that can be read ({getattr(error, 'strerror', None) or error}); an interrupted download looks like "
+            "this too"
+        ) from error
+    with container:
+        names, kind = container.format.name.split(","), container.format.long_name or container.format.name
+        if any(name in _NO_VIDEO_FORMATS or name.endswith("_pipe") for name in names):
+            raise ValueError(f"{source.name}: no video, but a picture or a list of files ({kind})")
+        yield container, _main_stream(source, container, kind)
+
+
+def _main_stream(source: VideoFile, container, kind: str):
+    """Return the default video track, the largest one where several or none are; covers and previews are not videos."""
+    av = import_av()
+    flag = av.stream.Disposition
+    pictures = [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & (flag.attached_pic | flag.timed_thumbnails | flag.still_image)
+    ]
+    if not pictures:
+        held = "only sound" if container.streams.audio else "nothing; an interrupted download looks like this too"
+        raise ValueError(f"{source.name}: no video; the file ({kind}) holds {held}")
+    return max(pictures, key=lambda stream: (bool(stream.disposition & flag.default), stream.width * stream.height))

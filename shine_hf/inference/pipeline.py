@@ -12,12 +12,14 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from ..encoders import is_text_encoder_spec, is_video_encoder_spec, text_encoder, video_encoder
 from ..encoders.video_reader import video_duration
+from ..encoders.video_source import open_video
 from ..modeling import MomentRetrievalProcessor
 from .windows import find_moments
 
 TASK = "video-moment-retrieval"
 
-Video = str | Path | np.ndarray
+# What `open_video` takes, or clip features.
+Video = Any
 
 
 class VideoMomentRetrievalPipeline(Pipeline):
@@ -56,7 +58,8 @@ class VideoMomentRetrievalPipeline(Pipeline):
     def __call__(self, video: Video | Sequence[Video], query: str | Sequence | None = None, **kwargs) -> Any:
         """
         Args:
-            video: Video file, or `(T, D)` clip features of the kind the model was trained on, or a list of them.
+            video: A path, an `http(s)://` address, the bytes of a file, a value of a `datasets` Video column, or `VideoFrames(frames, fps)`;
+                or `(T, D)` clip features of the kind the model was trained on; or a list of them.
             query: For one video a query, or a list of queries. For a list of videos a query to ask of each, or a list with an entry
                 per video: a query, or a list of queries.
             top_k (`int`, *optional*), score_threshold (`float`): Keep the best `top_k` moments with at least this score.
@@ -128,13 +131,12 @@ class VideoMomentRetrievalPipeline(Pipeline):
         """Encode a video and its queries."""
         video, queries = input_
         duration = None
-        if not isinstance(video, np.ndarray):
+        if not (isinstance(video, np.ndarray) and video.ndim == 2):
             clip_length = self.feature_extractor.clip_length
-            path, encoder = video, self.video_encoder
-            video = encoder.encode_video(path, clip_length, progress=progress)
-            duration = video_duration(path)
-            if duration <= (len(video) - 1) * clip_length:
-                duration = None  # The header is wrong: there are more frames than it promises.
+            encoder = self.video_encoder
+            with open_video(video) as source:
+                video = encoder.encode_video(source, clip_length, progress=progress)
+                duration = video_duration(source)
         return {"video": video, "texts": self.text_encoder.encode(queries), "duration": duration}
 
     def _forward(self, input_tensors: dict, **options) -> list[dict]:

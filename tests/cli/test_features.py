@@ -5,7 +5,7 @@ from shine_hf.cli import main
 from shine_hf.encoders import video_encoder
 from shine_hf.features.base import FeatureStore
 from tests.data.made_up import make_rows, write_jsonl
-from tests.encoders.videos import grey, write_video
+from tests.encoders.videos import gray, write_video
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_check_names_every_fault(folder, annotations, capsys):
 
 
 def test_extract_lists_what_it_cannot_read(tmp_path, capsys):
-    write_video(tmp_path / "good.mp4", [grey(shade) for shade in range(8)])
+    write_video(tmp_path / "good.mp4", [gray(shade) for shade in range(8)])
     (tmp_path / "bad.mp4").write_text("no video")
     command = ["features", "extract", "--videos", str(tmp_path), "--encoder", "pixels:size=4", "--output"]
     assert main([*command, str(tmp_path / "features"), "--clip-length", "0.5"]) == 1

@@ -7,7 +7,7 @@ from shine_hf import QDDetrConfig, QDDetrForMomentRetrieval
 from shine_hf.cli import main
 from shine_hf.encoders import video_encoder
 
-from ..encoders.videos import grey, write_video
+from ..encoders.videos import gray, write_video
 
 SPEC = "pixels:size=4,frames=2"
 
@@ -15,7 +15,7 @@ SPEC = "pixels:size=4,frames=2"
 @pytest.fixture(scope="module")
 def command(tmp_path_factory):
     folder = tmp_path_factory.mktemp("predict")
-    write_video(folder / "film.mp4", [grey(20 * index) for index in range(12)], fps=4)
+    write_video(folder / "film.mp4", [gray(20 * index) for index in range(12)], fps=4)
     torch.manual_seed(0)
     config = QDDetrConfig(video_dim=video_encoder(SPEC).dim, text_dim=12, hidden_size=16, num_attention_heads=2, clip_length=0.5,
                           video_encoder=SPEC, text_encoder="npz:")  # fmt: skip

@@ -13,7 +13,7 @@ from transformers import (
 
 from shine_hf.encoders import video_encoder
 
-from .videos import grey, write_video
+from .videos import gray, write_video
 
 TINY = {
     "image_size": 16, "patch_size": 8, "num_frames": 4, "hidden_size": 16, "intermediate_size": 32,
@@ -48,7 +48,7 @@ def test_mean_of_the_last_hidden_state(tiny_model, tmp_path):
         states = encoder.model.eval()(pixel_values=pixels.reshape(1, 4, 3, 16, 16)).last_hidden_state
     np.testing.assert_allclose(features[2], states[0].mean(0), atol=1e-5)
     # A video of five clips in batches of four.
-    path = write_video(tmp_path / "a.mp4", [grey(10 * i) for i in range(20)], fps=4)
+    path = write_video(tmp_path / "a.mp4", [gray(10 * i) for i in range(20)], fps=4)
     assert encoder.encode_video(path, 1.0).shape == (5, 16)
 
 

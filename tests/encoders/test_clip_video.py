@@ -5,7 +5,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from shine_hf.encoders import is_video_encoder_spec, video_encoder
 
-from .videos import grey, write_video
+from .videos import gray, write_video
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_mean_of_the_image_features_of_a_clip(tiny_clip, tmp_path):
 
 
 def test_a_video_of_several_batches(tiny_clip, tmp_path):
-    path = write_video(tmp_path / "a.mp4", [grey(12 * i) for i in range(20)], fps=4)
+    path = write_video(tmp_path / "a.mp4", [gray(12 * i) for i in range(20)], fps=4)
     encoder = video_encoder(f"clip:{tiny_clip},frames=2")
     whole = encoder.encode_video(path, 1.0)
     encoder.batch_clips = 2

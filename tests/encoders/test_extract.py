@@ -12,7 +12,7 @@ from shine_hf.encoders.extract import extract_features, find_videos
 from shine_hf.encoders.pixels import PixelEncoder
 from shine_hf.features.base import FeatureStore
 
-from .videos import grey, write_video
+from .videos import gray, write_video
 
 SPEC = "pixels:size=4,frames=2"
 
@@ -22,7 +22,7 @@ def videos(tmp_path):
     folder = tmp_path / "videos"
     (folder / "more").mkdir(parents=True)
     for index, name in enumerate(["a.mp4", "b.mkv", "more/c.MP4"]):
-        write_video(folder / name, [grey(30 * index + shade) for shade in range(8 + index)])
+        write_video(folder / name, [gray(30 * index + shade) for shade in range(8 + index)])
     (folder / "notes.txt").write_text("not a video")
     return folder
 
@@ -91,7 +91,7 @@ def test_unreadable_videos_are_listed_and_tried_again(videos, tmp_path):
     listed = extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5, progress=False)
     assert [path.name for path, _ in listed] == ["broken.mp4", "empty.mp4"]
     assert "empty (0 bytes)" in listed[1][1]
-    write_video(videos / "empty.mp4", [grey(9)])
+    write_video(videos / "empty.mp4", [gray(9)])
     listed = extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5, progress=False)
     assert [path.name for path, _ in listed] == ["broken.mp4"]
     assert len(FeatureStore.from_spec(f"npz:{tmp_path / 'features'}")) == 4
@@ -105,7 +105,7 @@ def test_settings_are_not_mixed_in_one_folder(videos, tmp_path, spec, clip_lengt
 
 
 def test_names_must_be_unique(videos, tmp_path):
-    write_video(videos / "more" / "a.mkv", [grey(9)])
+    write_video(videos / "more" / "a.mkv", [gray(9)])
     with pytest.raises(ValueError, match=r"share the file a\.npz"):
         extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5)
 

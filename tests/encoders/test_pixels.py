@@ -2,7 +2,7 @@ import numpy as np
 
 from shine_hf.encoders import video_encoder
 
-from .videos import grey, write_video
+from .videos import gray, write_video
 
 
 def test_average_and_motion_energy():
@@ -18,7 +18,7 @@ def test_average_and_motion_energy():
 
 
 def test_a_video(tmp_path):
-    path = write_video(tmp_path / "a.mp4", [grey(0)] * 8 + [grey(255 * (i % 2)) for i in range(8)], fps=8)
+    path = write_video(tmp_path / "a.mp4", [gray(0)] * 8 + [gray(255 * (i % 2)) for i in range(8)], fps=8)
     features = video_encoder("pixels:size=4,frames=8").encode_video(path, 1.0)
     assert features.shape == (2, 64)
     assert np.abs(features[0, 48:]).max() < 0.05 and features[1, 48:].min() > 0.9

@@ -8,7 +8,7 @@ from PIL import Image
 
 from shine_hf.encoders.video_reader import read_clips, read_film_strip, video_duration
 
-from .videos import grey, write_video
+from .videos import gray, write_video
 
 
 def levels(clips) -> list[list[int]]:
@@ -21,7 +21,7 @@ def close(found: list[list[int]], expected: list[list[int]]) -> bool:
 
 
 def test_frames_on_screen_at_the_times_of_each_clip(tmp_path):
-    path = write_video(tmp_path / "a.mp4", [grey(20 * i) for i in range(12)], fps=4)
+    path = write_video(tmp_path / "a.mp4", [gray(20 * i) for i in range(12)], fps=4)
     clips = list(read_clips(path, clip_length=1.0, frames_per_clip=2))
     assert clips[0].shape == (2, 32, 48, 3) and clips[0].dtype == np.uint8
     # Times 0.25 and 0.75 of each second: at 4 frames a second the frames 1 and 3, 5 and 7, 9 and 11.
@@ -30,28 +30,28 @@ def test_frames_on_screen_at_the_times_of_each_clip(tmp_path):
 
 
 def test_slower_than_the_sampling_repeats_frames(tmp_path):
-    path = write_video(tmp_path / "slow.mp4", [grey(0), grey(100), grey(200)], fps=1)
+    path = write_video(tmp_path / "slow.mp4", [gray(0), gray(100), gray(200)], fps=1)
     assert close(levels(read_clips(path, 0.5, 2)), [[0, 0], [0, 0], [100, 100], [100, 100], [200, 200], [200, 200]])
 
 
 def test_variable_frame_rate_follows_the_time_stamps(tmp_path):
     # Ten frames in the first second, then one that stands for three seconds, then one more.
     times = [*np.arange(10) / 10, 1.0, 4.0]
-    path = write_video(tmp_path / "vfr.mkv", [*[grey(20)] * 10, grey(120), grey(220)], fps=10, times=times)
+    path = write_video(tmp_path / "vfr.mkv", [*[gray(20)] * 10, gray(120), gray(220)], fps=10, times=times)
     assert close(levels(read_clips(path, 1.0, 1))[:4], [[20], [120], [120], [120]])
 
 
 def test_a_clip_exists_where_one_of_its_frames_does(tmp_path):
     # 2.25 s: the third clip has its first time (2.125 s) inside, and ends with the last frame.
-    path = write_video(tmp_path / "rest.mp4", [grey(20 * i) for i in range(9)], fps=4)
+    path = write_video(tmp_path / "rest.mp4", [gray(20 * i) for i in range(9)], fps=4)
     assert close(levels(read_clips(path, 1.0, 4))[2:], [[160, 160, 160, 160]])
     # 2.02 s: nothing of a third clip.
-    path = write_video(tmp_path / "tiny_rest.mp4", [grey(i) for i in range(101)], fps=50)
+    path = write_video(tmp_path / "tiny_rest.mp4", [gray(i) for i in range(101)], fps=50)
     assert len(list(read_clips(path, 1.0, 4))) == 2
 
 
 def test_a_single_frame_is_one_clip(tmp_path):
-    path = write_video(tmp_path / "one.mp4", [grey(90)], fps=25)
+    path = write_video(tmp_path / "one.mp4", [gray(90)], fps=25)
     assert close(levels(read_clips(path, 2.0, 3)), [[90, 90, 90]])
 
 
@@ -69,7 +69,7 @@ def test_frames_are_turned_upright(tmp_path, rotation):
 
 
 def test_odd_sizes_sound_and_wrong_extensions(tmp_path):
-    path = write_video(tmp_path / "odd.mp4", [grey(50, 31, 45)] * 4, audio=1)
+    path = write_video(tmp_path / "odd.mp4", [gray(50, 31, 45)] * 4, audio=1)
     path = path.rename(tmp_path / "odd.jpg")
     (clip,) = read_clips(path, 1.0, 2)
     assert clip.shape == (2, 31, 45, 3) and close(levels([clip]), [[50, 50]])
@@ -101,12 +101,12 @@ def test_sound_and_still_images_are_no_videos(tmp_path):
     with wave.open(str(tmp_path / "sound.mp4"), "wb") as file:
         file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000), file.writeframes(bytes(16000))
     Image.new("RGB", (16, 16)).save(tmp_path / "still.png")
-    write_video(tmp_path / "song.mp4", [grey(9)], codec="mjpeg", audio=1, cover=True)
-    whole = write_video(tmp_path / "whole.mp4", [grey(9)] * 8, options={"movflags": "faststart"})
+    write_video(tmp_path / "song.mp4", [gray(9)], codec="mjpeg", audio=1, cover=True)
+    whole = write_video(tmp_path / "whole.mp4", [gray(9)] * 8, options={"movflags": "faststart"})
     (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[:200])
     messages = {
-        "sound.mp4": "holds sound alone",
-        "song.mp4": "holds sound alone",
+        "sound.mp4": "holds only sound",
+        "song.mp4": "holds only sound",
         "still.png": "but a picture",
         "cut.mp4": "interrupted download",
     }
@@ -116,7 +116,7 @@ def test_sound_and_still_images_are_no_videos(tmp_path):
 
 
 def test_a_playlist_opens_no_other_file(tmp_path):
-    write_video(tmp_path / "secret.ts", [grey(10)] * 8, fps=25)
+    write_video(tmp_path / "secret.ts", [gray(10)] * 8, fps=25)
     playlists = {
         "list.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nsecret.ts\n#EXT-X-ENDLIST\n",
         "list.ffconcat": "ffconcat version 1.0\nfile secret.ts\n",
@@ -156,7 +156,7 @@ def test_damaged_packets_are_passed_over(tmp_path, caplog):
 
 
 def test_a_damaged_beginning_does_not_shift_the_times(tmp_path):
-    whole = write_video(tmp_path / "whole.mkv", [grey(20 * i) for i in range(12)], fps=1, gop=1)
+    whole = write_video(tmp_path / "whole.mkv", [gray(20 * i) for i in range(12)], fps=1, gop=1)
     damaged = tmp_path / "damaged.mkv"
     with av.open(str(whole)) as source, av.open(str(damaged), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
@@ -177,7 +177,7 @@ def test_a_damaged_beginning_does_not_shift_the_times(tmp_path):
 
 def test_what_a_trimmed_file_hides_does_not_shift_the_times(tmp_path):
     # As phones trim: all packets since the last whole picture stay in the file, and an edit list says where the picture begins.
-    whole = write_video(tmp_path / "whole.mp4", [grey(20 * i) for i in range(12)], fps=1)
+    whole = write_video(tmp_path / "whole.mp4", [gray(20 * i) for i in range(12)], fps=1)
     trimmed = tmp_path / "trimmed.mp4"
     with (
         av.open(str(whole)) as source,
@@ -195,7 +195,7 @@ def test_what_a_trimmed_file_hides_does_not_shift_the_times(tmp_path):
 
 
 def test_a_film_strip_is_small_and_not_longer_than_asked(tmp_path):
-    path = write_video(tmp_path / "tall.mp4", [grey(20 * i, 300, 200) for i in range(12)], fps=4)
+    path = write_video(tmp_path / "tall.mp4", [gray(20 * i, 300, 200) for i in range(12)], fps=4)
     strip = read_film_strip(path, 3.0, frames=4, max_height=30)
     assert [time for time, _ in strip] == [0.375, 1.125, 1.875, 2.625]
     assert {frame.shape for _, frame in strip} == {(30, 20, 3)}
@@ -205,7 +205,7 @@ def test_a_film_strip_is_small_and_not_longer_than_asked(tmp_path):
 
 def test_a_clock_that_does_not_start_at_zero(tmp_path):
     path = write_video(
-        tmp_path / "late.mkv", [grey(20 * i) for i in range(12)], times=[100 + i / 4 for i in range(12)]
+        tmp_path / "late.mkv", [gray(20 * i) for i in range(12)], times=[100 + i / 4 for i in range(12)]
     )
     assert close(levels(read_clips(path, 1.0, 2)), [[20, 60], [100, 140], [180, 220]])
     assert video_duration(path) == pytest.approx(3.0, abs=0.01)
@@ -213,19 +213,19 @@ def test_a_clock_that_does_not_start_at_zero(tmp_path):
 
 def test_the_length_of_the_sound_is_not_that_of_the_picture(tmp_path):
     """Matroska states one length for the whole file."""
-    path = write_video(tmp_path / "sound.mkv", [grey(20 * i) for i in range(4)], audio=40)
+    path = write_video(tmp_path / "sound.mkv", [gray(20 * i) for i in range(4)], audio=40)
     assert video_duration(path) == pytest.approx(1.0, abs=0.05)
 
 
 def test_joined_recordings_go_on_where_the_clock_is_set_back(tmp_path):
-    path = write_video(tmp_path / "a.ts", [grey(20 * i) for i in range(12)])
+    path = write_video(tmp_path / "a.ts", [gray(20 * i) for i in range(12)])
     path.write_bytes(2 * path.read_bytes())
     once = [[20, 60], [100, 140], [180, 220]]
     assert close(levels(read_clips(path, 1.0, 2)), once + once)
 
 
 def test_a_stream_without_time_stamps_follows_its_rate(tmp_path):
-    path = write_video(tmp_path / "bare.h264", [grey(2 * i) for i in range(100)])
+    path = write_video(tmp_path / "bare.h264", [gray(2 * i) for i in range(100)])
     clips = levels(read_clips(path, 1.0, 1))
     # 25 frames a second is what FFmpeg takes for usual.
     assert video_duration(path) == pytest.approx(4.0) and close(clips, [[24], [74], [124], [174]])
@@ -241,7 +241,7 @@ def test_a_truncated_file_that_states_one_length_for_all(tmp_path, caplog):
 
 def test_only_sampled_clips_are_held_in_memory(tmp_path):
     """The reader is a generator: the first clip is there before the rest is decoded."""
-    path = write_video(tmp_path / "long.mp4", [grey(i % 200) for i in range(200)], fps=10)
+    path = write_video(tmp_path / "long.mp4", [gray(i % 200) for i in range(200)], fps=10)
     reader = read_clips(path, 1.0, 1)
     assert next(reader).shape == (1, 32, 48, 3)
     reader.close()

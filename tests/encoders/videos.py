@@ -21,17 +21,27 @@ def write_video(
     cover: bool = False,
     options: dict | None = None,
     gop: int | None = None,
+    codec_options: dict | None = None,
+    pixel_aspect: Fraction | None = None,
+    time_base: int = 1000,
 ) -> Path:
-    """Write `(H, W, 3)` uint8 frames, at a constant rate or at the given times in seconds; `audio` packets of silence beside them (64 ms each).
-    With `cover` the frame is the picture on the cover of the sound. Every `gop` frames there is one that needs no other."""
+    """Write `(H, W, 3)` uint8 frames, at a constant rate or at the given times in seconds.
+
+    `audio` packets of silence go beside them (64 ms each). With `cover` the frame is the picture on the cover of the sound. Every `gop` frames
+    there is one that needs no other.
+    """
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.height, stream.width = frames[0].shape[:2]
         # Chroma in full, since odd sizes have no half.
         stream.pix_fmt = "yuv444p" if codec == "libx264" else "yuv420p"
-        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        stream.time_base = stream.codec_context.time_base = Fraction(1, time_base)
         if gop:
             stream.codec_context.gop_size = gop
+        if codec_options:
+            stream.codec_context.options = codec_options
+        if pixel_aspect:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
         if rotation:
             stream.set_display_rotation(rotation)
         if cover:
@@ -39,8 +49,8 @@ def write_video(
         sound = container.add_stream("aac", rate=16000) if audio else None
         for index, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
-            frame.pts = round(1000 * (times[index] if times is not None else index / fps))
-            frame.time_base = Fraction(1, 1000)
+            frame.pts = round(time_base * (times[index] if times is not None else index / fps))
+            frame.time_base = Fraction(1, time_base)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
         if sound:
@@ -52,6 +62,6 @@ def write_video(
     return path
 
 
-def grey(level: int, height: int = 32, width: int = 48) -> np.ndarray:
+def gray(level: int, height: int = 32, width: int = 48) -> np.ndarray:
     """A uniform frame."""
     return np.full((height, width, 3), level, np.uint8)

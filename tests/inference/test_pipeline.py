@@ -14,7 +14,7 @@ from shine_hf.inference.features import predict_from_features
 from shine_hf.inference.pipeline import TASK, VideoMomentRetrievalPipeline
 from shine_hf.modeling import MomentDetrConfig, MomentDetrForMomentRetrieval, QDDetrConfig, QDDetrForMomentRetrieval
 
-from ..encoders.videos import grey, write_video
+from ..encoders.videos import gray, write_video
 
 SPEC, CLIP = "pixels:size=4,frames=2", 0.5
 DIM = video_encoder(SPEC).dim
@@ -43,12 +43,12 @@ def find(model_folder):
 @pytest.fixture(scope="module")
 def film(tmp_path_factory):
     levels = np.linspace(10, 240, 24).astype(int)
-    return write_video(tmp_path_factory.mktemp("film") / "film.mp4", [grey(level) for level in levels], fps=4)
+    return write_video(tmp_path_factory.mktemp("film") / "film.mp4", [gray(level) for level in levels], fps=4)
 
 
 @pytest.fixture(scope="module")
 def short_film(tmp_path_factory):
-    return write_video(tmp_path_factory.mktemp("film") / "short.mp4", [grey(50)], fps=25)
+    return write_video(tmp_path_factory.mktemp("film") / "short.mp4", [gray(50)], fps=25)
 
 
 def assert_same(results, expected):

@@ -11,7 +11,7 @@ from shine_hf.encoders import video_encoder
 from shine_hf.inference.pipeline import VideoMomentRetrievalPipeline
 from shine_hf.modeling import QDDetrConfig, QDDetrForMomentRetrieval
 
-from ..encoders.videos import grey, write_video
+from ..encoders.videos import gray, write_video
 
 APP = Path(__file__).resolve().parents[2] / "spaces" / "demo" / "app.py"
 
@@ -38,7 +38,7 @@ def find():
 @pytest.fixture(scope="module")
 def film(tmp_path_factory):
     """Eight seconds, darker to lighter, of an odd size."""
-    frames = [grey(level, 37, 51) for level in range(0, 256, 8)]
+    frames = [gray(level, 37, 51) for level in range(0, 256, 8)]
     return write_video(tmp_path_factory.mktemp("film") / "film.mp4", frames, fps=4)
 
 

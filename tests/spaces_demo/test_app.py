@@ -8,7 +8,7 @@ import pytest
 
 from shine_hf.encoders.video_reader import read_clips, video_duration
 
-from ..encoders.videos import grey, write_video
+from ..encoders.videos import gray, write_video
 
 gr = pytest.importorskip("gradio")
 gradio_client = pytest.importorskip("gradio_client")
@@ -31,7 +31,7 @@ def test_from_upload_to_moments_and_cut(server, find, film, tmp_path):
 
 
 def test_two_visitors_at_once_get_their_own_answers(server, find, film, tmp_path):
-    other = write_video(tmp_path / "other.mp4", [grey(200), grey(10)] * 6, fps=4)
+    other = write_video(tmp_path / "other.mp4", [gray(200), gray(10)] * 6, fps=4)
     (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
     jobs = [(tmp_path / "one", film, "a red star"), (tmp_path / "two", other, "the dog barks")] * 3
     with ThreadPoolExecutor(2) as pool:
@@ -67,7 +67,7 @@ def test_a_cut_shows_its_part_of_the_video(app, film):
     path = app.cut(str(film), 2.0, 4.0)
     assert video_duration(path) == pytest.approx(2.0, abs=0.05)
     levels = [clip.mean() for clip in read_clips(path, 0.5, 1)]
-    # The film grows lighter by 32 levels per second; H.264 keeps grey within a few.
+    # The film grows lighter by 32 levels per second; H.264 keeps gray within a few.
     assert levels == pytest.approx([72, 88, 104, 120], abs=8)
     # A moment of no length is a single frame, one behind the end the last.
     assert video_duration(app.cut(str(film), 3.0, 3.0)) == pytest.approx(1 / app.CUT_FPS, abs=0.05)

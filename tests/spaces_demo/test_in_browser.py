@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from ..encoders.videos import grey, write_video
+from ..encoders.videos import gray, write_video
 
 webdriver = pytest.importorskip("selenium.webdriver")
 if not shutil.which("chromium") or not shutil.which("chromedriver"):
@@ -111,7 +111,7 @@ def test_an_error_is_shown_for_a_bad_file(visit, tmp_path):
 
 
 def test_two_people_at_once(visit, find, film, tmp_path):
-    other = write_video(tmp_path / "other.mp4", [grey(200), grey(10)] * 6, fps=4)
+    other = write_video(tmp_path / "other.mp4", [gray(200), gray(10)] * 6, fps=4)
     people = [(visit(), film, "a red star"), (visit(), other, "the dog barks")]
     for person, video, query in people:
         person.upload(video)
