@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from shine_hf.training.checkpoints import is_whole
+from shine_hf.training.checkpoints import is_complete
 from tests.made_up import write_charades_cg
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -73,7 +73,7 @@ class Run:
 
     def last_whole_step(self) -> int:
         """Of the newest whole checkpoint."""
-        steps = [int(path.name.split("-")[1]) for path in self.output.glob("checkpoint-*") if is_whole(str(path))]
+        steps = [int(path.name.split("-")[1]) for path in self.output.glob("checkpoint-*") if is_complete(str(path))]
         return max(steps, default=0)
 
     def is_same_as(self, other: Run) -> bool:

@@ -37,11 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = make_parser(chosen, module).parse_args(argv)
         assert module is not None  # the parser has ended the program otherwise
         return module.main(args) or 0
-    except (ValueError, KeyError, OSError, ImportError, FloatingPointError) as error:
+    except (ValueError, KeyError, OSError, ImportError, FloatingPointError, MemoryError) as error:
         # The text of a KeyError is its key in quotes; everything else speaks for itself.
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"shine-hf {chosen}: error: {text}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"shine-hf {chosen}: interrupted", file=sys.stderr)
+        return 130
 
 
 def make_parser(chosen: str | None = None, module: ModuleType | None = None) -> CommandParser:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -29,7 +31,21 @@ def add_arguments(parser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the training (default: %(default)s)")
 
 
-def main(args) -> None:
+def main(args) -> int:
+    """Run the demo. An interrupted one is continued by the same command; the exit status is then that of the signal."""
+    from ..training.stop_on_signal import TrainingStopped
+
+    try:
+        _run(args)
+    except (TrainingStopped, KeyboardInterrupt) as stopped:
+        status = stopped.exit_status if isinstance(stopped, TrainingStopped) else 128 + signal.SIGINT
+        done = f" after step {stopped.step} of {stopped.max_steps}, which is saved" if isinstance(stopped, TrainingStopped) else ""
+        print(f"\nshine-hf demo: stopped{done}. The same command goes on from there.", file=sys.stderr)
+        return status
+    return 0
+
+
+def _run(args) -> None:
     from ..encoders.extract import extract_features
     from ..shapes_cg.rendering import contact_sheet
     from ..shapes_cg.world import SPLITS, ShapesCG

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -14,7 +13,7 @@ EXAMPLES = (
 
 
 def main(argv: Sequence[str]) -> int | None:
-    """Train; the exit status after a SIGTERM is the shell's 143, as if it had not been caught."""
+    """Train. After a signal, the exit status is the shell's for it (143 for SIGTERM), as if it had not been caught."""
     from ..training.recipe import make_parser, parse_recipe
 
     if not argv or "-h" in argv or "--help" in argv:
@@ -30,5 +29,5 @@ def main(argv: Sequence[str]) -> int | None:
     try:
         run_recipe(recipe)
     except TrainingStopped as stopped:
-        print(stopped, file=sys.stderr)
-        return 128 + signal.SIGTERM
+        print(f"shine-hf train: {stopped}", file=sys.stderr)
+        return stopped.exit_status

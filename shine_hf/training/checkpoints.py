@@ -1,10 +1,11 @@
-"""What a fault leaves on the disk: which checkpoints are whole, and folders that are there whole or not at all."""
+"""Checkpoints on disk: which of them are complete, and what they lack."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+from collections.abc import Collection
 from fnmatch import fnmatch
 
 import torch
@@ -20,26 +21,32 @@ from ..io import atomic_dir
 STATE_FILE = "trainer_state.json"
 # Files or folders, one of which holds the state: of one process or of several, of FSDP or of DeepSpeed.
 STATE_PATTERNS = {
-    "optimiser": ("optimizer*", "global_step*"),
-    "schedule of the learning rate": ("scheduler.pt",),
-    "random numbers": ("rng_state*",),
+    "optimizer": ("optimizer*", "global_step*"),
+    "learning-rate schedule": ("scheduler.pt",),
+    "random number generators": ("rng_state*",),
 }
 
 
-def is_whole(checkpoint: str) -> bool:
-    """Whether a checkpoint was saved to its end: the trainer's state is written last, so it is missing or cut short where the rest may be."""
+def is_complete(checkpoint: str) -> bool:
+    """Return whether the saving of a checkpoint was finished: the trainer's state is written last, so a cut leaves it missing or unreadable."""
+    return saved_step(checkpoint) is not None
+
+
+def saved_step(checkpoint: str | None) -> int | None:
+    """Return the step of a complete checkpoint; None for anything else."""
+    if checkpoint is None:
+        return None
     try:
         with open(os.path.join(checkpoint, STATE_FILE), encoding="utf-8") as file:
-            json.load(file)
-    except (OSError, ValueError):
-        return False
-    return True
+            return int(json.load(file).get("global_step", 0))
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def missing_state(checkpoint: str) -> list[str]:
-    """
-    What a checkpoint that is whole lacks of the state of the training, without which `Trainer` would go on to other losses and not say so: a
-    copy or a download of it was cut short, or it was saved with `save_only_model`.
+    """Return what a complete checkpoint lacks of the training's state.
+
+    Without it `Trainer` would silently go on to other losses. It is missing where a copy or download was cut short, or with `save_only_model`.
     """
     names = os.listdir(checkpoint)
     return [
@@ -50,20 +57,31 @@ def missing_state(checkpoint: str) -> list[str]:
 
 
 def last_complete_checkpoint(output_dir: str) -> str | None:
-    """The newest checkpoint of a run that was saved to its end; None where there is none."""
-    return next((folder for folder in reversed(sort_checkpoints(output_dir)) if is_whole(folder)), None)
+    """Return the complete checkpoint with the highest step in a folder; None if there is none."""
+    return next((folder for folder in reversed(sort_checkpoints(output_dir)) if is_complete(folder)), None)
 
 
-def remove_half_written(output_dir: str) -> None:
-    """Remove what interrupted saves left: it takes room, and the limit on the number of checkpoints would count it as one to keep."""
+def remove_incomplete_checkpoints(output_dir: str) -> None:
+    """Remove what interrupted saves left: it takes space, and `save_total_limit` would count it."""
     for folder in sort_checkpoints(output_dir):
-        if not is_whole(folder):
+        if not is_complete(folder):
             shutil.rmtree(folder)
 
 
+def remove_old_checkpoints(output_dir: str, limit: int, keep: Collection[str | None]) -> None:
+    """Remove the oldest checkpoints until `limit` are left, but none of those to `keep`."""
+    kept = {os.path.abspath(folder) for folder in keep if folder is not None}
+    others = [folder for folder in sort_checkpoints(output_dir) if os.path.abspath(folder) not in kept]
+    others.sort(key=os.path.getmtime)
+    for folder in others[: max(0, len(others) + len(kept) - limit)]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def load_full_weights(model: torch.nn.Module, folder: str) -> None:
-    """Load saved weights into a model that is sharded over the processes (FSDP): the first one reads, the others get their parts from it. Every
-    process must call this."""
+    """Load saved weights into a model that is sharded over the processes (FSDP).
+
+    The first process reads, the others get their parts from it. Every process must call this.
+    """
     is_reader = not distributed.is_initialized() or distributed.get_rank() == 0
     weights = load_file(os.path.join(folder, SAFE_WEIGHTS_NAME)) if is_reader else {}
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=distributed.is_initialized())
@@ -71,7 +89,7 @@ def load_full_weights(model: torch.nn.Module, folder: str) -> None:
 
 
 def restore_best_model(checkpoint: str, output_dir: str) -> None:
-    """Put the best model that a pushed checkpoint brought along where the trainer looks for it, unless there is one."""
+    """Copy the best model that a pushed checkpoint brought along to where the trainer looks for it, unless there is one."""
     source, target = os.path.join(checkpoint, BEST_MODEL_FOLDER), os.path.join(output_dir, BEST_MODEL_FOLDER)
     if os.path.isdir(source) and not os.path.isdir(target):
         os.makedirs(output_dir, exist_ok=True)

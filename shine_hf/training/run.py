@@ -23,19 +23,18 @@ from ..data.loading import (
 )
 from ..encoders import is_text_encoder_spec
 from ..modeling import MomentRetrievalProcessor
-from .callbacks import ModelCardCallback, StopOnSignal
-from .checkpoints import is_whole, last_complete_checkpoint, missing_state, restore_best_model
+from .checkpoints import is_complete, last_complete_checkpoint, missing_state, restore_best_model
 from .memory import keep_freed_memory
+from .model_card_callback import ModelCardCallback
 from .recipe import CONFIGS, Recipe
+from .stop_on_signal import TrainingStopped
 from .trainer import ShineTrainer
+
+__all__ = ["TrainingStopped", "build_trainer", "format_results", "run_recipe"]
 
 logger = logging.getLogger(__name__)
 
 HEADLINE_METRICS = ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU")
-
-
-class TrainingStopped(Exception):
-    """A signal ended the training before its time; the message says how to go on."""
 
 
 def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
@@ -45,8 +44,8 @@ def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
         Split name -> metrics, as they are also written to `output_dir/all_results.json`.
 
     Raises:
-        TrainingStopped: On SIGTERM during the training, after a checkpoint was saved.
-        ConnectionError: With `push_to_hub`, where the Hub took the results not even at the end; everything is in `output_dir` then.
+        TrainingStopped: after a signal during the training, with the step saved in a checkpoint.
+        ConnectionError: with `push_to_hub`, if the Hub did not take the results even at the end; everything is in `output_dir` then.
     """
     args = recipe.training
     set_seed(args.seed)
@@ -55,18 +54,8 @@ def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
     trainer, splits = build_trainer(recipe)
 
     if args.do_train:
-        checkpoint = _checkpoint_to_resume(args)
-        with StopOnSignal() as stop:
-            trainer.add_callback(stop)
-            result = trainer.train(resume_from_checkpoint=checkpoint)
-        if stop.stopped:
-            raise TrainingStopped(
-                f"stopped by SIGTERM at step {trainer.state.global_step} of {trainer.state.max_steps}, which is saved in "
-                f"{last_complete_checkpoint(args.output_dir)}: go on with the same command and --resume_from_checkpoint true"
-            )
+        result = trainer.train(resume_from_checkpoint=_checkpoint_to_resume(args))
         trainer.save_metrics("train", result.metrics)
-        if trainer.load_best_model():
-            logger.info("ending with the best model: %s = %.4f", args.metric_for_best_model, trainer.state.best_metric)
         trainer.save_model()
         trainer.save_state()
 
@@ -193,7 +182,7 @@ def _without_path(spec: str) -> str:
 
 def _checkpoint_to_resume(args) -> str | None:
     """
-    `resume_from_checkpoint` is a folder, or `true` for the newest whole checkpoint of `output_dir`, if there is one.
+    `resume_from_checkpoint` is a folder, or `true` for the newest complete checkpoint of `output_dir`, if there is one.
 
     Raises:
         ValueError: A checkpoint from which the training could not go on to the same losses.
@@ -212,9 +201,9 @@ def _find_checkpoint(args) -> str | None:
     if wanted is None or str(wanted).lower() in ("false", ""):
         return None
     if str(wanted).lower() != "true":
-        if not is_whole(wanted):
+        if not is_complete(wanted):
             raise ValueError(
-                f"{wanted} is not a whole checkpoint: it is missing, or its saving was interrupted. The last whole one of this run is "
+                f"{wanted} is not a complete checkpoint: it is missing, or its saving was interrupted. The last complete one of this run is "
                 f"{last_complete_checkpoint(args.output_dir)}"
             )
         if args.should_save:

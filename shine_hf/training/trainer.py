@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import logging
 import math
 import os
-import shutil
 from collections import defaultdict
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 from transformers import EvalPrediction, IntervalStrategy
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..hub.push import BEST_MODEL_FOLDER
-from ..io import atomic_dir
+from ..io import atomic_file
 from ..losses import ShineLoss
 from ..metrics import first_moment_iou, moment_retrieval_metrics, saliency_order
 from ..modeling.moment_retrieval_loss import is_inside, masked_mean
-from .callbacks import SaveAfterEvaluation, SetEpochCallback, StopWithoutProgress, ignore_foreign_sigterm
-from .checkpoints import (
-    STATE_FILE,
-    is_whole,
-    last_complete_checkpoint,
-    load_full_weights,
-    remove_half_written,
-)
+from .callbacks import SetEpochCallback, StopWithoutProgress
+from .checkpointing_trainer import CheckpointingTrainer
 from .loss_watch import LossWatch, describe
-from .pushing import PushingTrainer
 from .saliency_example import ExampleRecorder
 from .sampling import EpochLengthGroupedSampler
+from .stop_on_signal import ignore_foreign_signals
 from .training_args import ShineTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -43,10 +32,9 @@ logger = logging.getLogger(__name__)
 CONFIDENCE = 0.95  # Of the intervals of the saliency order.
 # Beside the names of loss terms: the loss of a model that has no terms, the number of rows, the number of steps.
 LOSS, ROWS, STEPS = "loss", "rows", "steps"
-LOCAL_ARGUMENTS = ("output_dir", "run_name", "resume_from_checkpoint", "logging_dir", "deepspeed", "fsdp_config")
 
 
-class ShineTrainer(PushingTrainer):
+class ShineTrainer(CheckpointingTrainer):
     """
     Trains a moment-retrieval model with its base loss plus the SHINE ranking losses, and evaluates moments and saliency order.
 
@@ -89,7 +77,6 @@ class ShineTrainer(PushingTrainer):
         self._terms, self._evaluated = defaultdict(float), defaultdict(float)
         self._watch = LossWatch()
         self._example = ExampleRecorder()
-        self.add_callback(SaveAfterEvaluation())
         if hasattr(data_collator, "set_epoch"):
             self.add_callback(SetEpochCallback(data_collator))
         if args.early_stopping_patience is not None and args.eval_strategy != IntervalStrategy.NO:
@@ -103,6 +90,9 @@ class ShineTrainer(PushingTrainer):
         The step is one batch, whatever it is split into: a term is the sum over all rows divided by the count over all rows. Both `Trainer`,
         which divides by the accumulated batches, and the mean of the gradients over the processes are allowed for here.
         """
+        if self.control.should_training_stop:
+            # A run that was over before it was resumed.
+            return [], None
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
@@ -244,42 +234,33 @@ class ShineTrainer(PushingTrainer):
                 broken = [
                     name for name, value in logs.items() if name.startswith("loss_") and not math.isfinite(value)
                 ]
-                raise self._not_a_number(
+                raise self.non_finite_error(
                     f"the loss is {logs['loss']} (terms: {', '.join(broken) or 'none of its parts'})"
                 )
         elif "train_loss" in logs:
             # The last steps of a training that did not end on a logging step; this mean is that of one process.
             loss = self.accelerator.gather(torch.tensor([logs["train_loss"]], device=self.args.device)).sum().item()
             if not math.isfinite(loss):
-                raise self._not_a_number(f"the loss is {loss}")
+                raise self.non_finite_error(f"the loss is {loss}")
         if "loss" in logs or "train_loss" in logs:
             # Not at an evaluation: what broke since the last log of the training is still to be told.
             self._watch.clear()
         super().log(logs, start_time)
 
-    def _not_a_number(self, what: str) -> FloatingPointError:
-        """The error that says `what` was found, and where it began. Every process must call this."""
+    def non_finite_error(self, what: str) -> FloatingPointError:
+        """Return the error that says `what` was found, and where it began. Every process must call this."""
         where = describe(gather_object([self._watch.first_broken()]))
-        checkpoint = last_complete_checkpoint(self.args.output_dir)
         return FloatingPointError(
             f"{what} at step {self.state.global_step}, {where}. Look at the features and windows of these queries, lower the learning rate, "
-            f"or train in float32. "
-            + (f"The weights in {checkpoint} are good" if checkpoint else "No checkpoint was saved")
+            f"or train in float32. {self.advice()}"
         )
-
-    def _run_epoch(self, *args, **kwargs) -> None:
-        """As in `Trainer`, but a run that was over when its checkpoint was saved takes no further step."""
-        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
-            self.control.should_training_stop = True
-        else:
-            super()._run_epoch(*args, **kwargs)
 
     def _get_dataloader(self, *args, **kwargs):
         dataloader = super()._get_dataloader(*args, **kwargs)
         if dataloader.num_workers:
             # What accelerate wraps starts the workers; an attribute of the wrapper would not reach it.
             inner = getattr(dataloader, "base_dataloader", dataloader)
-            inner.worker_init_fn = functools.partial(ignore_foreign_sigterm, inner.worker_init_fn)
+            inner.worker_init_fn = functools.partial(ignore_foreign_signals, inner.worker_init_fn)
         return dataloader
 
     # ---- evaluation --------------------------------------------------------------------------------------------------
@@ -372,10 +353,9 @@ class ShineTrainer(PushingTrainer):
             return
         moments, levels, windows = _unpadded(self._last_evaluation)
         path = os.path.join(self.args.output_dir, "queries", f"{split}.jsonl")
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         places = np.argsort(self._get_eval_sampler(rows))
         ious = first_moment_iou(moments, windows)
-        with open(path, "w", encoding="utf-8") as file:
+        with atomic_file(path) as file:
             for row, moment, iou, saliency in zip(rows, moments[places], ious[places], levels[places]):
                 found = {name: [None if np.isnan(value) else float(value) for value in values]
                          for name, values in (("moment", moment[0, :2]), ("saliency", saliency))}  # fmt: skip
@@ -405,100 +385,6 @@ class ShineTrainer(PushingTrainer):
             optimizer or self.optimizer, lambda step: 0.1 if step >= drop else 1.0
         )
         return self.lr_scheduler
-
-    def _determine_best_metric(self, metrics, trial):
-        is_new_best = super()._determine_best_metric(metrics, trial)
-        if is_new_best:
-            # Transformers leaves it out where no checkpoints are saved.
-            self.state.best_global_step = self.state.global_step
-        if is_new_best and self.args.keep_best:
-            self._refuse_broken_weights()
-            best = os.path.join(self.args.output_dir, BEST_MODEL_FOLDER)
-            with self._explain_failure(best), atomic_dir(best, is_writer=self.args.should_save) as folder:
-                self.save_model(folder, _internal_call=True)
-        return is_new_best
-
-    def load_best_model(self) -> bool:
-        """Load the weights of `output_dir/best`, if there are any, and say whether."""
-        if self.state.best_metric is None or not self.args.keep_best:
-            return False
-        folder = os.path.join(self.args.output_dir, BEST_MODEL_FOLDER)
-        if not os.path.isdir(folder):
-            logger.warning("%s is not there, so the run ends with its last weights instead of its best", folder)
-            return False
-        if self.is_fsdp_enabled:
-            # There `Trainer` looks for the shards of a checkpoint, which the best model does not have.
-            load_full_weights(self.model, folder)
-        else:
-            self._load_from_checkpoint(folder)
-        self.card.on_best_model_loaded(self.state)
-        return True
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """
-        As in `Trainer`.
-
-        Raises:
-            OSError: The folder could not be written, the disk being full say; names the last whole checkpoint.
-        """
-        with contextlib.nullcontext() if _internal_call else self._explain_failure(output_dir or self.args.output_dir):
-            super().save_model(output_dir, _internal_call)
-
-    def _refuse_broken_weights(self) -> None:
-        """Raise FloatingPointError on weights that are not finite: whatever is saved during training can be gone on from."""
-        weights = [getattr(weight, "to_local", weight.detach)() for weight in self.model.parameters()]
-        finite = torch.stack([weight.detach().isfinite().all() for weight in weights]).all()
-        if not self.accelerator.gather(finite.reshape(1)).all():
-            raise self._not_a_number("a weight is not a number")
-
-    def _save_checkpoint(self, model, trial) -> None:
-        """As in `Trainer`, but a half-written checkpoint is never taken for a whole one, whatever happens meanwhile."""
-        self._refuse_broken_weights()
-        folder = os.path.join(self._get_output_dir(trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        if self.args.should_save:
-            remove_half_written(self.args.output_dir)
-            # Written over by a run that was resumed from further back, it would look whole all along.
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(os.path.join(folder, STATE_FILE))
-        with self._explain_failure(folder):
-            try:
-                super()._save_checkpoint(model, trial)
-            except Exception:
-                if self.args.should_save and not is_whole(folder):
-                    shutil.rmtree(folder, ignore_errors=True)
-                raise
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        # Every process writes a file of its own, and the state that marks the checkpoint as whole must come after all of them.
-        self.accelerator.wait_for_everyone()
-
-    @contextlib.contextmanager
-    def _explain_failure(self, folder: str) -> Iterator[None]:
-        """Turn what a failing disk raises, an error of torch, safetensors or the system, into an OSError that says how to go on."""
-        try:
-            yield
-        except Exception as error:
-            free = shutil.disk_usage(self.args.output_dir).free / 2**20
-            checkpoint = last_complete_checkpoint(self.args.output_dir)
-            advice = (
-                f"{checkpoint} is whole: mend the cause and resume with --resume_from_checkpoint true"
-                if checkpoint
-                else "there is no whole checkpoint yet: mend the cause and start again"
-            )
-            raise OSError(
-                f"{folder} could not be saved: {error} ({free:.0f} MiB free on its disk); {advice}"
-            ) from error
-
-    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        super()._save(output_dir, state_dict)
-        output_dir = output_dir or self.args.output_dir
-        if self.args.should_save:
-            # The arguments as JSON instead of a pickle: transformers masks tokens, and paths of this machine are left out.
-            os.remove(os.path.join(output_dir, "training_args.bin"))
-            settings = {name: value for name, value in self.args.to_dict().items() if name not in LOCAL_ARGUMENTS}
-            with open(os.path.join(output_dir, "training_args.json"), "w", encoding="utf-8") as file:
-                json.dump(settings, file, indent=2, default=str)
 
 
 def _unpadded(prediction) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

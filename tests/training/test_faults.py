@@ -21,7 +21,7 @@ from transformers import TrainerState
 from shine_hf import QDDetrForMomentRetrieval, ShineTrainer
 from shine_hf.io import atomic_dir
 from shine_hf.training import checkpoints, last_complete_checkpoint
-from shine_hf.training.checkpoints import is_whole
+from shine_hf.training.checkpoints import is_complete
 from shine_hf.training.loss_watch import LossWatch, describe
 from shine_hf.training.recipe import parse_recipe
 from shine_hf.training.run import TrainingStopped, run_recipe
@@ -78,25 +78,132 @@ def assert_same(output: Path, undisturbed) -> None:
 # ---- signals ---------------------------------------------------------------------------------------------------------
 
 
-# The first, the last of an epoch, in the middle of one, with a checkpoint, the last of all.
-@pytest.mark.parametrize("step", [1, 5, 7, 8, STEPS])
-def test_sigterm_at_any_step_saves_it_and_the_run_goes_on_from_there(train, undisturbed, monkeypatch, step):
+def at_step(step: int, action):
+    """A `training_step` that does something before a step is taken."""
     training_step = ShineTrainer.training_step
 
     def interrupted(trainer, *args, **kwargs):
         if trainer.state.global_step + 1 == step:
-            signal.raise_signal(signal.SIGTERM)
+            action()
         return training_step(trainer, *args, **kwargs)
 
+    return ShineTrainer, "training_step", interrupted
+
+
+# The first, the last of an epoch, in the middle of one, with a checkpoint, the last of all. With a limit of 1, `Trainer` would end by deleting
+# every checkpoint but the best.
+@pytest.mark.parametrize("limit", ["1", "2"])
+@pytest.mark.parametrize("step", [1, 5, 7, 8, STEPS])
+def test_a_signal_at_any_step_saves_it_and_the_run_goes_on_from_there(train, undisturbed, monkeypatch, step, limit):
     with monkeypatch.context() as patch:
-        patch.setattr(ShineTrainer, "training_step", interrupted)
-        with pytest.raises(TrainingStopped, match=f"at step {step} of {STEPS}.*checkpoint-{step}: go on"):
-            train()
+        patch.setattr(*at_step(step, lambda: signal.raise_signal(signal.SIGTERM)))
+        with pytest.raises(
+            TrainingStopped,
+            match=rf"by SIGTERM after step {step} of {STEPS}. Step {step} is saved in .*-{step}: go on .* true\.",
+        ):
+            train("--save_total_limit", limit)
     assert last_complete_checkpoint(str(train.output)).endswith(f"checkpoint-{step}")
     assert not (train.output / "all_results.json").exists()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    train()
+    train("--save_total_limit", limit)
     assert_same(train.output, undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU])
+def test_every_signal_that_ends_a_training_saves_its_step_also_after_a_resumption(
+    train, undisturbed, monkeypatch, number
+):
+    handler = signal.getsignal(number)
+    for step in (6, 9, 11):
+        with monkeypatch.context() as patch:
+            patch.setattr(*at_step(step, lambda: signal.raise_signal(number)))
+            with pytest.raises(TrainingStopped, match=f"Step {step} is saved") as stopped:
+                train("--save_total_limit", "1")
+        assert stopped.value.exit_status == 128 + number and signal.getsignal(number) == handler
+        assert [path.name for path in train.output.glob("checkpoint-*")] == [f"checkpoint-{step}"]
+    train("--save_total_limit", "1")
+    assert_same(train.output, undisturbed)
+    # The newest checkpoint outlives the training too, so that nothing is trained again.
+    assert [path.name for path in train.output.glob("checkpoint-*")] == [f"checkpoint-{STEPS}"]
+
+
+def test_a_second_ctrl_c_interrupts_at_once(train, monkeypatch):
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(*at_step(6, twice))
+    with pytest.raises(KeyboardInterrupt):
+        train("--save_total_limit", "1")
+    assert [path.name for path in train.output.glob("checkpoint-*")] == ["checkpoint-4"]
+
+
+@pytest.mark.parametrize(("limit", "left"), [("1", {6}), ("3", {6, 8, 12})])
+def test_a_run_that_resumed_further_back_keeps_and_names_its_own_checkpoint(train, monkeypatch, limit, left):
+    """Checkpoints with higher numbers are older there, by too little for the clock of the disk."""
+    train("--save_total_limit", "3")
+    monkeypatch.setattr(*at_step(6, lambda: signal.raise_signal(signal.SIGTERM)))
+    wanted = f"{train.output}/checkpoint-6"
+    option = "true" if limit == "1" else wanted
+    with pytest.raises(TrainingStopped, match=rf"saved in {wanted}: go on .* --resume_from_checkpoint {option}\."):
+        train("--save_total_limit", limit, "--resume_from_checkpoint", f"{train.output}/checkpoint-4")
+    assert {int(path.name.split("-")[1]) for path in train.output.glob("checkpoint-*")} == left
+    assert is_complete(wanted)
+
+
+def fail(error):
+    def action():
+        raise error
+
+    return action
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError),
+        (MemoryError("no more"), MemoryError),
+        (IndexError("a bug"), IndexError),
+    ],
+)
+def test_every_error_of_a_step_says_what_is_saved_and_loses_nothing_else(
+    train, undisturbed, monkeypatch, error, raised
+):
+    for step, saved in ((6, 4), (11, 8)):
+        with monkeypatch.context() as patch:
+            patch.setattr(*at_step(step, fail(error)))
+            with pytest.raises(raised) as failed:
+                train("--save_total_limit", "1")
+        said = " ".join([str(failed.value), *getattr(failed.value, "__notes__", ())])
+        assert (
+            f"fter step {step - 1} of {STEPS}" in said
+            and f"Step {saved} is saved in {train.output}/checkpoint-{saved}: go on" in said
+        )
+        assert ("per_device_train_batch_size" in said) == (raised is MemoryError)
+    train("--save_total_limit", "1")
+    assert_same(train.output, undisturbed)
+
+
+def test_a_run_that_stopped_early_keeps_its_newest_checkpoint_and_takes_no_further_step(train):
+    settings = (
+        "--save_total_limit",
+        "1",
+        "--early_stopping_patience",
+        "1",
+        "--learning_rate",
+        "0",
+        "--eval_steps",
+        "2",
+        "--save_steps",
+        "2",
+    )
+    train(*settings)
+    assert [path.name for path in train.output.glob("checkpoint-*")] == ["checkpoint-4"]
+    before = (train.output / "trainer_state.json").read_text()
+    train(*settings)
+    assert json.loads((train.output / "trainer_state.json").read_text())["global_step"] == 4
+    evaluations = [entry for entry in json.loads(before)["log_history"] if "eval_validation_loss" in entry]
+    assert len(evaluations) == 2
 
 
 def test_sigterm_to_the_whole_process_group_ends_the_command_with_143(data, undisturbed, tmp_path):
@@ -115,9 +222,9 @@ def test_sigterm_to_the_whole_process_group_ends_the_command_with_143(data, undi
     os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     if "stopped by SIGTERM" in errors:
-        assert process.returncode == 143
+        assert process.returncode == 143 and "Traceback" not in errors
     else:
-        # It came behind the training, where there is nothing left to save.
+        # It came after the training, where there is nothing left to save.
         assert process.returncode == -signal.SIGTERM and (output / "config.json").exists()
     run_recipe(parse_recipe(arguments(data, output, *SETTINGS)))
     assert_same(output, undisturbed)
@@ -171,7 +278,7 @@ def test_a_kill_while_saving_leaves_nothing_that_is_taken_for_whole(
         with pytest.raises(Killed):
             train()
     for folder in train.output.glob("checkpoint-*"):
-        if is_whole(str(folder)):
+        if is_complete(str(folder)):
             QDDetrForMomentRetrieval.from_pretrained(folder)
     if (train.output / "best").exists():
         QDDetrForMomentRetrieval.from_pretrained(train.output / "best")
@@ -182,7 +289,7 @@ def test_a_kill_while_saving_leaves_nothing_that_is_taken_for_whole(
 def test_a_checkpoint_that_was_cut_short_is_refused_by_name(train, tmp_path):
     (tmp_path / "checkpoint-4").mkdir()
     with pytest.raises(
-        ValueError, match=r"checkpoint-4 is not a whole checkpoint.*The last whole one of this run is None"
+        ValueError, match=r"checkpoint-4 is not a complete checkpoint.*The last complete one of this run is None"
     ):
         train("--resume_from_checkpoint", str(tmp_path / "checkpoint-4"))
 
@@ -206,17 +313,17 @@ def largest_file(size_bytes: int):
 def test_a_full_disk_stops_the_training_with_advice_and_loses_nothing(
     train, undisturbed, monkeypatch, size_bytes, failing
 ):
-    save, limit = ShineTrainer._determine_best_metric, contextlib.ExitStack()
+    save, limit = ShineTrainer.save_best_model, contextlib.ExitStack()
 
-    def fill_disk(trainer, *args, **kwargs):
+    def fill_disk(trainer):
         if trainer.state.global_step == 8:
             limit.enter_context(largest_file(size_bytes))
-        return save(trainer, *args, **kwargs)
+        return save(trainer)
 
     with monkeypatch.context() as patch, limit:
-        patch.setattr(ShineTrainer, "_determine_best_metric", fill_disk)
+        patch.setattr(ShineTrainer, "save_best_model", fill_disk)
         with pytest.raises(
-            OSError, match=rf"{failing} could not be saved: .*checkpoint-4 is whole: mend .* and resume"
+            OSError, match=rf"{failing} could not be saved: .* Fix the cause. Step 4 is saved in .*checkpoint-4: go on"
         ):
             train()
     assert not (train.output / "checkpoint-8").exists()
@@ -262,7 +369,7 @@ def test_a_query_that_breaks_the_loss_is_named_though_it_is_found_later(train, m
         train("--logging_steps", "4", "--eval_strategy", "no", "--keep_best", "false")
     message = str(stopped.value)
     assert "at step 8, first at step" in message and "for 1 of 4 queries: " + seen[0] in message, message
-    assert f"The weights in {train.output}/checkpoint-4 are good" in message
+    assert f"Step 4 is saved in {train.output}/checkpoint-4" in message
     # Broken weights are never saved.
     assert [path.name for path in train.output.glob("checkpoint-*")] == ["checkpoint-4"]
 

@@ -217,7 +217,7 @@ def test_a_killed_run_resumes_to_exactly_the_same_losses(data, tmp_path):
 
 @pytest.mark.parametrize(
     ("lost", "named"),
-    [("optimizer.pt", "optimiser"), ("scheduler.pt", "schedule of the learning rate"), ("rng_state.pth", "random numbers")],
+    [("optimizer.pt", "optimizer"), ("scheduler.pt", "learning-rate schedule"), ("rng_state.pth", "random number generators")],
 )  # fmt: skip
 def test_a_checkpoint_that_came_without_its_state_is_refused(data, tmp_path, lost, named):
     """`Trainer` goes on without it, to other losses."""

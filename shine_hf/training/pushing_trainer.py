@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from ..cards.model_card import card_files, write_model_card
 from ..hub.commit import PublishedCommit, open_repository
 from ..hub.publish import UNPUSHED_FOLDER, publish_model
 from ..hub.push import BEST_MODEL_FOLDER, LAST_CHECKPOINT, BackgroundPusher, publish_staged, stage_revision
-from .callbacks import ModelCardCallback
+from ..io import atomic_file
+from .model_card_callback import ModelCardCallback
 
 logger = logging.getLogger(__name__)
+
+LOCAL_ARGUMENTS = ("output_dir", "run_name", "resume_from_checkpoint", "logging_dir", "deepspeed", "fsdp_config")
 
 
 class PushingTrainer(Trainer):
@@ -45,14 +49,27 @@ class PushingTrainer(Trainer):
             write_model_card(self.card.facts(self), output_dir or self.args.output_dir)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in `Trainer`, with the card. With `push_to_hub` the model is pushed in the background: this returns before that is done."""
+        """Save as `Trainer` does, with the card, and the arguments as JSON instead of a pickle.
+
+        With `push_to_hub` the model is pushed in the background: this returns before that is done.
+        """
         super().save_model(output_dir, _internal_call=True)
+        self._write_arguments(Path(output_dir or self.args.output_dir))
         if _internal_call or not self.is_world_process_zero():
             return
         folder = output_dir or self.args.output_dir
         self.create_model_card(folder)
         if self.args.push_to_hub:
             self._push_in_background(Path(folder), "model")
+
+    def _write_arguments(self, folder: Path) -> None:
+        pickle = folder / "training_args.bin"
+        if self.args.should_save and pickle.exists():
+            pickle.unlink()
+            # transformers masks tokens in `to_dict`; paths of this machine are left out.
+            settings = {name: value for name, value in self.args.to_dict().items() if name not in LOCAL_ARGUMENTS}
+            with atomic_file(folder / "training_args.json") as file:
+                json.dump(settings, file, indent=2, default=str)
 
     # ---- pushes ------------------------------------------------------------------------------------------------------
 
