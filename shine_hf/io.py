@@ -40,7 +40,7 @@ def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
         with open(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
         # `mkstemp` makes files private; give the new file the mode of the old one, or the one that `open` would have chosen.
-        os.chmod(partial, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
+        os.chmod(partial, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~UMASK)
         os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -142,7 +142,11 @@ def retry(
     raise AssertionError("attempts must be positive")
 
 
-def _umask() -> int:
+def _read_umask() -> int:
     umask = os.umask(0)
     os.umask(umask)
     return umask
+
+
+# Read once: it can only be read by setting it, for all threads.
+UMASK = _read_umask()

@@ -23,6 +23,7 @@ from huggingface_hub import DatasetCardData
 
 from ..cards.dataset_card import BUILD_FILE, CARD_FILE, read_builds, render_dataset_card
 from ..cards.dataset_statistics import dataset_statistics, plot_statistics
+from ..io import atomic_file
 from .compositional import CompositionalNegatives, NegativesConfig
 
 FIGURE_FILE = "statistics.png"
@@ -112,7 +113,8 @@ def build_tree(
         for name in [*configs, *negatives_files]:
             write_config(builder_class(config_name=name, cache_dir=cache_dir, **options), output_dir)
     card = render_dataset_card(read_builds(output_dir), repo_id or builder_class.about.repo_id)
-    (output_dir / CARD_FILE).write_text(card, encoding="utf-8")
+    with atomic_file(output_dir / CARD_FILE) as file:
+        file.write(card)
     return output_dir
 
 

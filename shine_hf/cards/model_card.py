@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..data.loading import DEFAULT_NEGATIVES, HUB_DATASETS, VALIDATION, DataArguments
 from ..hub.publish import public_spec
+from ..io import atomic_file
 from .dataset_card import CARD_FILE
 from .eval_results import EVAL_RESULTS_FILE, REPORTED_METRICS, TASK, eval_results_yaml, model_index_results
 from .template import render_template
@@ -165,9 +166,8 @@ def write_model_card(facts: ModelFacts, folder: str | Path) -> None:
     if EVAL_RESULTS_FILE not in files:
         (Path(folder) / EVAL_RESULTS_FILE).unlink(missing_ok=True)
     for name, content in files.items():
-        path = Path(folder) / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        with atomic_file(Path(folder) / name, "wb") as file:
+            file.write(content)
 
 
 def render_model_card(facts: ModelFacts, figures: Iterable[str] = ()) -> str:

@@ -39,7 +39,11 @@ def main(args) -> int:
         _run(args)
     except (TrainingStopped, KeyboardInterrupt) as stopped:
         status = stopped.exit_status if isinstance(stopped, TrainingStopped) else 128 + signal.SIGINT
-        done = f" after step {stopped.step} of {stopped.max_steps}, which is saved" if isinstance(stopped, TrainingStopped) else ""
+        done = (
+            f" after step {stopped.step} of {stopped.max_steps}, which is saved"
+            if isinstance(stopped, TrainingStopped)
+            else ""
+        )
         print(f"\nshine-hf demo: stopped{done}. The same command goes on from there.", file=sys.stderr)
         return status
     return 0

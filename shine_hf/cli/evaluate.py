@@ -50,6 +50,7 @@ def main(args: argparse.Namespace) -> None:
         return _evaluate_model(args.model)
     if args.submission is None or args.ground_truth is None:
         raise ValueError("give --submission and --ground-truth, or --model with its data options")
+    from ..io import atomic_file
     from ..metrics import evaluate_submission, official_layout, read_rows
 
     if args.output is not None and not args.output.parent.is_dir():
@@ -57,7 +58,8 @@ def main(args: argparse.Namespace) -> None:
     metrics = evaluate_submission(read_rows(args.submission), read_rows(args.ground_truth))
     print(format_metrics(metrics))
     if args.output is not None:
-        args.output.write_text(json.dumps(official_layout(metrics), indent=4) + "\n", encoding="utf-8")
+        with atomic_file(args.output) as file:
+            file.write(json.dumps(official_layout(metrics), indent=4) + "\n")
 
 
 def _evaluate_model(arguments: list[str]) -> None:

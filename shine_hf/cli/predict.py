@@ -58,8 +58,9 @@ def main(args) -> None:
         plot_results(results, args.video, args.plot)
     if args.output:
         from ..inference.features import as_submission
+        from ..io import atomic_file
 
-        with open(args.output, "w", encoding="utf-8") as file:
+        with atomic_file(args.output) as file:
             for result in results:
                 file.write(json.dumps(as_submission(result)) + "\n")
         return
@@ -119,6 +120,7 @@ def plot_results(results: list[dict], video: str | Path | None, path: str | Path
 
     `windows` are the annotated ones in seconds, if there are any.
     """
+    from ..io import atomic_file
     from ..plots import plot_moments
 
     first, *others = results
@@ -138,4 +140,5 @@ def plot_results(results: list[dict], video: str | Path | None, path: str | Path
         negative_saliency={other["query"]: other["saliency"] for other in others},
         clip_length_seconds=first["clip_length"],
     )
-    figure.savefig(path)
+    with atomic_file(path, "wb") as file:
+        figure.savefig(file, format=Path(path).suffix[1:] or "png")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..io import atomic_file
 from . import video_encoder
 from .video_base import VideoEncoder
 
@@ -114,13 +115,11 @@ def _record_settings(folder: Path, settings: dict, state) -> None:
         raise ValueError(f"{folder} holds features made with {recorded}, not with {settings}; choose another folder")
     if state.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        with atomic_file(file) as new:
+            new.write(json.dumps(settings, indent=2) + "\n")
     state.wait_for_everyone()
 
 
 def _write(path: Path, features: np.ndarray) -> None:
-    """The file appears under its name only when it is whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    with atomic_file(path, "wb") as file:
         np.savez(file, features=features)
-    os.replace(partial, path)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..io import atomic_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,19 +29,18 @@ def check_output(path: str | Path) -> Path:
 
 
 def write_rows(dataset: Dataset, path: str | Path) -> None:
-    """Write a dataset; the file appears whole or not at all."""
+    """Write a dataset; the file is replaced completely or not at all."""
     path = check_output(path)
-    partial = path.with_name(f".{path.name}.partial")
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
-        # `Dataset.to_parquet` would show a bar of its own for a moment's work.
-        pyarrow.parquet.write_table(dataset.with_format("arrow")[:], str(partial))
+        with atomic_file(path, "wb") as file:
+            # `Dataset.to_parquet` would show a bar of its own for a moment's work.
+            pyarrow.parquet.write_table(dataset.with_format("arrow")[:], file)
     else:
-        with open(partial, "w", encoding="utf-8") as file:
+        with atomic_file(path) as file:
             for row in dataset:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    os.replace(partial, path)
 
 
 def provenance_path(path: str | Path) -> Path:
@@ -50,8 +50,8 @@ def provenance_path(path: str | Path) -> Path:
 
 def write_provenance(path: str | Path, provenance: Mapping[str, Any]) -> None:
     """Write how the rows of `path` were made, beside them."""
-    text = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"
-    provenance_path(path).write_text(text, encoding="utf-8")
+    with atomic_file(provenance_path(path)) as file:
+        file.write(json.dumps(provenance, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..io import atomic_file
 from .language.masking import MASK, PARTS_OF_SPEECH, mask_query, masked_positions
 from .language.tagging import TaggedQuery
 from .validation import TestContact, ValidationSummary, words_of
@@ -108,4 +109,5 @@ def plot_changes(statistics: NegativeStatistics, path: str | Path) -> None:
     shares = [[100 * share for share in level] for level in statistics.changed_shares]
     axes.boxplot(shares, showmeans=True, whis=(5, 95), showfliers=False)
     axes.set(xlabel="level", ylabel="words of the query changed (%)", ylim=(0, 100))
-    figure.savefig(path, dpi=150)
+    with atomic_file(path, "wb") as file:
+        figure.savefig(file, dpi=150, format=Path(path).suffix[1:] or "png")

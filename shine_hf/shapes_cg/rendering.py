@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..encoders.video_reader import import_av
+from ..io import atomic_file
 
 if TYPE_CHECKING:
     from .world import Event, ShapesVideo
@@ -115,11 +115,9 @@ SHAPES = {"square": _square, "triangle": _triangle, "star": _star, "cross": _cro
 
 
 def write_mp4(path: str | Path, frames: np.ndarray, fps: int) -> Path:
-    """Encode `(frames, H, W, 3)` uint8 as H.264. The file appears under its name only when it is whole."""
+    """Encode `(frames, H, W, 3)` uint8 as H.264. The file appears only when it is complete."""
     av = import_av()
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    with av.open(str(partial), "w", format="mp4") as container:
+    with atomic_file(path, "wb") as file, av.open(file, "w", format="mp4") as container:
         # One thread: videos are short, and other videos are encoded beside this one.
         stream = container.add_stream("libx264", rate=Fraction(fps), options={"preset": "veryfast", "crf": "18"})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
@@ -127,8 +125,7 @@ def write_mp4(path: str | Path, frames: np.ndarray, fps: int) -> Path:
         for pixels in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
         container.mux(stream.encode())
-    os.replace(partial, path)
-    return path
+    return Path(path)
 
 
 def contact_sheet(videos: Sequence[ShapesVideo], path: str | Path, columns: int = 8, tile: int = 96) -> Path:
@@ -155,5 +152,6 @@ def contact_sheet(videos: Sequence[ShapesVideo], path: str | Path, columns: int 
             frame = Image.fromarray(frames[min(int(np.ceil(time * fps)), len(frames) - 1)])
             sheet.paste(frame, (margin + column * (tile + margin), top + text))
         top += tile + margin + text
-    sheet.save(path)
+    with atomic_file(path, "wb") as file:
+        sheet.save(file, format=Path(path).suffix[1:])
     return Path(path)

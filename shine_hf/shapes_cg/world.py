@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..io import atomic_file
 from ..negatives.language.masking import MASK
 from .rendering import render_video, write_mp4
 
@@ -166,10 +167,11 @@ class ShapesCG:
         written = folder / "shapes_cg.json"
         if written.is_file() and json.loads(written.read_text(encoding="utf-8")) != settings:
             raise ValueError(f"{folder} holds Shapes-CG with other settings ({written}); choose another folder")
-        written.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        with atomic_file(written) as file:
+            file.write(json.dumps(settings, indent=2) + "\n")
         for split in splits:
-            lines = [json.dumps(row) + "\n" for row in self.rows(split)]
-            (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+            with atomic_file(folder / f"{split}.jsonl") as file:
+                file.writelines(json.dumps(row) + "\n" for row in self.rows(split))
         missing = [
             video
             for split in splits
@@ -179,8 +181,12 @@ class ShapesCG:
         # Threads are enough: numpy and the encoder let go of the interpreter while they work.
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
             jobs = pool.map(lambda video: self.write_video(video, folder / "videos" / f"{video.vid}.mp4"), missing)
-            for _ in tqdm(jobs, total=len(missing), desc="Rendering Shapes-CG", unit="video", disable=not missing):
-                pass
+            try:
+                for _ in tqdm(jobs, total=len(missing), desc="Rendering Shapes-CG", unit="video", disable=not missing):
+                    pass
+            finally:
+                # Or Ctrl-C would wait for all videos.
+                pool.shutdown(wait=False, cancel_futures=True)
         return folder
 
     def write_video(self, video: ShapesVideo, path: Path) -> Path:

@@ -35,3 +35,15 @@ def test_queries_with_text_features_that_are_named(command, tmp_path, capsys):
 def test_what_does_not_fit_together_is_said(command, capsys):
     assert main(command) == 2 and "give --query" in capsys.readouterr().err
     assert main([*command, "--split", "train"]) == 2 and "one or the other" in capsys.readouterr().err
+
+
+def test_the_last_predictions_survive_a_failure(command, tmp_path, capsys):
+    """Also one that comes after the first predictions."""
+    output = tmp_path / "predictions.jsonl"
+    output.write_text("of yesterday\n")
+    wanted = [*command, "--query", "a dog", "--output", str(output)]
+    assert main(wanted) == 2 and output.read_text() == "of yesterday\n"
+    assert main([*wanted, "--text-features", "words:dim=12", "--plot", str(tmp_path / "p.nothing")]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.jsonl"]
+    assert output.read_text() == "of yesterday\n"
+    assert main([*wanted, "--text-features", "words:dim=12"]) == 0 and '"pred_relevant_windows"' in output.read_text()
