@@ -22,6 +22,7 @@ COMMANDS = {
     "features": "extract, inspect, check and pack features",
     "publish": "publish datasets, features and models on the Hub",
     "convert": "convert original Moment-DETR, QD-DETR and SHINE checkpoints",
+    "reproduce": "the paper's numbers from the files that its authors released",
     "demo": "render videos, train on them, evaluate and predict, all on this machine",
 }
 

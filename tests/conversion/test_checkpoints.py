@@ -13,60 +13,13 @@ from shine_hf.cli import main
 from shine_hf.conversion.checkpoints import convert_state_dict, load_original_checkpoint
 
 from ..golden.reference import Golden
+from .originals import OPTIONS, original_names, qd_detr_names, save
 
 ORIGINAL_NAMES = {
     "qd_detr": "params_qd_detr_and_shine.json",
     "shine": "params_qd_detr_and_shine.json",
     "moment_detr": "params_moment_detr.json",
 }
-
-
-def original_names(hidden=8, text=6, video=10) -> dict[str, torch.Tensor]:
-    """A small state dict in the original names of one encoder and one decoder layer of Moment-DETR."""
-    size, inner = hidden, 2 * hidden
-    shapes = {}
-
-    def linear(name, rows, columns):
-        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (rows, columns), (rows,)
-
-    def norm(name, width=size):
-        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (width,), (width,)
-
-    def attention(name):
-        shapes[f"{name}.in_proj_weight"], shapes[f"{name}.in_proj_bias"] = (3 * size, size), (3 * size,)
-        linear(f"{name}.out_proj", size, size)
-
-    for stack, attentions in (("encoder", ["self_attn"]), ("decoder", ["self_attn", "multihead_attn"])):
-        layer = f"transformer.{stack}.layers.0"
-        for name in attentions:
-            attention(f"{layer}.{name}")
-        linear(f"{layer}.linear1", inner, size)
-        linear(f"{layer}.linear2", size, inner)
-        for index in range(1, len(attentions) + 2):
-            norm(f"{layer}.norm{index}")
-    norm("transformer.decoder.norm")
-    for index, rows in enumerate([size, size, 2]):
-        linear(f"span_embed.layers.{index}", rows, size)
-    linear("class_embed", 2, size)
-    linear("saliency_proj", 1, size)
-    shapes["query_embed.weight"] = (5, size)
-    shapes["txt_position_embed.position_embeddings.weight"] = (4, size)
-    for kind, width in (("txt", text), ("vid", video + 2)):
-        norm(f"input_{kind}_proj.0.LayerNorm", width)
-        linear(f"input_{kind}_proj.0.net.1", size, width)
-    generator = torch.Generator().manual_seed(0)
-    return {name: torch.randn(shape, generator=generator) * 0.3 for name, shape in shapes.items()}
-
-
-OPTIONS = argparse.Namespace(
-    nheads=2, dropout=0.2, input_dropout=0.4, max_q_l=20, max_v_l=75, ctx_mode="video_tef", clip_length=2, span_loss_coef=10,
-    eos_coef=0.1, lw_saliency=4.0, no_norm_vfeat=False, no_norm_tfeat=False, a_feat_dim=0, results_dir="somewhere",
-)  # fmt: skip
-
-
-def save(path, state=None, options=OPTIONS):
-    torch.save({"model": state or original_names(), "opt": options, "epoch": 7, "optimizer": {"state": {}}}, path)
-    return path
 
 
 def test_sizes_come_from_the_weights_and_settings_from_the_options(tmp_path):
@@ -86,6 +39,19 @@ def test_sizes_come_from_the_weights_and_settings_from_the_options(tmp_path):
     attention = model.model.encoder[0].attention
     for ours, theirs in ((attention.q_proj, q), (attention.k_proj, k), (attention.v_proj, v)):
         assert torch.equal(ours.weight, theirs)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_names_of_qd_detr(tmp_path, layers):
+    path = save(tmp_path / "model.ckpt", qd_detr_names(layers=layers))
+    config = load_original_checkpoint(path, "shine").config
+    assert config.model_type == "qd_detr" and config.batch_coupled_text_mask is False
+    assert (config.video_dim, config.text_dim, config.decoder_layers, config.text_to_video_layers) == (
+        10,
+        6,
+        layers,
+        layers,
+    )
 
 
 def test_a_state_dict_alone_and_a_data_parallel_prefix(tmp_path):

@@ -12,7 +12,7 @@ from shine_hf.conversion.checkpoints import load_original_checkpoint
 from shine_hf.conversion.encoders import CLIP, SLOWFAST, feature_types
 
 from ..encoders.videos import grey, write_video
-from .test_checkpoints import OPTIONS, original_names, save
+from .originals import OPTIONS, original_names, save
 
 
 def converted(tmp_path, video, text=512, **options):

@@ -14,7 +14,7 @@ import torch
 from shine_hf.conversion.checkpoints import load_original_checkpoint
 from shine_hf.conversion.reading import read_checkpoint
 
-from .test_checkpoints import OPTIONS, original_names, save
+from .originals import OPTIONS, original_names, save
 
 
 class EasyDict(dict):

@@ -1,0 +1,160 @@
+"""What a person downloads to reproduce the paper: where each file is published, how it is laid out, and what of it is missing."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..features.base import FeatureStore
+
+SPLITS = ("test_trivial", "novel_composition", "novel_word")
+SHINE_PAGE = "the README of https://github.com/zxccade/SHINE"
+
+
+@dataclass(frozen=True)
+class Release:
+    """The files that belong to one benchmark of the paper.
+
+    Args:
+        title: Name of the benchmark.
+        annotations: Split -> file names, any of which will do: the authors' jsonl, and the original JSON.
+        annotations_from, video_from: Where they are published.
+        video_kind: `i3d`, a `.npy` file per video, or `hdf5`, one file for all.
+        video_file: Name of the one file.
+        clip_length: Seconds per row of the video features.
+        round_to_clip_length: Whether the authors' evaluation rounds moments to multiples of the clip length.
+    """
+
+    title: str
+    annotations: Mapping[str, tuple[str, ...]]
+    annotations_from: str
+    video_from: str
+    video_kind: str
+    video_file: str
+    clip_length: float
+    round_to_clip_length: bool
+
+
+def _annotation_names(prefix: str) -> dict[str, tuple[str, ...]]:
+    authors = {"test_trivial": "test", "novel_composition": "novel_composition", "novel_word": "novel_word"}
+    return {split: (f"{prefix}_{authors[split]}.jsonl", f"{split}.json") for split in SPLITS}
+
+
+RELEASES = {
+    "charades_cg": Release(
+        title="Charades-CG",
+        annotations=_annotation_names("charades_cg"),
+        annotations_from="data/charades_cg of https://github.com/zxccade/SHINE, or Charades-CG of "
+        "https://github.com/YYJMJC/Compositional-Temporal-Grounding",
+        video_from="the I3D features of Charades of https://github.com/26hzhang/VSLNet",
+        video_kind="i3d",
+        video_file="",
+        clip_length=0.5,
+        round_to_clip_length=True,
+    ),
+    "activitynet_cg": Release(
+        title="ActivityNet-CG",
+        annotations=_annotation_names("anet_cg"),
+        annotations_from="data/anet_cg of https://github.com/zxccade/SHINE, or ActivityNet_CG of "
+        "https://github.com/YYJMJC/Compositional-Temporal-Grounding",
+        video_from="the C3D features of https://github.com/microsoft/VideoX/tree/master/MS-2D-TAN",
+        video_kind="hdf5",
+        video_file="activitynet_c3d_fc6_stride_1s.hdf5",
+        clip_length=1.0,
+        round_to_clip_length=False,
+    ),
+}
+
+
+def find_checkpoint(where: Path) -> Path:
+    """Return a checkpoint: a file, or the one `.ckpt` in a folder (`model_best.ckpt` if there are several).
+
+    Raises:
+        FileNotFoundError: if there is none. ValueError: if there are several.
+    """
+    if where.is_file():
+        return where
+    found = sorted(where.rglob("*.ckpt")) if where.is_dir() else []
+    best = [path for path in found if path.name == "model_best.ckpt"]
+    chosen = best or found
+    if not chosen:
+        raise FileNotFoundError(
+            f"no checkpoint (*.ckpt) in {where}. The authors' checkpoints are linked from {SHINE_PAGE}"
+        )
+    if len(chosen) > 1:
+        raise ValueError(f"{where} holds several checkpoints, name one of them: {', '.join(map(str, chosen[:5]))}")
+    return chosen[0]
+
+
+def find_annotations(release: Release, where: Path) -> dict[str, Path]:
+    """Return split -> annotation file.
+
+    Raises:
+        FileNotFoundError: names every split that is missing.
+    """
+    found = {}
+    for split, names in release.annotations.items():
+        candidates = [folder / name for name in (*names, *(f"{n}.gz" for n in names)) for folder in folders(where)]
+        found[split] = next((path for path in candidates if path.is_file()), None)
+    missing = [" or ".join(release.annotations[split]) for split, path in found.items() if path is None]
+    if missing:
+        raise FileNotFoundError(f"{where} lacks {', '.join(missing)}. Get {release.annotations_from}")
+    return {split: path for split, path in found.items() if path is not None}
+
+
+def find_video_features(release: Release, where: Path, vids: Sequence[str]) -> Path:
+    """Return the folder or file of the video features.
+
+    Raises:
+        FileNotFoundError: if a video of the annotations has no features; says how many, and names some.
+    """
+    if release.video_kind == "hdf5":
+        candidates = [where] if where.is_file() else [folder / release.video_file for folder in folders(where)]
+        path = next((path for path in candidates if path.is_file()), None)
+        if path is None:
+            raise FileNotFoundError(f"no {release.video_file} in {where}. Get {release.video_from}")
+        store = FeatureStore.from_spec(f"hdf5:{path}")
+        _refuse_missing(path, [vid for vid in vids if vid not in store], len(vids), "videos", release.video_from)
+        return path
+    return find_folder(where, [f"{vid}.npy" for vid in vids], "videos", release.video_from)
+
+
+def find_text_features(where: Path, qids: Sequence[str]) -> Path:
+    """Return the folder of the text features, a file `{qid}.npz` per query.
+
+    Raises:
+        FileNotFoundError: if a query has no features; says how many, and names some.
+    """
+    source = f"the text features that are linked from {SHINE_PAGE}"
+    return find_folder(where, [f"{qid}.npz" for qid in qids], "queries", source)
+
+
+def find_folder(where: Path, names: Sequence[str], what: str, source: str) -> Path:
+    """Return the folder that holds files of these names, `where` itself or one below it.
+
+    Raises:
+        FileNotFoundError: if not all of them are there.
+    """
+    folder = next((f for f in folders(where) if any((f / name).is_file() for name in names[:50])), None)
+    if folder is None:
+        raise FileNotFoundError(
+            f"no features in {where}: there is no {names[0]}, nor any other of the {what}. Get {source}"
+        )
+    _refuse_missing(folder, [name for name in names if not (folder / name).is_file()], len(names), what, source)
+    return folder
+
+
+def folders(where: Path, depth: int = 3) -> Iterator[Path]:
+    """Yield a folder and those below it, the nearest first."""
+    level = [where] if where.is_dir() else []
+    for _ in range(depth + 1):
+        yield from level
+        level = sorted(itertools.chain.from_iterable((p for p in f.iterdir() if p.is_dir()) for f in level))
+
+
+def _refuse_missing(where: Path, missing: Sequence[str], total: int, what: str, source: str) -> None:
+    if missing:
+        examples = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise FileNotFoundError(f"{where} lacks {len(missing):,} of {total:,} {what}: {examples}. Get {source}")
