@@ -155,7 +155,7 @@ class DataCollatorForMomentRetrieval:
             labels["spans"][index, : len(windows)] = torch.from_numpy(span_targets(windows, n, clip_length))
             labels["span_mask"][index, : len(windows)] = True
             if row.get("saliency_scores"):
-                saliency = graded_saliency(row["relevant_clip_ids"], row["saliency_scores"], n)
+                saliency = graded_saliency(row["relevant_clip_ids"], row["saliency_scores"], n, clip_length)
             else:
                 saliency = saliency_targets(windows, n, clip_length, self.soft_boundary_seconds)
             labels["saliency"][index, :n] = torch.from_numpy(saliency)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..features.grid import SALIENCY_CLIP_LENGTH, TimeGrid
 from ..modeling.processing_moment_retrieval import covered_seconds
 
 
@@ -42,13 +43,21 @@ def saliency_targets(
     )
 
 
-def graded_saliency(clip_ids: Sequence[int], scores: Sequence[Sequence[float]], num_clips: int) -> np.ndarray:
-    """QVHighlights' saliency `(T,)`: the sum of the annotators' scores (0 to 4 each) of each relevant clip, 0 elsewhere."""
-    saliency = np.zeros(num_clips, dtype=np.float32)
+def graded_saliency(
+    clip_ids: Sequence[int], scores: Sequence[Sequence[float]], num_clips: int, clip_length: float
+) -> np.ndarray:
+    """QVHighlights' saliency `(T,)` on the clips of a model: the sum of the annotators' scores (0 to 4 each), 0 where none is relevant.
+
+    Args:
+        clip_ids: Relevant clips, of 2 s each whatever the model's clip length is.
+        scores: The scores of each of these clips.
+        num_clips, clip_length: The clips of the model; one that lies across several annotated clips gets their mean.
+    """
+    grid = TimeGrid(SALIENCY_CLIP_LENGTH, max(clip_ids, default=-1) + 1)
+    saliency = np.zeros(grid.num_clips)
     for clip_id, clip_scores in zip(clip_ids, scores):
-        if clip_id < num_clips:
-            saliency[clip_id] = sum(clip_scores)
-    return saliency
+        saliency[clip_id] = sum(clip_scores)
+    return grid.resample(saliency, TimeGrid(clip_length, num_clips)).astype(np.float32)
 
 
 def margin_pairs(inside: np.ndarray, rng: np.random.Generator, pairs: int = 2) -> tuple[np.ndarray, np.ndarray]:

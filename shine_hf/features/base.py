@@ -1,29 +1,33 @@
-"""Features by key: clip features of videos, or token features of queries, from folders and files in the field's formats."""
+"""Features by key: clip features of videos, or token features of queries, whatever files they come from."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from zipfile import BadZipFile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..encoders.extract import SETTINGS_FILE
+from ..specs import Spec
+from .grid import EXTRACTOR_SLACK_CLIPS
+from .rows import as_rows
 
 # Where people find the features that the papers used.
 PUBLIC_SOURCES = (
     "I3D features of Charades are public with VSLNet (github.com/26hzhang/VSLNet), C3D features of ActivityNet with MS-2D-TAN "
-    "(github.com/microsoft/VideoX); `--video_features simulated:` runs on stand-ins without any download"
+    "(github.com/microsoft/VideoX); `--video_features simulated:` needs no download"
 )
-# A plus sign may stand in a path: only one that begins another specification separates.
-_SPEC_SEPARATOR = re.compile(r"\+(?=[a-z0-9]+:)")
-# In the order in which they are looked for; the last two are what CLIP text extractors write.
-NPZ_KEYS = ("features", "last_hidden_state", "pooler_output")
+
+
+class Kind(NamedTuple):
+    """How a kind of store is opened: `open(spec, rows, clip_length)`, and the options of its specification."""
+
+    open: Callable[[Spec, Sequence[Mapping] | None, float], FeatureStore]
+    options: Mapping[str, Callable[[str], Any]]
+
+
+# Kind -> how to open it; the modules of this package register theirs. The empty kind detects what a bare path holds.
+KINDS: dict[str, Kind] = {}
 
 
 class FeatureStore(ABC):
@@ -33,7 +37,7 @@ class FeatureStore(ABC):
     Every array is checked when it is read. Stores can be pickled, for data loaders with workers.
 
     Raises:
-        KeyError: for a key without features; names the file that was looked for and where features are to be had.
+        KeyError: for a key without features; names the file that was looked for and where features can be found.
         ValueError: for a key that would leave the folder, and for features that are empty, not two-dimensional, or hold NaN.
     """
 
@@ -43,54 +47,63 @@ class FeatureStore(ABC):
     clip_length: float | None = None
     """Seconds per clip, where the store knows."""
     _dim: int | None = None
+    _layers: int | None = None
 
     @staticmethod
-    def from_spec(spec: str, rows: Sequence | None = None, clip_length: float = 0.5) -> FeatureStore:
-        """The store that a specification describes.
+    def from_spec(spec: str, rows: Sequence[Mapping] | None = None, clip_length: float = 0.5) -> FeatureStore:
+        """Open the store that a specification describes.
 
         Args:
-            spec: `i3d:DIR` (a folder of `.npy` files), `npz:DIR`, `hdf5:FILE`, `packed:DIR_OR_HUB_NAME` (see [`PackedFeatures`]) or
-                `simulated:[options]` (see [`SimulatedFeatures`]); several joined by `+` are concatenated.
+            spec: A folder, a file, or a dataset repository of the Hub, whose layout is detected; or `kind:where` to force one: `i3d:` or `npy:`
+                (a folder or tar of `.npy` files), `npz:`, `pt:`, `hdf5:FILE`, `packed:DIR` (see [`PackedFeatures`]), `simulated:[options]`
+                (see [`SimulatedFeatures`]). Several joined by `+` are concatenated.
             rows: Annotations of all splits, which `simulated:` plants into its features.
             clip_length: Seconds per clip, for `simulated:`.
 
         Raises:
-            ValueError: for an unknown kind. FileNotFoundError: where the folder or file does not exist.
+            ValueError: for an unknown kind, or files whose layout is ambiguous. FileNotFoundError: where the folder or file does not exist.
         """
-        parts = _SPEC_SEPARATOR.split(spec)
-        if len(parts) > 1:
-            return FeatureStore.from_specs(parts, rows, clip_length)
-        kind, _, where = spec.partition(":")
-        if kind == "simulated":
-            from .simulated import SimulatedFeatures
-
-            if rows is None:
-                raise ValueError("simulated: plants annotations into features, so it needs the rows of all splits")
-            return SimulatedFeatures.from_options(where, rows=rows, clip_length=clip_length)
-        if kind == "packed":
-            from .packed import PackedFeatures
-
-            return PackedFeatures(where)
-        if kind not in _FILE_STORES:
-            kinds = ", ".join([*_FILE_STORES, "packed", "simulated"])
-            raise ValueError(f"unknown feature store {spec!r}: expected KIND:PATH with one of {kinds}")
-        if not where:
-            raise ValueError(f"feature store {spec!r}: the path is missing, {kind}:PATH is expected")
-        return _FILE_STORES[kind](Path(where).expanduser())
+        options = {name: kind.options for name, kind in KINDS.items() if name}
+        stores = [KINDS[part.kind].open(part, rows, clip_length) for part in Spec.parse_all(spec, options)]
+        return stores[0] if len(stores) == 1 else ConcatenatedFeatures(stores)
 
     @staticmethod
-    def from_specs(specs: Sequence[str], rows: Sequence | None = None, clip_length: float = 0.5) -> FeatureStore:
-        """One store, or the concatenation of several along the feature axis, cut to the shortest of them."""
+    def from_specs(
+        specs: Sequence[str], rows: Sequence[Mapping] | None = None, clip_length: float = 0.5
+    ) -> FeatureStore:
+        """Open one store, or concatenate several along the feature axis; see [`FeatureStore.from_spec`]."""
         stores = [FeatureStore.from_spec(spec, rows, clip_length) for spec in specs]
         return stores[0] if len(stores) == 1 else ConcatenatedFeatures(stores)
 
     @abstractmethod
-    def _read(self, key: str) -> np.ndarray:
-        """The raw array of a key; KeyError where there is none."""
+    def keys(self) -> Iterator[str]:
+        """Iterate over all keys."""
 
     @abstractmethod
-    def keys(self) -> Iterator[str]:
-        """All keys."""
+    def __contains__(self, key: str) -> bool:
+        """Return whether there are features of a key; reads none."""
+
+    @abstractmethod
+    def _read(self, key: str) -> np.ndarray:
+        """Return the array of a key as it is stored; KeyError where there is none."""
+
+    def _peek(self, key: str) -> np.ndarray:
+        """Return an array of the shape and type that [`_read`] gives, without reading the numbers where the format allows that."""
+        return self._read(key)
+
+    def location(self, key: str) -> str:
+        """Return where the features of a key are stored, for messages."""
+        return self.spec
+
+    @property
+    def public_spec(self) -> str:
+        """What may be told about the features on cards and in configurations: their encoder, else the kind without the path."""
+        return self.encoder or f"{self.spec.partition(':')[0]}:"
+
+    @property
+    def encoders(self) -> list[str | None]:
+        """The encoder of each feature type, in parallel to `dims`; None where it is not known."""
+        return [self.encoder]
 
     @property
     def dim(self) -> int:
@@ -99,7 +112,7 @@ class FeatureStore(ABC):
             key = next(iter(self), None)
             if key is None:
                 raise FileNotFoundError(f"{self.spec} holds no features. {PUBLIC_SOURCES}")
-            self._dim = int(self._two_dimensional(key, self._read(key)).shape[1])
+            self._dim = int(self._rows(key, self._peek(key)).shape[1])
         return self._dim
 
     @property
@@ -107,26 +120,28 @@ class FeatureStore(ABC):
         """Width of each feature type that is concatenated."""
         return [self.dim]
 
+    def num_rows(self, key: str) -> int:
+        """Return how many rows `store[key]` has.
+
+        Raises:
+            KeyError, ValueError: as reading the key.
+        """
+        return len(self._rows(key, self._peek(key)))
+
     def __getitem__(self, key: str) -> np.ndarray:
-        features = self._two_dimensional(key, self._read(key)).astype(np.float32, copy=False)
-        if not features.size:
+        features = self._rows(key, self._read(key))
+        if features.shape[1] != self.dim:
+            hint = "; they seem to be transposed" if features.shape[0] == self.dim else ""
             raise ValueError(
-                f"{self.spec}: features of {key!r} have shape {features.shape}; at least one row and channel is needed"
+                f"{self.location(key)}: features of {key!r} have {features.shape[1]} channels, the others {self.dim}{hint}"
             )
+        features = np.ascontiguousarray(features, dtype=np.float32)
         finite = np.isfinite(features).all(axis=1)
         if not finite.all():
             raise ValueError(
-                f"{self.spec}: features of {key!r} hold NaN or infinite numbers in row {int(np.argmin(finite))}"
-            )
-        if features.shape[1] != self.dim:
-            raise ValueError(
-                f"{self.spec}: features of {key!r} have {features.shape[1]} channels, the others {self.dim}"
+                f"{self.location(key)}: features of {key!r} hold NaN or infinite numbers in row {int(np.argmin(finite))}"
             )
         return features
-
-    @abstractmethod
-    def __contains__(self, key: str) -> bool:
-        """Whether there are features of a key; reads none."""
 
     def __iter__(self) -> Iterator[str]:
         return self.keys()
@@ -134,144 +149,47 @@ class FeatureStore(ABC):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def _two_dimensional(self, key: str, features: np.ndarray) -> np.ndarray:
-        features = np.asarray(features)
-        if features.ndim == 1:  # One pooled vector.
-            features = features[None]
-        elif features.ndim == 3 and len(features) == 1:  # An extractor's batch axis.
-            features = features[0]
-        if features.ndim != 2 or features.dtype.kind not in "fiu":
-            raise ValueError(
-                f"{self.spec}: features of {key!r} have shape {features.shape} and type {features.dtype}; numbers of shape "
-                "(length, channels) are needed"
-            )
-        return features
-
-
-class FolderFeatures(FeatureStore):
-    """One file per key in a folder. Subclasses say how to read a file."""
-
-    kind = suffix = ""
-
-    def __init__(self, folder: Path):
-        self.spec = f"{self.kind}:{folder}"
-        if not folder.is_dir():
-            raise FileNotFoundError(f"no feature folder {folder}. {PUBLIC_SOURCES}")
-        self.folder = folder
-
-    def keys(self) -> Iterator[str]:
-        return (path.name.removesuffix(self.suffix) for path in sorted(self.folder.glob(f"*{self.suffix}")))
-
-    def __contains__(self, key: str) -> bool:
-        return self._path(key).is_file()
-
-    def _read(self, key: str) -> np.ndarray:
-        path = self._path(key)
-        if not path.is_file():
-            raise KeyError(f"no features of {key!r}: {path} does not exist. {PUBLIC_SOURCES}")
+    def _rows(self, key: str, array: np.ndarray) -> np.ndarray:
         try:
-            return self._load(path)
-        except (ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
-
-    def _path(self, key: str) -> Path:
-        """The file of a key. Keys come from data, so they must not lead out of the folder, a link in it included."""
-        path = self.folder / f"{key}{self.suffix}"
-        if not key or "\0" in key or Path(key).name != key or self.folder.resolve() not in path.resolve().parents:
-            raise ValueError(f"{key!r} is not a plain file name: features are read from {self.folder} alone")
-        return path
-
-    @abstractmethod
-    def _load(self, path: Path) -> np.ndarray: ...
-
-
-class NpyFeatures(FolderFeatures):
-    """A folder of `.npy` files, as I3D features of Charades come."""
-
-    kind, suffix = "i3d", ".npy"
-
-    def _load(self, path: Path) -> np.ndarray:
-        return np.load(path, allow_pickle=False)
-
-
-class NpzFeatures(FolderFeatures):
-    """A folder of `.npz` files with one of the keys `features`, `last_hidden_state`, `pooler_output`.
-
-    Where `shine-hf features extract` wrote it, it knows the encoder and the clip length.
-    """
-
-    kind, suffix = "npz", ".npz"
-
-    def __init__(self, folder: Path):
-        super().__init__(folder)
-        record = folder / SETTINGS_FILE
-        if record.is_file():
-            try:
-                settings = json.loads(record.read_text(encoding="utf-8"))
-                self.encoder, self.clip_length = str(settings["encoder"]), float(settings["clip_length"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{record} should name the encoder and the clip_length ({error!r})") from error
-
-    def _load(self, path: Path) -> np.ndarray:
-        with np.load(path, allow_pickle=False) as arrays:
-            for name in NPZ_KEYS:
-                if name in arrays:
-                    return arrays[name]
-            raise ValueError(f"it holds {', '.join(arrays) or 'nothing'}, but none of {', '.join(NPZ_KEYS)}")
-
-
-class Hdf5Features(FeatureStore):
-    """One HDF5 file with a dataset per key, or a group per key with a dataset named like those of `.npz` files or `c3d_features`."""
-
-    def __init__(self, path: Path):
-        self.spec = f"hdf5:{path}"
-        if not path.is_file():
-            raise FileNotFoundError(f"no feature file {path}. {PUBLIC_SOURCES}")
-        self.path, self._file, self._process = path, None, None
-
-    def __getstate__(self):
-        return {**self.__dict__, "_file": None}
-
-    @property
-    def file(self):
-        # An open HDF5 file cannot be shared between processes, forked ones included: each opens its own.
-        if self._file is None or self._process != os.getpid():
-            import h5py
-
-            try:
-                self._file = h5py.File(self.path, "r")
-            except OSError as error:
-                raise ValueError(f"{self.path} cannot be read: {error}") from error
-            self._process = os.getpid()
-        return self._file
-
-    def keys(self) -> Iterator[str]:
-        return iter(self.file.keys())
-
-    def __contains__(self, key: str) -> bool:
-        # A key with a slash would address an inner dataset, a dot the file itself.
-        return bool(key) and "/" not in key and key != "." and key in self.file
-
-    def _read(self, key: str) -> np.ndarray:
-        if key not in self:
-            raise KeyError(f"no features of {key!r} in {self.path}. {PUBLIC_SOURCES}")
-        entry = self.file[key]
-        if not hasattr(entry, "shape"):
-            inner = next((name for name in (*NPZ_KEYS, "c3d_features") if name in entry), None)
-            if inner is None:
-                raise ValueError(
-                    f"{self.path}: the group {key!r} holds {', '.join(entry) or 'nothing'}, but no known features"
-                )
-            entry = entry[inner]
-        return entry[()]
+            return as_rows(array, self._layers)[0]
+        except ValueError as error:
+            raise ValueError(f"{self.location(key)}: features of {key!r} {error}") from error
 
 
 class ConcatenatedFeatures(FeatureStore):
-    """Several stores side by side along the feature axis, cut to the shortest (extractors differ by a clip or two)."""
+    """Several stores side by side along the feature axis, cut to the shortest.
+
+    Args:
+        stores: On one time grid. Extractors differ by a row or two at the end of a video; more is refused when the video is read.
+
+    Raises:
+        ValueError: for stores that are known to have clips of different lengths.
+    """
 
     def __init__(self, stores: Sequence[FeatureStore]):
         self.stores = list(stores)
         self.spec = "+".join(store.spec for store in self.stores)
+        lengths = {store.clip_length: store.spec for store in self.stores if store.clip_length is not None}
+        if len(lengths) > 1:
+            raise ValueError(
+                "these stores lie on different time grids: "
+                + ", ".join(f"{spec} has a clip for every {length:g} s" for length, spec in lengths.items())
+                + ". Extract them with one clip length"
+            )
+        self.clip_length = next(iter(lengths), None)
+
+    @property
+    def encoder(self) -> str | None:
+        """The encoders of all parts, joined by `+`; None where one is not known."""
+        return None if None in self.encoders else "+".join(self.encoders)
+
+    @property
+    def encoders(self) -> list[str | None]:
+        return [encoder for store in self.stores for encoder in store.encoders]
+
+    @property
+    def public_spec(self) -> str:
+        return "+".join(store.public_spec for store in self.stores)
 
     @property
     def dims(self) -> list[int]:
@@ -287,10 +205,24 @@ class ConcatenatedFeatures(FeatureStore):
     def __contains__(self, key: str) -> bool:
         return all(key in store for store in self.stores)
 
+    def num_rows(self, key: str) -> int:
+        return self._common_length(key, [store.num_rows(key) for store in self.stores])
+
     def _read(self, key: str) -> np.ndarray:
         parts = [store[key] for store in self.stores]
-        length = min(map(len, parts))
+        length = self._common_length(key, list(map(len, parts)))
         return np.concatenate([part[:length] for part in parts], axis=1)
 
+    def _common_length(self, key: str, lengths: list[int]) -> int:
+        if max(lengths) - min(lengths) > EXTRACTOR_SLACK_CLIPS:
+            found = ", ".join(f"{length} in {store.location(key)}" for length, store in zip(lengths, self.stores))
+            raise ValueError(
+                f"the features of {key!r} do not lie on one time grid: {found} rows. Extract them with one clip length"
+            )
+        return min(lengths)
 
-_FILE_STORES = {"i3d": NpyFeatures, "npz": NpzFeatures, "hdf5": Hdf5Features}
+
+def known_kinds() -> str:
+    """Return the kinds that a specification may name, for messages."""
+    return ", ".join(f"{name}:" for name in KINDS if name)
+

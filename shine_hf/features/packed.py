@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,27 +26,29 @@ INDEX_FILE = "index.json"
 TENSOR = "features"
 FORMAT = "shine-hf packed features, version 1"
 MEGABYTE = 1_000_000
-_HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w./-]+))?")
 
 
 class PackedFeatures(FeatureStore):
     """
-    A packed folder, or a dataset repository of the Hub that holds one. Only the index is read at the start.
+    A packed folder. Only the index is read at the start.
 
     Args:
-        where (`str` or `Path`): A folder, or `owner/name` of a dataset repository, with `@revision` if wanted.
+        folder: The folder; `FeatureStore.from_spec` takes a dataset repository of the Hub too.
 
     Raises:
-        FileNotFoundError: where there is no such folder or repository, or a shard is missing. ValueError: for an index that cannot be
-            read, or shards that do not fit it.
+        FileNotFoundError: where there is no such folder, or a shard is missing. ValueError: for an index that cannot be read, or shards
+            that do not fit it.
     """
 
-    def __init__(self, where: str | Path):
-        self.spec = f"packed:{where}"
-        self.folder = _local_folder(str(where))
+    def __init__(self, folder: str | Path):
+        self.spec = f"packed:{folder}"
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"no folder of packed features {folder}. {PUBLIC_SOURCES}")
         self.index = _read_index(self.folder)
         self._dim = self.index["dim"]
         self.encoder, self.clip_length = self.index["encoder"], self.index["clip_length"]
+        self._encoders = self.index.get("encoders", [self.encoder])
         self._shards: dict[int, object] = {}
         self._places: dict[str, tuple[int, int, int]] = {}
         for number, shard in enumerate(self.index["shards"]):
@@ -62,6 +63,13 @@ class PackedFeatures(FeatureStore):
     @property
     def dims(self) -> list[int]:
         return list(self.index["dims"])
+
+    @property
+    def encoders(self) -> list[str | None]:
+        return list(self._encoders)
+
+    def num_rows(self, key: str) -> int:
+        return self._places[key][2] if key in self else len(self[key])
 
     def keys(self) -> Iterator[str]:
         return iter(self._places)
@@ -173,6 +181,7 @@ def pack_features(
         "dim": store.dim,
         "dims": list(store.dims),
         "encoder": store.encoder,
+        "encoders": store.encoders,
         "clip_length": store.clip_length,
         "missing": missing,
         "shards": shards,
@@ -236,22 +245,3 @@ def _read_index(folder: Path) -> dict:
             raise FileNotFoundError(f"{folder / file} is missing. Download or pack it again")
     return index
 
-
-def _local_folder(where: str) -> Path:
-    folder = Path(where).expanduser()
-    if folder.is_dir():
-        return folder
-    name = _HUB_NAME.fullmatch(where)
-    if name is None:
-        raise FileNotFoundError(f"no folder of packed features {folder}. {PUBLIC_SOURCES}")
-    from huggingface_hub import snapshot_download
-
-    patterns = [INDEX_FILE, "*.safetensors"]
-    try:
-        return Path(
-            snapshot_download(name["repo"], revision=name["revision"], repo_type="dataset", allow_patterns=patterns)
-        )
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"{where!r} is neither a folder nor a dataset repository to be had from the Hub: {error}"
-        ) from error

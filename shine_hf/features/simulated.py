@@ -9,13 +9,13 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations
-from math import ceil
 
 import numpy as np
 
 from ..encoders.words import tokenize, word_vector
-from ..specs import parse_options
-from .base import FeatureStore
+from ..specs import Spec
+from .base import KINDS, FeatureStore, Kind
+from .grid import TimeGrid
 
 # Words that say nothing about what is seen.
 _FUNCTION_WORDS = frozenset(
@@ -68,12 +68,6 @@ class SimulatedFeatures(FeatureStore):
         for events in self._events.values():
             events.sort()
 
-    @classmethod
-    def from_options(cls, options: str, rows: Sequence[Mapping], clip_length: float) -> SimulatedFeatures:
-        """From the part of a specification behind `simulated:`, `dim=1024,noise=3` say."""
-        kinds = {"dim": int, "word": float, "pair": float, "noise": float, "seed": int}
-        return cls(rows, clip_length, **parse_options(options, kinds, "simulated:"))
-
     def keys(self) -> Iterator[str]:
         return iter(self._durations)
 
@@ -83,10 +77,17 @@ class SimulatedFeatures(FeatureStore):
     def __len__(self) -> int:
         return len(self._durations)
 
-    def _read(self, key: str) -> np.ndarray:
+    @property
+    def public_spec(self) -> str:
+        return self.spec
+
+    def num_rows(self, key: str) -> int:
         if key not in self._durations:
             raise KeyError(f"simulated: knows no annotation of {key!r}, so there is nothing to make features from")
-        clips = max(1, ceil(self._durations[key] / self.clip_length - 1e-6))
+        return TimeGrid.of_video(self._durations[key], self.clip_length).num_clips
+
+    def _read(self, key: str) -> np.ndarray:
+        clips = self.num_rows(key)
         rng = np.random.default_rng([zlib.crc32(key.encode()), self.seed])
         features = rng.standard_normal((clips, self._dim), dtype=np.float32) * np.float32(self.noise)
         begin = np.arange(clips) * self.clip_length
@@ -112,3 +113,12 @@ def _pair_vector(first: str, second: str, dim: int, seed: int) -> np.ndarray:
     """Unit vector `(dim,)` of two words in this order, unrelated to that of any other pair."""
     vector = np.random.default_rng([zlib.crc32(f"{first} {second}".encode()), seed]).standard_normal(dim)
     return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def _open(spec: Spec, rows: Sequence[Mapping] | None, clip_length: float) -> SimulatedFeatures:
+    if rows is None:
+        raise ValueError("simulated: plants annotations into features, so it needs the rows of all splits")
+    return SimulatedFeatures(rows, clip_length, **spec.without_where().options)
+
+
+KINDS["simulated"] = Kind(_open, {"dim": int, "word": float, "pair": float, "noise": float, "seed": int})

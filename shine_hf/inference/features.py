@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..metrics.submission import submitted_saliency
 from .windows import find_moments
 
 
@@ -76,5 +77,5 @@ def as_submission(result: Mapping) -> dict:
         "pred_relevant_windows": [
             [round(moment[key], 4) for key in ("start", "end", "score")] for moment in result["moments"]
         ],
-        "pred_saliency_scores": [round(score, 4) for score in result["saliency"]],
+        "pred_saliency_scores": submitted_saliency(result["saliency"], result["clip_length"]),
     }

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..features.grid import SALIENCY_CLIP_LENGTH, TimeGrid
 from .highlight_detection import HIGHLIGHT_GRADES, highlight_detection_metrics
 from .moment_retrieval import (
     AVERAGE_PRECISION_THRESHOLDS,
@@ -26,7 +27,6 @@ from .moment_retrieval import (
 
 # Seconds, the shorter bound excluded. Longer windows than 150 s count in `full` only.
 LENGTH_RANGES_SECONDS = {"long": (30, 150), "middle": (10, 30), "short": (0, 10)}
-CLIP_LENGTH_SECONDS = 2
 MOMENTS, SALIENCY = "pred_relevant_windows", "pred_saliency_scores"
 
 
@@ -57,7 +57,7 @@ def evaluate_submission(submission: Iterable[Mapping], ground_truth: Iterable[Ma
 
     Args:
         submission: One row per query with `qid` and `pred_relevant_windows` (`[[start, end, score], …]` in seconds, best first),
-            `pred_saliency_scores` (one per clip of 2 s), or both. At most ten windows are read; none at all counts as a miss.
+            `pred_saliency_scores` (one per clip of 2 s, or of `clip_length` seconds where the row has that field), or both. At most ten windows are read; none at all counts as a miss.
         ground_truth: One row per query with `qid` and `relevant_windows` (`[[start, end], …]` in seconds), and for highlights
             `duration`, `relevant_clip_ids` and `saliency_scores` (grades 0 to 4 of each annotator for each of these clips).
 
@@ -136,7 +136,7 @@ def _score_moments(predictions: Mapping[str, Mapping], truth: Mapping[str, Mappi
 
 def _score_highlights(predictions: Mapping[str, Mapping], truth: Mapping[str, Mapping]) -> dict[str, float]:
     qids = list(predictions)
-    scores = _pad(predictions, SALIENCY, "submission", (), "a number")
+    scores = _pad(_on_scored_grid(predictions, truth), SALIENCY, "submission", (), "a number")
     _refuse(np.isnan(scores[:, :1]), qids, "submission", f"no {SALIENCY}")
     ids = _pad(truth, "relevant_clip_ids", "ground truth", (), "the index of a clip")
     first_clips = [grades[0] for grades in _lists(truth, "saliency_scores", "ground truth", "a list") if len(grades)]
@@ -152,9 +152,9 @@ def _score_highlights(predictions: Mapping[str, Mapping], truth: Mapping[str, Ma
     seconds = {qid: {"duration": [row.get("duration")]} for qid, row in truth.items()}
     durations = _pad(seconds, "duration", "ground truth", (), "seconds")
     _refuse(
-        durations < CLIP_LENGTH_SECONDS, qids, "ground truth", f"the video is shorter than {CLIP_LENGTH_SECONDS} s"
+        durations < SALIENCY_CLIP_LENGTH, qids, "ground truth", f"the video is shorter than {SALIENCY_CLIP_LENGTH:g} s"
     )
-    num_clips = (durations[:, 0] / CLIP_LENGTH_SECONDS).astype(int)
+    num_clips = (durations[:, 0] / SALIENCY_CLIP_LENGTH).astype(int)
     # Comparisons with the padding are false.
     is_no_clip = (ids < 0) | (ids >= num_clips[:, None]) | (ids % 1 > 0)
     _refuse(is_no_clip, qids, "ground truth", "of relevant_clip_ids is not a clip of the video")
@@ -164,6 +164,47 @@ def _score_highlights(predictions: Mapping[str, Mapping], truth: Mapping[str, Ma
     rows, columns = np.nonzero(is_id)
     grades[rows, ids[rows, columns].astype(int)] = given[rows, columns]
     return {f"HL-{name}": value for name, value in highlight_detection_metrics(scores, grades).items()}
+
+
+def submitted_saliency(saliency: Sequence[float], clip_length: float) -> list[float]:
+    """Return the saliency of a video as a submission has it: one score per clip of 2 s, whatever the model's clip length is.
+
+    Args:
+        saliency: A score per clip of the model.
+        clip_length: Seconds per clip of the model.
+    """
+    grid = TimeGrid(clip_length, len(saliency))
+    target = TimeGrid.of_video(grid.duration, SALIENCY_CLIP_LENGTH)
+    return [round(float(score), 4) for score in grid.resample(saliency, target)]
+
+
+def _on_scored_grid(predictions: Mapping[str, Mapping], truth: Mapping[str, Mapping]) -> dict[str, Mapping]:
+    """The predictions with a saliency score per clip of 2 s.
+
+    Raises:
+        ValueError: where there are scores for clearly more or fewer clips than the video has, and no `clip_length` says why.
+    """
+    table = {}
+    for qid, row in predictions.items():
+        scores, duration, clip_length = row[SALIENCY], truth[qid].get("duration"), row.get("clip_length")
+        is_list = isinstance(scores, list | tuple | np.ndarray) and _finite(list(scores)) is not None
+        if is_list and clip_length is not None:
+            row = {**row, SALIENCY: submitted_saliency(scores, _positive(clip_length, qid))}
+        elif is_list and len(scores) and isinstance(duration, int | float) and duration >= SALIENCY_CLIP_LENGTH:
+            expected = TimeGrid(SALIENCY_CLIP_LENGTH, int(duration / SALIENCY_CLIP_LENGTH))
+            if not TimeGrid(SALIENCY_CLIP_LENGTH, len(scores)).fits(expected.duration):
+                raise ValueError(
+                    f"submission, qid {qid!r}: {len(scores)} {SALIENCY}, but a video of {duration:g} s has {expected.num_clips} clips of "
+                    f"{SALIENCY_CLIP_LENGTH:g} s. Scores of other clips need a field clip_length (seconds) beside them"
+                )
+        table[qid] = row
+    return table
+
+
+def _positive(clip_length: object, qid: str) -> float:
+    if isinstance(clip_length, bool) or not isinstance(clip_length, int | float) or not 0 < clip_length < np.inf:
+        raise ValueError(f"submission, qid {qid!r}: clip_length must be a positive number of seconds, not {clip_length!r}")
+    return float(clip_length)
 
 
 def _by_qid(rows: Iterable[Mapping], source: str) -> dict[str, Mapping]:

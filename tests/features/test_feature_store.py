@@ -130,17 +130,20 @@ def test_names_inside_npz_and_hdf5_groups(tmp_path):
     tokens, pooled = features(6), features(1)[0]
     np.savez(tmp_path / "q1.npz", pooler_output=pooled, last_hidden_state=tokens)
     np.savez(tmp_path / "q2.npz", pooler_output=pooled)
-    np.savez(tmp_path / "q3.npz", embeddings=tokens)
+    np.savez(tmp_path / "q3.npz", embeddings=tokens, frames=tokens)
+    np.savez(tmp_path / "q4.npz", embeddings=tokens)
     store = FeatureStore.from_spec(f"npz:{tmp_path}")
     assert store["q1"].shape == (6, 4) and store["q2"].shape == (1, 4)
-    with pytest.raises(ValueError, match="it holds embeddings, but none of features, last_hidden_state"):
+    with pytest.raises(ValueError, match="q3.npz.*it holds embeddings, frames, but none of features, last_hidden_state"):
         store["q3"]
+    assert store["q4"].shape == (6, 4)
     with h5py.File(tmp_path / "c3d.hdf5", "w") as file:
         file["v_1/c3d_features"] = tokens
-        file["v_2/other"] = tokens
+        file["v_2/other"], file["v_2/another"] = tokens, tokens
+        file["v_3/other"] = tokens
     store = FeatureStore.from_spec(f"hdf5:{tmp_path / 'c3d.hdf5'}")
-    assert store["v_1"].shape == (6, 4)
-    with pytest.raises(ValueError, match="the group 'v_2' holds other"):
+    assert store["v_1"].shape == store["v_3"].shape == (6, 4)
+    with pytest.raises(ValueError, match="the group 'v_2' holds another, other"):
         store["v_2"]
     assert "v_1/c3d_features" not in store and "." not in store
 

@@ -63,12 +63,12 @@ def test_half_precision(tmp_path, source, arrays):
     features = PackedFeatures(tmp_path / "True")["v6"]
     assert features.dtype == np.float32
     np.testing.assert_allclose(features, arrays["v6"], rtol=1e-3, atol=1e-4)
-    np.save(source.folder / "huge.npy", np.full((2, 6), 1e6))
+    np.save(source.place / "huge.npy", np.full((2, 6), 1e6))
     with pytest.raises(ValueError, match=r"'huge' reach 1e\+06, too large for float16"):
         pack_features(source, tmp_path / "new", half_precision=True, progress=False)
     # Nothing half done is left in its place, and the next try begins anew.
     assert not (tmp_path / "new").exists()
-    (source.folder / "huge.npy").unlink()
+    (source.place / "huge.npy").unlink()
     pack_features(source, tmp_path / "new", half_precision=True, progress=False)
     assert content(tmp_path / "new") == content(tmp_path / "True")
 
@@ -102,7 +102,7 @@ def test_missing_videos_are_all_named(tmp_path, source):
 
 
 def test_bad_features_are_refused_while_packing(tmp_path, source):
-    np.save(source.folder / "bad.npy", np.full((2, 6), np.nan))
+    np.save(source.place / "bad.npy", np.full((2, 6), np.nan))
     with pytest.raises(ValueError, match="'bad' hold NaN"):
         pack_features(source, tmp_path / "packed", progress=False)
 
@@ -153,5 +153,5 @@ def test_a_folder_without_an_index(tmp_path):
 def test_neither_folder_nor_repository(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder of packed features"):
         PackedFeatures(tmp_path / "gone")
-    with pytest.raises(FileNotFoundError, match="neither a folder nor a dataset repository"):
-        PackedFeatures("someone/features")  # The tests run without network.
+    with pytest.raises(FileNotFoundError, match="neither a file or folder nor a dataset repository"):
+        FeatureStore.from_spec("packed:someone/features")  # The tests run without network.

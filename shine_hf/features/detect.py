@@ -1,0 +1,181 @@
+"""What a path or a repository of the Hub holds: the layouts in which the field distributes features."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ..encoders.extract import SETTINGS_FILE
+from ..specs import Spec
+from .base import KINDS, PUBLIC_SOURCES, FeatureStore, Kind, known_kinds
+from .files import Hdf5Features, file_features, tar_members
+from .formats import FORMATS
+from .packed import INDEX_FILE, PackedFeatures
+
+# Kind -> suffix of its files, in order of preference for messages. `i3d:` is what `.npy` folders were called first.
+SUFFIXES = {"npy": (".npy",), "i3d": (".npy",), "npz": (".npz",), "pt": (".pt", ".pth")}
+HDF5_SUFFIXES = (".hdf5", ".h5", ".he5")
+TAR_SUFFIXES = (".tar",)
+_COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_HUB_NAME = re.compile(r"(?:hf://datasets/)?(?P<repo>[\w.-]+/[\w.-]+?)(?:/(?P<path>[\w./ -]+?))?(?:@(?P<revision>[\w./-]+))?")
+
+
+def local_path(where: str) -> Path:
+    """Return a path of this machine: the one that is given, or the download of a dataset repository of the Hub.
+
+    Args:
+        where: A path, or `owner/name[/path in the repository][@revision]`.
+
+    Raises:
+        FileNotFoundError: where it is neither.
+    """
+    path = Path(where).expanduser()
+    name = _HUB_NAME.fullmatch(where)
+    if path.exists() or name is None or where.startswith((".", "/", "~")):
+        return path
+    from huggingface_hub import snapshot_download
+
+    inside = name["path"].strip("/") if name["path"] else ""
+    patterns = [f"{inside}/*", inside] if inside else [f"*{suffix}" for suffix in _all_suffixes()]
+    try:
+        folder = snapshot_download(
+            name["repo"],
+            revision=name["revision"],
+            repo_type="dataset",
+            allow_patterns=[*patterns, f"*{SETTINGS_FILE}", f"*{INDEX_FILE}"],
+        )
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{where!r} is neither a file or folder nor a dataset repository that can be read from the Hub: {error}"
+        ) from error
+    return Path(folder, inside)
+
+
+def open_detected(spec: Spec, rows: Sequence[Mapping] | None = None, clip_length: float = 0.5) -> FeatureStore:
+    """Open what a bare path or Hub name holds.
+
+    Raises:
+        FileNotFoundError: where nothing is there. ValueError: where the layout is ambiguous; says what was found and how to choose.
+    """
+    path = local_path(spec.where)
+    if not path.exists():
+        if re.match(r"[a-z0-9_]+:", spec.where):
+            raise ValueError(f"unknown feature store {spec.where!r}: expected a path, or one of {known_kinds()} and a path")
+        raise FileNotFoundError(f"no features at {spec.where!r}: no such file or folder. {PUBLIC_SOURCES}")
+    return _open_folder(path) if path.is_dir() else _open_file(path)
+
+
+def _open_file(path: Path) -> FeatureStore:
+    name = path.name.lower()
+    if name.endswith(HDF5_SUFFIXES):
+        return Hdf5Features(path)
+    if name.endswith((*TAR_SUFFIXES, *_COMPRESSED_TARS)):
+        return _open_tar("", path)
+    raise ValueError(
+        f"{path} is no store of features: expected a folder, an HDF5 file ({', '.join(HDF5_SUFFIXES)}) or a plain .tar"
+    )
+
+
+def _open_folder(folder: Path) -> FeatureStore:
+    """A packed folder; else one file per key; else the only HDF5 file, tar or folder in it that holds features."""
+    if (folder / INDEX_FILE).is_file():
+        return PackedFeatures(folder)
+    names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
+    suffix = _only_suffix(names, folder)
+    if suffix:
+        return file_features(_kind_of(suffix), folder, suffix)
+    inner = [folder / name for name in names if _holds_features(folder / name)]
+    if not inner:
+        raise FileNotFoundError(
+            f"{folder} holds no features: expected files {', '.join(_all_suffixes())} or a packed folder. {PUBLIC_SOURCES}"
+        )
+    if len(inner) > 1:
+        raise ValueError(
+            f"{folder} holds several stores of features ({', '.join(path.name for path in inner)}): name one, or several to concatenate "
+            "them"
+        )
+    return _open_folder(inner[0]) if inner[0].is_dir() else _open_file(inner[0])
+
+
+def _holds_features(path: Path) -> bool:
+    if path.is_dir():
+        return (path / INDEX_FILE).is_file() or any(
+            entry.name.endswith(_all_suffixes()) or (entry.is_dir() and _holds_features(Path(entry.path)))
+            for entry in os.scandir(path)
+            if not entry.name.startswith(".")
+        )
+    return path.name.lower().endswith((*HDF5_SUFFIXES, *TAR_SUFFIXES, *_COMPRESSED_TARS))
+
+
+def _open_tar(kind: str, path: Path) -> FeatureStore:
+    folders: dict[str, list[str]] = {}
+    for name in tar_members(path):
+        if name.endswith(SUFFIXES[kind] if kind else tuple(FORMATS)):
+            folder, _, file = name.rpartition("/")
+            folders.setdefault(folder, []).append(file)
+    if not folders:
+        raise FileNotFoundError(f"{path} holds no files {', '.join(SUFFIXES[kind] if kind else FORMATS)}")
+    if len(folders) > 1:
+        raise ValueError(
+            f"{path} holds several folders of features ({', '.join(sorted(folders))}): unpack it and name one of them"
+        )
+    folder, names = folders.popitem()
+    suffix = _only_suffix(names, path)
+    return file_features(kind or _kind_of(suffix), path, suffix, folder)
+
+
+def _only_suffix(names: Iterable[str], where: Path) -> str:
+    """The suffix that the files have, one of [`FORMATS`]; empty where none has one.
+
+    Raises:
+        ValueError: where they have different ones.
+    """
+    counts = Counter(suffix for name in names for suffix in FORMATS if name.endswith(suffix))
+    if len(counts) > 1:
+        found = ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common())
+        kinds = " or ".join(f"{_kind_of(suffix)}:{where}" for suffix in counts)
+        raise ValueError(f"{where} holds files of several kinds ({found}): write {kinds} to choose")
+    return next(iter(counts), "")
+
+
+def _kind_of(suffix: str) -> str:
+    return next(kind for kind, suffixes in SUFFIXES.items() if suffix in suffixes)
+
+
+def _all_suffixes() -> tuple[str, ...]:
+    return (*FORMATS, *HDF5_SUFFIXES, *TAR_SUFFIXES, ".safetensors")
+
+
+def _open_files(spec: Spec, rows: Sequence[Mapping] | None, clip_length: float) -> FeatureStore:
+    """Open a folder or tar of files of one kind."""
+    path = local_path(_where(spec))
+    if path.is_file():
+        return _open_tar(spec.kind, path)
+    suffixes = SUFFIXES[spec.kind]
+    found = next((s for s in suffixes if path.is_dir() and any(path.glob(f"*{s}"))), suffixes[0])
+    return file_features(spec.kind, path, found)
+
+
+def _open_hdf5(spec: Spec, rows: Sequence[Mapping] | None, clip_length: float) -> FeatureStore:
+    return Hdf5Features(local_path(_where(spec)))
+
+
+def _open_packed(spec: Spec, rows: Sequence[Mapping] | None, clip_length: float) -> FeatureStore:
+    return PackedFeatures(local_path(_where(spec)))
+
+
+def _where(spec: Spec) -> str:
+    if not spec.where:
+        raise ValueError(f"feature store {spec.kind}: the path is missing, {spec.kind}:PATH is expected")
+    return spec.where
+
+
+KINDS |= {
+    "": Kind(open_detected, {}),
+    **{kind: Kind(_open_files, {}) for kind in SUFFIXES},
+    "hdf5": Kind(_open_hdf5, {}),
+    "packed": Kind(_open_packed, {}),
+}

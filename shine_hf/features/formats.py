@@ -1,0 +1,102 @@
+"""One array out of one file: `.npy`, `.npz` and `.pt`, from an open file, without ever loading a pickle."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from typing import IO, NamedTuple
+
+import numpy as np
+
+ARRAY_NAMES = ("features", "last_hidden_state", "pooler_output", "token", "c3d_features", "arr_0")
+"""Names of the array in a file or group with several, in the order in which they are looked for; a single one may have any name."""
+
+# What reading a damaged or foreign file raises.
+READ_ERRORS = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)
+
+
+class Format(NamedTuple):
+    """How to read one array from an open file, and how to learn its name, shape and type at less cost."""
+
+    read: Callable[[IO[bytes]], np.ndarray]
+    peek: Callable[[IO[bytes]], np.ndarray]
+    name: Callable[[IO[bytes]], str]
+
+
+def choose_name(names: list[str], what: str = "it") -> str:
+    """Choose the array that holds the features.
+
+    Raises:
+        ValueError: where none of several has a known name; names all of them.
+    """
+    for name in ARRAY_NAMES:
+        if name in names:
+            return name
+    if len(names) == 1:
+        return names[0]
+    raise ValueError(f"{what} holds {', '.join(names) or 'nothing'}, but none of {', '.join(ARRAY_NAMES)}")
+
+
+def shaped(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return an array of this shape and type that takes no memory; its numbers mean nothing."""
+    return np.broadcast_to(np.zeros((), "S1" if dtype.kind in "OSU" else dtype), shape)
+
+
+def _read_npy(file: IO[bytes]) -> np.ndarray:
+    return np.load(file, allow_pickle=False)
+
+
+def _peek_npy(file: IO[bytes]) -> np.ndarray:
+    major, _ = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    return shaped(shape, dtype)
+
+
+def _npz_name(file: IO[bytes]) -> str:
+    with zipfile.ZipFile(file) as archive:
+        return choose_name([name.removesuffix(".npy") for name in archive.namelist()])
+
+
+def _read_npz(file: IO[bytes]) -> np.ndarray:
+    with np.load(file, allow_pickle=False) as arrays:
+        return arrays[choose_name(arrays.files)]
+
+
+def _peek_npz(file: IO[bytes]) -> np.ndarray:
+    name = _npz_name(file)
+    with zipfile.ZipFile(file) as archive, archive.open(f"{name}.npy") as member:
+        return _peek_npy(member)
+
+
+def _load_pt(file: IO[bytes]) -> tuple[str, np.ndarray]:
+    import torch
+
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"it is no file of plain tensors, and nothing else is loaded ({reason})") from error
+    name = "a tensor"
+    if isinstance(content, Mapping):
+        name = choose_name([str(key) for key, value in content.items() if isinstance(value, torch.Tensor)])
+        content = content[name]
+    if not isinstance(content, torch.Tensor):
+        raise ValueError(f"it holds a {type(content).__name__}, but a tensor or a dictionary of tensors is needed")
+    content = content.detach()
+    # NumPy has no bfloat16.
+    return name, (content.float() if content.dtype == torch.bfloat16 else content).numpy()
+
+
+def _read_pt(file: IO[bytes]) -> np.ndarray:
+    return _load_pt(file)[1]
+
+
+FORMATS = {
+    ".npy": Format(_read_npy, _peek_npy, lambda file: "an array"),
+    ".npz": Format(_read_npz, _peek_npz, _npz_name),
+    ".pt": Format(_read_pt, _read_pt, lambda file: _load_pt(file)[0]),
+    ".pth": Format(_read_pt, _read_pt, lambda file: _load_pt(file)[0]),
+}
