@@ -72,6 +72,7 @@ def main(args) -> None:
 
 def _from_features(args, model, processor):
     from ..data.loading import DataArguments, load_splits, text_features_of, text_source, video_store
+    from ..features.grid import require_matching_grids
     from ..inference.features import predict_from_features
 
     if not args.split and not args.vid:
@@ -91,11 +92,14 @@ def _from_features(args, model, processor):
         rows = splits[args.split]
     else:
         rows = [{"qid": f"{args.vid}_{i}", "vid": args.vid, "query": query} for i, query in enumerate(args.query)]
+    store = video_store(data, splits, model.config.clip_length)
+    if args.split:
+        require_matching_grids(store, {args.split: rows}, model.config.clip_length)
     return predict_from_features(
         model,
         processor,
         rows,
-        video_store(data, splits, model.config.clip_length),
+        store,
         text_source(data),
         progress=bool(args.split) and sys.stderr.isatty(),
         top_k=args.top_k,

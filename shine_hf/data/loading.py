@@ -42,7 +42,7 @@ class DataArguments:
     video_features: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Feature stores, concatenated: i3d:DIR, npz:DIR, hdf5:FILE, packed:DIR, simulated:[options]. Never chosen silently."
+            "help": "Feature stores, concatenated: a folder, a file or a dataset repository of the Hub, whose layout is detected (i3d:, npz:, pt:, hdf5: or packed: before it forces one), or simulated:[options]. Never chosen silently."
         },
     )
     text_features: str | None = field(
@@ -213,7 +213,12 @@ def split_validation(rows, fraction: float, seed: int = 0):
 
 
 def video_store(args: DataArguments, splits: dict, clip_length: float):
-    """The feature store that `video_features` describes.
+    """Open the feature store that `video_features` describes.
+
+    Args:
+        args: Of the recipe.
+        splits: All splits, which `simulated:` plants into its features.
+        clip_length: Seconds per clip of the model.
 
     Raises:
         ValueError: where no features are named (simulated ones are never chosen silently), or they are known to be of another clip length.
@@ -222,8 +227,8 @@ def video_store(args: DataArguments, splits: dict, clip_length: float):
 
     if not args.video_features:
         raise ValueError(
-            "no video features are named. Give --video_features i3d:DIR (or npz:, hdf5:, packed:), "
-            "or --video_features simulated: to try things out on stand-ins made from the annotations"
+            "no video features are named. Give --video_features a folder, a file or a dataset repository of the Hub, or simulated: to try "
+            "things out on features made from the annotations"
         )
     rows = [
         row
@@ -240,7 +245,7 @@ def video_store(args: DataArguments, splits: dict, clip_length: float):
 
 
 def text_source(args: DataArguments):
-    """The text features that `text_features` describes."""
+    """Open the text features that `text_features` describes."""
     from ..features.text import TextFeatures
 
     return TextFeatures.from_spec(args.text_features or DEFAULT_TEXT_FEATURES)

@@ -53,11 +53,13 @@ def graded_saliency(
         scores: The scores of each of these clips.
         num_clips, clip_length: The clips of the model; one that lies across several annotated clips gets their mean.
     """
-    grid = TimeGrid(SALIENCY_CLIP_LENGTH, max(clip_ids, default=-1) + 1)
+    clips = TimeGrid(clip_length, num_clips)
+    covering = TimeGrid.of_video(clips.duration, SALIENCY_CLIP_LENGTH)
+    grid = TimeGrid(SALIENCY_CLIP_LENGTH, max(covering.num_clips, max(clip_ids, default=-1) + 1))
     saliency = np.zeros(grid.num_clips)
     for clip_id, clip_scores in zip(clip_ids, scores):
         saliency[clip_id] = sum(clip_scores)
-    return grid.resample(saliency, TimeGrid(clip_length, num_clips)).astype(np.float32)
+    return grid.resample(saliency, clips).astype(np.float32)
 
 
 def margin_pairs(inside: np.ndarray, rng: np.random.Generator, pairs: int = 2) -> tuple[np.ndarray, np.ndarray]:

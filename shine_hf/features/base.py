@@ -225,4 +225,3 @@ class ConcatenatedFeatures(FeatureStore):
 def known_kinds() -> str:
     """Return the kinds that a specification may name, for messages."""
     return ", ".join(f"{name}:" for name in KINDS if name)
-

@@ -20,7 +20,9 @@ SUFFIXES = {"npy": (".npy",), "i3d": (".npy",), "npz": (".npz",), "pt": (".pt", 
 HDF5_SUFFIXES = (".hdf5", ".h5", ".he5")
 TAR_SUFFIXES = (".tar",)
 _COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-_HUB_NAME = re.compile(r"(?:hf://datasets/)?(?P<repo>[\w.-]+/[\w.-]+?)(?:/(?P<path>[\w./ -]+?))?(?:@(?P<revision>[\w./-]+))?")
+_HUB_NAME = re.compile(
+    r"(?:hf://datasets/)?(?P<repo>[\w.-]+/[\w.-]+?)(?:/(?P<path>[\w./ -]+?))?(?:@(?P<revision>[\w./-]+))?"
+)
 
 
 def local_path(where: str) -> Path:
@@ -63,7 +65,9 @@ def open_detected(spec: Spec, rows: Sequence[Mapping] | None = None, clip_length
     path = local_path(spec.where)
     if not path.exists():
         if re.match(r"[a-z0-9_]+:", spec.where):
-            raise ValueError(f"unknown feature store {spec.where!r}: expected a path, or one of {known_kinds()} and a path")
+            raise ValueError(
+                f"unknown feature store {spec.where!r}: expected a path, or one of {known_kinds()} and a path"
+            )
         raise FileNotFoundError(f"no features at {spec.where!r}: no such file or folder. {PUBLIC_SOURCES}")
     return _open_folder(path) if path.is_dir() else _open_file(path)
 

@@ -98,10 +98,10 @@ class FolderFeatures(FileFeatures):
     def _path(self, key: str) -> Path:
         """Return the file of a key. Keys come from data, so they must not lead out of the folder, not even through a link."""
         path = self.place / f"{key}{self.suffix}"
-        if not key or "\0" in key or Path(key).name != key or self.place.resolve() not in path.resolve().parents:
-            # A cache of the Hub holds links to its own blobs.
-            if not (key and Path(key).name == key and _is_hub_blob(path)):
-                raise ValueError(f"{key!r} is not a plain file name: features are read from {self.place} only")
+        is_name = bool(key) and "\0" not in key and Path(key).name == key
+        # A cache of the Hub holds links to its own blobs.
+        if not is_name or not (self.place.resolve() in path.resolve().parents or _is_hub_blob(path)):
+            raise ValueError(f"{key!r} is not a plain file name: features are read from {self.place} only")
         return path
 
 
@@ -162,7 +162,9 @@ def tar_members(path: Path) -> dict[str, tuple[int, int]]:
         raise FileNotFoundError(f"no feature file {path}. {PUBLIC_SOURCES}")
     try:
         with tarfile.open(path, "r:") as tar:
-            return {member.name.removeprefix("./"): (member.offset_data, member.size) for member in tar if member.isreg()}
+            return {
+                member.name.removeprefix("./"): (member.offset_data, member.size) for member in tar if member.isreg()
+            }
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(
             f"{path} is no plain tar ({error}). A compressed one cannot be read at random: unpack it with `tar xf {path.name}` and give "

@@ -82,7 +82,9 @@ class TimeGrid:
         """
         values = np.asarray(values, dtype=np.float64)
         if values.shape != (self.num_clips,):
-            raise ValueError(f"{self.num_clips} clips have {self.num_clips} values, not an array of shape {values.shape}")
+            raise ValueError(
+                f"{self.num_clips} clips have {self.num_clips} values, not an array of shape {values.shape}"
+            )
         if target.clip_length == self.clip_length:  # Nothing to average: keep every bit.
             kept = values[: target.num_clips]
             return np.concatenate([kept, np.zeros(target.num_clips - len(kept))])

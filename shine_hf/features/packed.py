@@ -244,4 +244,3 @@ def _read_index(folder: Path) -> dict:
         if not (folder / file).is_file():
             raise FileNotFoundError(f"{folder / file} is missing. Download or pack it again")
     return index
-

@@ -21,6 +21,8 @@ class TextFeatures:
     """
 
     dim: int
+    public_spec: str
+    """What may be told about the features on cards and in configurations: their encoder, else the kind of store without the path."""
 
     @staticmethod
     def from_spec(spec: str) -> TextFeatures:
@@ -50,6 +52,10 @@ class StoredText(TextFeatures):
     def dim(self) -> int:
         return self.store.dim
 
+    @property
+    def public_spec(self) -> str:
+        return self.store.public_spec
+
     def __call__(self, *, query: str, qid: str, level: int | None = None) -> np.ndarray:
         return self.store[qid if level is None else f"{qid}_recomposed_gpt_{level - 1}"]
 
@@ -75,6 +81,10 @@ class EncodedText(TextFeatures):
     @property
     def dim(self) -> int:
         return self.encoder.dim
+
+    @property
+    def public_spec(self) -> str:
+        return self.encoder.spec
 
     def __call__(self, *, query: str, qid: str, level: int | None = None) -> np.ndarray:
         if query not in self._kept:

@@ -203,7 +203,9 @@ def _on_scored_grid(predictions: Mapping[str, Mapping], truth: Mapping[str, Mapp
 
 def _positive(clip_length: object, qid: str) -> float:
     if isinstance(clip_length, bool) or not isinstance(clip_length, int | float) or not 0 < clip_length < np.inf:
-        raise ValueError(f"submission, qid {qid!r}: clip_length must be a positive number of seconds, not {clip_length!r}")
+        raise ValueError(
+            f"submission, qid {qid!r}: clip_length must be a positive number of seconds, not {clip_length!r}"
+        )
     return float(clip_length)
 
 

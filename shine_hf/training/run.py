@@ -21,7 +21,7 @@ from ..data.loading import (
     training_rows,
     video_store,
 )
-from ..encoders import is_text_encoder_spec
+from ..features.grid import require_matching_grids
 from ..modeling import MomentRetrievalProcessor
 from .checkpoints import is_complete, last_complete_checkpoint, missing_state, restore_best_model
 from .memory import keep_freed_memory
@@ -107,8 +107,8 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
             "video_dim": videos.dim,
             "text_dim": texts.dim,
             "video_feature_dims": videos.dims if len(videos.dims) > 1 else None,
-            "video_encoder": videos.encoder or "+".join(map(_without_path, data.video_features)),
-            "text_encoder": _without_path(data.text_features),
+            "video_encoder": videos.public_spec,
+            "text_encoder": texts.public_spec,
             **config_overrides,
         }
         try:
@@ -116,8 +116,14 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
         except StrictDataclassError as error:
             raise ValueError(str(error.__cause__ or error)) from error
     else:
-        model.config.text_encoder = _without_path(text_features)
+        model.config.text_encoder = texts.public_spec
         videos = video_store(data, all_splits, model.config.clip_length)
+    used = {
+        name: rows
+        for name, rows in splits.items()
+        if (args.do_train if name == "train" else name == VALIDATION or name in (data.eval_splits or splits))
+    }
+    require_matching_grids(videos, used, model.config.clip_length, model.config.max_video_length)
     processor = MomentRetrievalProcessor.from_config(model.config)
     sentences = [query for rows in splits.values() for query in rows["query"]]
     sentences += [query for rows in splits.values() for negatives in rows["negative_queries"] for query in negatives]
@@ -172,12 +178,6 @@ def _data_settings(data) -> dict[str, object]:
     )
     settings = {name: value for name, value in vars(data).items() if name not in told}
     return public_settings(settings, {f.name: f.default for f in dataclasses.fields(data)})
-
-
-def _without_path(spec: str) -> str:
-    """What a model may tell of its features: an encoder or a simulation in full, of a store its kind (a path is nobody's business)."""
-    kind = spec.partition(":")[0]
-    return spec if kind == "simulated" or is_text_encoder_spec(spec) else f"{kind}:"
 
 
 def _checkpoint_to_resume(args) -> str | None:

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -75,7 +77,19 @@ def test_soft_boundaries_rise_over_their_width():
 
 
 def test_graded_saliency_sums_the_annotators():
-    np.testing.assert_array_equal(graded_saliency([0, 3, 9], [[1, 2, 3], [4, 4, 4], [1, 1, 1]], 5), [6, 0, 0, 12, 0])
+    graded = ([0, 3, 9], [[1, 2, 3], [4, 4, 4], [1, 1, 1]])
+    np.testing.assert_array_equal(graded_saliency(*graded, 5, 2.0), [6, 0, 0, 12, 0])
+    assert not graded_saliency([], [], 5, 2.0).any()
+
+
+@pytest.mark.parametrize("clip_length", [0.5, 1.0, 2.0, 4.0, 0.7])
+def test_graded_saliency_lies_on_clips_of_two_seconds_whatever_the_clips_of_the_model(clip_length):
+    clips = math.ceil(150 / clip_length)
+    saliency = graded_saliency(range(16, 26), [[3, 2, 4]] * 10, clips, clip_length)
+    inside = np.flatnonzero(saliency >= 0.5)
+    assert abs(inside[0] * clip_length - 32) < clip_length
+    assert abs((inside[-1] + 1) * clip_length - 52) < clip_length
+    np.testing.assert_allclose(saliency.sum() * clip_length, 9 * 20, rtol=1e-5)
 
 
 def test_margin_pairs_stay_on_their_sides():

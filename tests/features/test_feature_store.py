@@ -134,7 +134,9 @@ def test_names_inside_npz_and_hdf5_groups(tmp_path):
     np.savez(tmp_path / "q4.npz", embeddings=tokens)
     store = FeatureStore.from_spec(f"npz:{tmp_path}")
     assert store["q1"].shape == (6, 4) and store["q2"].shape == (1, 4)
-    with pytest.raises(ValueError, match="q3.npz.*it holds embeddings, frames, but none of features, last_hidden_state"):
+    with pytest.raises(
+        ValueError, match=r"q3.npz.*it holds embeddings, frames, but none of features, last_hidden_state"
+    ):
         store["q3"]
     assert store["q4"].shape == (6, 4)
     with h5py.File(tmp_path / "c3d.hdf5", "w") as file:

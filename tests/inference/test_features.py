@@ -6,7 +6,7 @@ import torch
 
 from shine_hf import MomentRetrievalProcessor, QDDetrConfig, QDDetrForMomentRetrieval
 from shine_hf.features.text import TextFeatures
-from shine_hf.inference.features import predict_from_features
+from shine_hf.inference.features import as_submission, predict_from_features
 from shine_hf.inference.windows import find_moments
 
 TEXTS = TextFeatures.from_spec("words:dim=12")
@@ -47,3 +47,9 @@ def test_a_model_of_lower_precision_predicts_too(model, videos):
     processor = MomentRetrievalProcessor.from_config(model.config)
     found = list(predict_from_features(model.bfloat16(), processor, rows(videos), videos, TEXTS, progress=False))
     assert all(np.isfinite([moment["start"] for moment in result["moments"]]).all() for result in found)
+
+
+def test_submissions_have_a_saliency_score_for_every_two_seconds():
+    result = {"qid": "1", "query": "q", "vid": "v", "moments": [{"start": 0.0, "end": 1.0, "score": 0.5}]}
+    row = as_submission({**result, "saliency": [1.0, 2.0, 3.0, 5.0], "clip_length": 1.0})
+    assert row["pred_saliency_scores"] == [1.5, 4.0] and row["pred_relevant_windows"] == [[0.0, 1.0, 0.5]]

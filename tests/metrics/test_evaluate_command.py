@@ -35,7 +35,7 @@ def test_table_and_json(files, tmp_path, capsys):
 
 def test_highlights_have_a_table_of_their_own(tmp_path, files, capsys):
     for path, rows, columns in (
-        (files[0], SUBMISSION, {"pred_saliency_scores": [1.0, 0.0]}),
+        (files[0], SUBMISSION, {"pred_saliency_scores": [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]}),
         (files[1], GROUND_TRUTH, {"duration": 12, "relevant_clip_ids": [0], "saliency_scores": [[3]]}),
     ):
         path.write_text("".join(json.dumps(row | columns) + "\n" for row in rows))

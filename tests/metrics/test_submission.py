@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from shine_hf.metrics import evaluate_submission, official_layout, read_rows
+from shine_hf.metrics.submission import submitted_saliency
 from tests.conftest import REPOSITORY
 
 
@@ -246,3 +247,26 @@ def test_unreadable_archives(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"rows\.jsonl\.gz"):
             read_rows(path)
+
+
+@pytest.mark.parametrize("clip_length", [0.5, 1.0, 2.0])
+def test_saliency_is_submitted_and_scored_on_clips_of_two_seconds(clip_length):
+    truth = [
+        {"qid": "1", "duration": 150, "relevant_windows": [[32, 52]], "relevant_clip_ids": [*range(16, 26)], "saliency_scores": [[4]] * 10}
+    ]  # fmt: skip
+    # A model that sees the moment perfectly.
+    centers = (np.arange(round(150 / clip_length)) + 0.5) * clip_length
+    saliency = ((centers > 32) & (centers < 52)).astype(float).tolist()
+    row = {"qid": "1", "pred_saliency_scores": submitted_saliency(saliency, clip_length)}
+    assert len(row["pred_saliency_scores"]) == 75
+    unlabeled = {**row, "pred_saliency_scores": saliency}
+    for submitted in (row, {**unlabeled, "clip_length": clip_length}):
+        metrics = evaluate_submission([submitted], truth)
+        assert metrics["HL-min-VeryGood-mAP"] == metrics["HL-min-VeryGood-Hit1"] == 100
+    if clip_length != 2:
+        with pytest.raises(
+            ValueError, match=rf"qid '1': {len(saliency)} pred_saliency_scores, but .* 75 clips .* clip_length"
+        ):
+            evaluate_submission([unlabeled], truth)
+    with pytest.raises(ValueError, match="qid '1': clip_length must be a positive number"):
+        evaluate_submission([{**unlabeled, "clip_length": 0}], truth)

@@ -8,12 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModel
 
 from shine_hf import QDDetrForMomentRetrieval
 from shine_hf.cli import main
+from shine_hf.data.loading import DataArguments, load_splits
 from shine_hf.training import last_complete_checkpoint
 from shine_hf.training.recipe import parse_recipe
 from shine_hf.training.run import build_trainer, run_recipe
@@ -271,3 +273,19 @@ def test_features_are_never_chosen_silently(data, tmp_path):
     recipe.data.video_features = [f"i3d:{tmp_path}/features"]
     with pytest.raises(FileNotFoundError, match="VSLNet"):
         build_trainer(recipe)
+
+
+def test_features_on_another_time_grid_are_refused_before_the_first_step(data, tmp_path):
+    """Clips that cover half of each video would lose the later windows without a word."""
+    splits = load_splits(DataArguments(dataset="charades_cg", data_dir=str(data), negatives="none"))
+    for rows in splits.values():
+        for row in rows:
+            np.save(tmp_path / f"{row['vid']}.npy", np.ones((int(row["duration"]), 4), np.float32))
+    features = ["--video_features", f"i3d:{tmp_path}"]
+    recipe = parse_recipe(arguments(data, tmp_path / "out", *features, "--max_steps", "1"))
+    with pytest.raises(
+        ValueError, match=r"train, .*the clips of \d+ of \d+ videos do not cover .*seem to be 1 s long"
+    ):
+        run_recipe(recipe)
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+    build_trainer(parse_recipe(arguments(data, tmp_path / "out", *features, "--clip_length", "1", "--max_steps", "1")))
