@@ -42,6 +42,8 @@ class FeatureStore(ABC):
     """
 
     spec: str
+    layout: str
+    """In words, how the features are stored."""
     encoder: str | None = None
     """Specification of the video encoder that computed the features, where the store knows it."""
     clip_length: float | None = None
@@ -95,6 +97,10 @@ class FeatureStore(ABC):
         """Return where the features of a key are stored, for messages."""
         return self.spec
 
+    def array_name(self, key: str) -> str:
+        """Return the name of the array of a key in its file."""
+        return "an array"
+
     @property
     def public_spec(self) -> str:
         """What may be told about the features on cards and in configurations: their encoder, else the kind without the path."""
@@ -112,7 +118,7 @@ class FeatureStore(ABC):
             key = next(iter(self), None)
             if key is None:
                 raise FileNotFoundError(f"{self.spec} holds no features. {PUBLIC_SOURCES}")
-            self._dim = int(self._rows(key, self._peek(key)).shape[1])
+            self._dim = int(self.as_rows(key)[0].shape[1])
         return self._dim
 
     @property
@@ -126,10 +132,22 @@ class FeatureStore(ABC):
         Raises:
             KeyError, ValueError: as reading the key.
         """
-        return len(self._rows(key, self._peek(key)))
+        return len(self.as_rows(key)[0])
+
+    def as_rows(self, key: str, array: np.ndarray | None = None) -> tuple[np.ndarray, str]:
+        """Return the array of a key as `(length, dim)` and what was done to it, see [`~shine_hf.features.rows.as_rows`].
+
+        Args:
+            key: Whose features they are.
+            array: As it is stored; if left out, only shape and type of the result mean something.
+        """
+        try:
+            return as_rows(self._peek(key) if array is None else array, self._layers)
+        except ValueError as error:
+            raise ValueError(f"{self.location(key)}: features of {key!r} {error}") from error
 
     def __getitem__(self, key: str) -> np.ndarray:
-        features = self._rows(key, self._read(key))
+        features, _ = self.as_rows(key, self._read(key))
         if features.shape[1] != self.dim:
             hint = "; they seem to be transposed" if features.shape[0] == self.dim else ""
             raise ValueError(
@@ -148,12 +166,6 @@ class FeatureStore(ABC):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
-
-    def _rows(self, key: str, array: np.ndarray) -> np.ndarray:
-        try:
-            return as_rows(array, self._layers)[0]
-        except ValueError as error:
-            raise ValueError(f"{self.location(key)}: features of {key!r} {error}") from error
 
 
 class ConcatenatedFeatures(FeatureStore):

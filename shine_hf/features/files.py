@@ -34,6 +34,7 @@ class FileFeatures(FeatureStore):
 
     def __init__(self, kind: str, place: Path, suffix: str):
         self.spec, self.place, self.suffix = f"{kind}:{place}", place, suffix
+        self.layout = f"{'a folder' if place.is_dir() else 'a tar'}, one {{key}}{suffix} per key"
         self._format = suffix[suffix.rindex(".") :]
         layers = _LAYERS.search(place.name.removesuffix(".tar"))
         self._layers = int(layers[1]) if layers else None
@@ -187,6 +188,11 @@ class Hdf5Features(FeatureStore):
 
     def __getstate__(self):
         return {**self.__dict__, "_file": None}
+
+    @property
+    def layout(self) -> str:
+        is_group = any(not hasattr(self.file[key], "shape") for key in list(self.keys())[:1])
+        return f"an HDF5 file, a {'group' if is_group else 'dataset'} per key"
 
     @property
     def file(self):

@@ -41,7 +41,7 @@ class PackedFeatures(FeatureStore):
     """
 
     def __init__(self, folder: str | Path):
-        self.spec = f"packed:{folder}"
+        self.spec, self.layout = f"packed:{folder}", "a packed folder"
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise FileNotFoundError(f"no folder of packed features {folder}. {PUBLIC_SOURCES}")

@@ -55,6 +55,7 @@ class SimulatedFeatures(FeatureStore):
     ):
         if dim < 1 or clip_length <= 0 or min(word, pair, noise) < 0:
             raise ValueError("simulated: needs a positive dim and clip length, and strengths of 0 or more")
+        self.layout = "made from annotations"
         self.spec = f"simulated:dim={dim},word={word:g},pair={pair:g},noise={noise:g},seed={seed}"
         self.clip_length, self._dim = clip_length, dim
         self.word, self.pair, self.noise, self.seed = word, pair, noise, seed

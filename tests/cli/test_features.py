@@ -4,7 +4,7 @@ import pytest
 from shine_hf.cli import main
 from shine_hf.encoders import video_encoder
 from shine_hf.features.base import FeatureStore
-from tests.data.made_up import make_rows, write_jsonl
+from tests.data.made_up import make_row, make_rows, write_jsonl
 from tests.encoders.videos import gray, write_video
 
 
@@ -65,3 +65,39 @@ def test_extract_lists_what_it_cannot_read(tmp_path, capsys):
     )
     assert main([*command, str(tmp_path / "features"), "--clip-length", "0"]) == 2
     assert "must be positive" in capsys.readouterr().err
+
+
+def test_check_compares_clips_with_durations_and_windows(tmp_path, folder, capsys):
+    rows = [make_row(i, vid=f"video{i}", duration=8.0, relevant_windows=[[5.0, 7.5]]) for i in range(3)]
+    command = [
+        "features",
+        "check",
+        "--features",
+        str(folder),
+        "--dataset",
+        str(write_jsonl(tmp_path / "a.jsonl", rows)),
+    ]
+    # 4 rows for 8 s: clips of 2 s.
+    assert main(command) == 0
+    assert "seconds per row: 2 by the durations" in capsys.readouterr().out
+    assert main([*command, "--clip-length", "2"]) == 0
+    capsys.readouterr()
+    assert main([*command, "--clip-length", "0.5"]) == 1
+    printed = capsys.readouterr().out
+    assert (
+        "the clips of 3 of 3 videos do not cover their durations (video0: 4 clips x 0.5 s = 2 s, the video has 8 s"
+        in printed
+    )
+    assert "no clip covers 3 of 3 windows" in printed and "0 faults" in printed
+    assert main([*command, "--clip-length", "-1"]) == 2
+
+
+def test_inspect(tmp_path, folder, capsys):
+    rows = [make_row(0, vid="video0", duration=8.0, relevant_windows=[[5.0, 7.5]])]
+    assert main(["features", "inspect", str(folder), "--dataset", str(write_jsonl(tmp_path / "a.jsonl", rows))]) == 0
+    facts = dict(line.split(":", 1) for line in capsys.readouterr().out.strip().splitlines())
+    assert facts["layout"].strip() == "a folder, one {key}.npy per key" and facts["width"].strip() == "8"
+    assert facts["keys"].strip() == "3 (video0, video1, video2)" and facts["type"].strip() == "float32"
+    assert facts["rows per key"].strip() == "4 to 4, median 4" and facts["seconds per row"].strip().startswith("2 by")
+    assert main(["features", "inspect", str(tmp_path / "gone")]) == 2
+    assert "no features at" in capsys.readouterr().err

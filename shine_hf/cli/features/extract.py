@@ -1,0 +1,41 @@
+"""`shine-hf features extract`: features of a folder of videos."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--videos", required=True, metavar="DIR", help="folder of video files, searched to any depth")
+    parser.add_argument(
+        "--encoder",
+        required=True,
+        metavar="SPEC",
+        help="pixels:[size=…,frames=…], clip:MODEL[,frames=…], or auto:MODEL[,frames=…] for any video model of transformers",
+    )
+    parser.add_argument("--clip-length", type=float, required=True, metavar="SECONDS", help="seconds per clip")
+    parser.add_argument("--output", required=True, metavar="DIR", help="one .npz per video; train with it as it is")
+    parser.add_argument("--workers", type=int, default=1, help="threads per process")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Return 1 where videos could not be read."""
+    from accelerate import PartialState
+
+    from ...encoders.extract import extract_features, find_videos
+
+    if args.clip_length <= 0 or args.workers < 1:
+        raise ValueError(f"--clip-length and --workers must be positive; got {args.clip_length} and {args.workers}")
+    videos = find_videos(args.videos)
+    unreadable = extract_features(videos, args.output, args.encoder, args.clip_length, args.workers)
+    state = PartialState()
+    if state.is_main_process:
+        print(f"{args.output}: features of {len(videos) - len(unreadable):,} of {len(videos):,} videos")
+        for _, reason in unreadable:
+            print(f"not read: {reason}")
+    if state.num_processes > 1:
+        # A process that leaves while the other still holds the connection may be aborted at its very end.
+        state.destroy_process_group()
+    # One process is enough to say so: the launcher takes any other that fails for a crash.
+    return 1 if unreadable and state.is_main_process else 0
