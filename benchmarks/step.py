@@ -1,12 +1,13 @@
-"""How long a training step and an evaluation take, against a step in the style of the public code.
+"""How long a training step and an evaluation take, against a step in the style of the public code, or against another commit.
 
     python -m benchmarks.step [--repeats 7] [--threads 2] [--device cpu] [--output FILE.json]
+    python -m benchmarks.step --against COMMIT
 
-The yardstick's shape: batch 32, 64 clips of 1,024 features and 2 endpoint features, 12 words, three hard negatives and an irrelevant query, full base loss.
+Shape: batch 32, 64 clips of 1,024 features and 2 endpoint features, 12 words, three hard negatives and an irrelevant query, full base loss.
 The reference style is made of our own modules and gives the same loss (checked before anything is timed): a pass of its own, with decoder, for the
 query and for each negative, torch's own kernels, plain attention, glibc's defaults, and losses in a loop over the samples. Each variant has a process of its
-own, since kernels and memory are set for a whole process; the variants take turns, and the medians are compared. Beside them stands the time
-of our step's matrix products alone, in the same shapes and layouts, in our kernels and in torch's own: what no arrangement of the rest can save.
+own, because memory is set per process. The variants take turns, and the medians are compared. The time of only the matrix products of our
+step, in the same shapes and layouts, with our kernels and with torch's, is the lower bound for any arrangement of the rest.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import contextlib
 import json
 import multiprocessing
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -29,8 +33,9 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from shine_hf.losses import ShineLoss
-from shine_hf.modeling import QDDetrConfig, QDDetrForMomentRetrieval, cpu_kernels, layers
+from shine_hf.modeling import QDDetrConfig, QDDetrForMomentRetrieval
 from shine_hf.modeling.moment_retrieval_loss import moment_retrieval_loss
+from shine_hf.training.cpu_kernels import fast_cpu_kernels
 from shine_hf.training.memory import keep_freed_memory
 
 BATCH, CLIPS, WORDS, HARD_NEGATIVES = 32, 64, 12, 3
@@ -116,15 +121,25 @@ def reference_style_loss(model, inputs, shine: ShineLoss | None) -> torch.Tensor
 class Step:
     """One kind of training step, ready to be repeated."""
 
-    def __init__(self, loss: Callable, inputs: dict, shine: ShineLoss | None, device: str, bf16: bool = False):
+    def __init__(
+        self,
+        loss: Callable,
+        inputs: dict,
+        shine: ShineLoss | None,
+        device: str,
+        bf16: bool = False,
+        our_kernels: bool = True,
+    ):
         self.model = make_model(device).train()
+        self.kernels = fast_cpu_kernels if our_kernels and device == "cpu" else contextlib.nullcontext
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
         self.loss, self.inputs, self.shine, self.device, self.bf16 = loss, inputs, shine, device, bf16
 
     def __call__(self) -> None:
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
-            loss = self.loss(self.model, self.inputs, self.shine)
-        loss.backward()
+        with self.kernels(self.model):
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
+                loss = self.loss(self.model, self.inputs, self.shine)
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 0.1)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -138,7 +153,7 @@ class MatrixProducts(TorchDispatchMode):
         torch.ops.aten.addmm,
         torch.ops.aten.bmm,
         torch.ops.aten.baddbmm,
-        # Linear maps, see cpu_kernels.py.
+        # Linear maps, see shine_hf/training/cpu_kernels.py.
         torch.ops.aten.convolution,
         torch.ops.aten.convolution_backward,
     }
@@ -175,27 +190,23 @@ def our_step(shine: ShineLoss | None, device: str, bf16: bool = False) -> Step:
 
 
 def products_of_our_step(shine: ShineLoss, device: str, in_torchs_kernels: bool = False) -> MatrixProducts:
-    if in_torchs_kernels:
-        use_torchs_kernels()
-    step = our_step(shine, device)
+    step = Step(our_loss, make_batch(device=device), shine, device, our_kernels=not in_torchs_kernels)
     with MatrixProducts() as products:
         step()
     return products
 
 
 def reference_style_step(shine: ShineLoss | None, device: str) -> Step:
-    use_torchs_kernels()
-    return Step(reference_style_loss, make_batch(device=device), shine, device)
+    return Step(reference_style_loss, make_batch(device=device), shine, device, our_kernels=False)
 
 
 class Evaluation:
     """Moments of a batch, without labels; the reference style also encodes and decodes an irrelevant query, as the public code does."""
 
     def __init__(self, batch: int, device: str, in_reference_style: bool):
-        if in_reference_style:
-            use_torchs_kernels()
-        else:
+        if not in_reference_style:
             keep_freed_memory()
+        self.kernels = contextlib.nullcontext if in_reference_style or device != "cpu" else fast_cpu_kernels
         self.model = make_model(device, attn_implementation="eager" if in_reference_style else None).eval()
         names = ("video_features", "video_attention_mask", "text_features", "text_attention_mask")
         inputs = make_batch(batch=batch, device=device)
@@ -204,14 +215,8 @@ class Evaluation:
     @torch.no_grad()
     def __call__(self) -> None:
         for _ in range(self.passes):
-            self.model(**self.inputs)
-
-
-def use_torchs_kernels() -> None:
-    """Torch's own linear maps, dropout and PReLU instead of ours, from here on."""
-    layers.drop = cpu_kernels.drop = nn.functional.dropout
-    cpu_kernels.PReLU.forward = nn.PReLU.forward
-    cpu_kernels.Linear.forward = nn.Linear.forward
+            with self.kernels(self.model):
+                self.model(**self.inputs)
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------
@@ -331,6 +336,56 @@ def measure(repeats: int, threads: int, device: str) -> tuple[dict[str, float], 
     return seconds, ratios
 
 
+SERVE_STEP = """
+import time, torch
+from benchmarks.step import ShineLoss, our_step
+torch.set_num_threads({threads})
+step = our_step(ShineLoss(), "{device}")
+while input() == "run":
+    begin = time.process_time()
+    for _ in range({steps}):
+        step()
+    print((time.process_time() - begin) / {steps}, flush=True)
+"""
+
+
+def against(commit: str, repeats: int, threads: int, device: str, steps: int = 3) -> dict[str, float]:
+    """Median CPU seconds of the SHINE step here and at another commit, which take turns in one run.
+
+    CPU time, because other processes on the machine change it less than wall time.
+    """
+    here = Path(__file__).resolve().parent.parent
+    with tempfile.TemporaryDirectory() as there, contextlib.ExitStack() as stack:
+        archive = subprocess.run(
+            ["git", "archive", commit, "shine_hf", "benchmarks"], cwd=here, check=True, capture_output=True
+        )
+        subprocess.run(["tar", "-x", "-C", there], input=archive.stdout, check=True)
+        script = SERVE_STEP.format(threads=threads, device=device, steps=steps)
+        servers = {
+            name: stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", script],
+                    cwd=folder,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for name, folder in ((f"SHINE step at {commit}", there), ("SHINE step here", here))
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in servers}
+        for turn in range(repeats + 2):
+            for name, server in servers.items():
+                server.stdin.write("run\n")
+                server.stdin.flush()
+                elapsed = float(server.stdout.readline())
+                if turn >= 2:
+                    seconds[name].append(elapsed)
+        for server in servers.values():
+            server.communicate("stop\n")
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
 def gigaflop_of_step(device: str) -> float:
     step = Step(our_loss, make_batch(device=device), ShineLoss(), device)
     with FlopCounterMode(display=False) as counter:
@@ -344,8 +399,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
+    parser.add_argument("--against", metavar="COMMIT", help="compare the training step with that of a commit instead")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.against:
+        there, here = against(args.against, args.repeats, args.threads, args.device).values()
+        print(
+            f"CPU time: here {here * 1000:.0f} ms, at {args.against} {there * 1000:.0f} ms, ratio {here / there:.3f}"
+        )
+        return
     seconds, ratios = measure(args.repeats, args.threads, args.device)
     figures = {"matrix products of a SHINE step, GFLOP": gigaflop_of_step(args.device)}
     figures |= {f"{name}, ms": value * 1000 for name, value in seconds.items()} | ratios

@@ -10,27 +10,26 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .cpu_kernels import Dropout, Linear, PReLU, drop
 from .spans import inverse_sigmoid
 
 
-class XavierLinear(Linear):
-    """A linear map whose weight the model draws Xavier-uniform, as the DETR family does inside its transformer.
+def xavier_linear(in_features: int, out_features: int, gain: float = 1.0, zero_bias: bool = False) -> nn.Linear:
+    """A linear map whose weight is drawn Xavier-uniform, as the DETR family does inside its transformer.
 
-    `gain` scales the weight and `zero_bias` clears the bias; the drawing itself is in `_init_weights` of the models.
+    `gain` scales the weight and `zero_bias` clears the bias. The layer only carries these settings: `_init_weights` of the models draws the
+    weights. It is exactly an `nn.Linear`, because tools such as `quantize_dynamic` skip subclasses.
     """
-
-    def __init__(self, in_features: int, out_features: int, gain: float = 1.0, zero_bias: bool = False):
-        self.gain, self.zero_bias = gain, zero_bias
-        super().__init__(in_features, out_features)
+    linear = nn.Linear(in_features, out_features)
+    linear.xavier_gain, linear.zero_bias = gain, zero_bias
+    return linear
 
 
 class MLP(nn.Module):
-    """Linear maps with ReLU in between. `xavier` says whether it belongs to the transformer (see [`XavierLinear`])."""
+    """Linear maps with ReLU in between. `xavier` says whether it belongs to the transformer (see [`xavier_linear`])."""
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int, num_layers: int, xavier: bool = False):
         super().__init__()
-        linear = XavierLinear if xavier else Linear
+        linear = xavier_linear if xavier else nn.Linear
         sizes = [input_size] + [hidden_size] * (num_layers - 1) + [output_size]
         self.layers = nn.ModuleList(linear(a, b) for a, b in zip(sizes[:-1], sizes[1:]))
 
@@ -47,8 +46,8 @@ class InputProjection(nn.Module):
         super().__init__()
         sizes = [input_size] + [hidden_size] * num_layers
         self.norms = nn.ModuleList(nn.LayerNorm(size) for size in sizes[:-1])
-        self.linears = nn.ModuleList(Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:]))
-        self.dropout = Dropout(dropout)
+        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:]))
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         features = features.to(self.norms[0].weight.dtype)
@@ -103,13 +102,13 @@ def key_padding_bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 # ---- attention -----------------------------------------------------------------------------------------------------
 
 
-def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
-    """Plain attention: the form that also returns the weights `(B, heads, queries, keys)`."""
+def eager_attention_forward(module, query, key, value, attention_mask, scaling, **kwargs):
+    """Plain attention, which also returns the weights `(B, heads, queries, keys)`."""
     weights = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
     weights = weights.softmax(dim=-1)
-    output = drop(weights, dropout, module.training) @ value
+    output = module.dropout(weights) @ value
     return output.transpose(1, 2).contiguous(), weights
 
 
@@ -125,17 +124,18 @@ class Attention(nn.Module):
         super().__init__()
         self.config = config
         self.num_heads = config.num_attention_heads
-        self.o_proj = XavierLinear(config.hidden_size, config.hidden_size, zero_bias=True)
+        self.o_proj = xavier_linear(config.hidden_size, config.hidden_size, zero_bias=True)
+        self.dropout = nn.Dropout(config.dropout)
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
         """`(B, S, H)` -> `(B, heads, S, H / heads)`."""
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def attend(self, query, key, value, attention_mask):
-        dropout = self.config.dropout if self.training else 0.0
+        dropout = self.dropout.p if self.training else 0.0
         interface = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         if dropout and query.device.type == "cpu":
-            # torch has no fused kernel for dropout on a CPU: its fallback takes several times as long as plain attention.
+            # Torch has no fused kernel with dropout on a CPU, and its fallback is several times slower than plain attention.
             interface = eager_attention_forward
         output, weights = interface(
             self,
@@ -156,7 +156,7 @@ class MultiHeadAttention(Attention):
         super().__init__(config)
         # In torch's attention the three are one matrix, whose larger fan-out makes the bound smaller.
         self.q_proj, self.k_proj, self.v_proj = (
-            XavierLinear(config.hidden_size, config.hidden_size, gain=2**-0.5, zero_bias=True) for _ in range(3)
+            xavier_linear(config.hidden_size, config.hidden_size, gain=2**-0.5, zero_bias=True) for _ in range(3)
         )
 
     def forward(self, query, key, value, attention_mask=None):
@@ -173,9 +173,9 @@ class ConditionalSelfAttention(Attention):
     def __init__(self, config):
         super().__init__(config)
         size = config.hidden_size
-        self.q_content_proj, self.q_position_proj = XavierLinear(size, size), XavierLinear(size, size)
-        self.k_content_proj, self.k_position_proj = XavierLinear(size, size), XavierLinear(size, size)
-        self.v_proj = XavierLinear(size, size)
+        self.q_content_proj, self.q_position_proj = xavier_linear(size, size), xavier_linear(size, size)
+        self.k_content_proj, self.k_position_proj = xavier_linear(size, size), xavier_linear(size, size)
+        self.v_proj = xavier_linear(size, size)
 
     def forward(self, states, position):
         query = self.q_content_proj(states) + self.q_position_proj(position)
@@ -192,10 +192,10 @@ class ConditionalCrossAttention(Attention):
     def __init__(self, config, is_first_layer: bool):
         super().__init__(config)
         size = config.hidden_size
-        self.q_content_proj, self.k_content_proj = XavierLinear(size, size), XavierLinear(size, size)
-        self.q_anchor_proj, self.k_position_proj = XavierLinear(size, size), XavierLinear(size, size)
-        self.v_proj = XavierLinear(size, size)
-        self.q_position_proj = XavierLinear(size, size) if is_first_layer else None
+        self.q_content_proj, self.k_content_proj = xavier_linear(size, size), xavier_linear(size, size)
+        self.q_anchor_proj, self.k_position_proj = xavier_linear(size, size), xavier_linear(size, size)
+        self.v_proj = xavier_linear(size, size)
+        self.q_position_proj = xavier_linear(size, size) if is_first_layer else None
 
     def forward(self, states, position, anchor_embedding, memory, memory_position, memory_mask):
         query, key = self.q_content_proj(states), self.k_content_proj(memory)
@@ -213,10 +213,10 @@ class FeedForward(nn.Module):
 
     def __init__(self, config, activation: nn.Module):
         super().__init__()
-        self.linear_in = XavierLinear(config.hidden_size, config.intermediate_size)
-        self.linear_out = XavierLinear(config.intermediate_size, config.hidden_size)
+        self.linear_in = xavier_linear(config.hidden_size, config.intermediate_size)
+        self.linear_out = xavier_linear(config.intermediate_size, config.hidden_size)
         self.activation = activation
-        self.dropout = Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         return self.linear_out(self.dropout(self.activation(self.linear_in(states))))
@@ -233,7 +233,7 @@ class EncoderLayer(GradientCheckpointingLayer):
         self.attention = MultiHeadAttention(config)
         self.feed_forward = FeedForward(config, activation)
         self.attention_norm, self.output_norm = nn.LayerNorm(config.hidden_size), nn.LayerNorm(config.hidden_size)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, states, position, attention_mask):
         located = states + position
@@ -253,7 +253,7 @@ class TextToVideoLayer(GradientCheckpointingLayer):
         self.attention = MultiHeadAttention(config)
         self.feed_forward = FeedForward(config, activation)
         self.attention_norm, self.output_norm = nn.LayerNorm(config.hidden_size), nn.LayerNorm(config.hidden_size)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, clips, position, tokens, attention_mask):
         attended, weights = self.attention(clips + position, tokens, tokens, attention_mask)
@@ -281,7 +281,7 @@ class DecoderLayer(GradientCheckpointingLayer):
         self.self_attention_norm = nn.LayerNorm(config.hidden_size)
         self.cross_attention_norm = nn.LayerNorm(config.hidden_size)
         self.output_norm = nn.LayerNorm(config.hidden_size)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, states, position, memory, memory_position, memory_mask, anchor_embedding=None):
         if self.conditional:
@@ -335,7 +335,7 @@ class AnchorDecoder(nn.Module):
         super().__init__()
         size = config.hidden_size
         self.layers = nn.ModuleList(
-            DecoderLayer(config, PReLU(), conditional=True, is_first_layer=index == 0)
+            DecoderLayer(config, nn.PReLU(), conditional=True, is_first_layer=index == 0)
             for index in range(config.decoder_layers)
         )
         self.norm = nn.LayerNorm(size)

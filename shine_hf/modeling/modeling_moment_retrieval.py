@@ -13,7 +13,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .layers import MLP, InputProjection, XavierLinear, append_endpoint_features
+from .layers import MLP, InputProjection, append_endpoint_features
 from .moment_retrieval_loss import loss_counts, moment_retrieval_loss, weigh_losses
 
 
@@ -108,8 +108,8 @@ class MomentRetrievalPreTrainedModel(PreTrainedModel):
         if isinstance(module, nn.Linear):
             bound = module.in_features**-0.5
             init.uniform_(module.bias, -bound, bound)
-            if isinstance(module, XavierLinear):
-                init.xavier_uniform_(module.weight, gain=module.gain)
+            if hasattr(module, "xavier_gain"):
+                init.xavier_uniform_(module.weight, gain=module.xavier_gain)
                 if module.zero_bias:
                     init.zeros_(module.bias)
             else:

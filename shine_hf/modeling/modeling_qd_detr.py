@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from .configuration_qd_detr import QDDetrConfig
-from .cpu_kernels import Linear, PReLU
 from .layers import (
     AnchorDecoder,
     EncoderLayer,
@@ -27,9 +26,9 @@ class QDDetrModel(MomentRetrievalModel):
         self.global_token = nn.Parameter(torch.empty(config.hidden_size))
         self.global_position = nn.Parameter(torch.empty(config.hidden_size))
         self.text_to_video = nn.ModuleList(
-            TextToVideoLayer(config, PReLU()) for _ in range(config.text_to_video_layers)
+            TextToVideoLayer(config, nn.PReLU()) for _ in range(config.text_to_video_layers)
         )
-        self.encoder = nn.ModuleList(EncoderLayer(config, PReLU()) for _ in range(config.encoder_layers))
+        self.encoder = nn.ModuleList(EncoderLayer(config, nn.PReLU()) for _ in range(config.encoder_layers))
         self.anchor_logits = nn.Parameter(torch.empty(config.num_queries, 2))
         self.decoder = AnchorDecoder(config)
         self.post_init()
@@ -82,8 +81,8 @@ class QDDetrForMomentRetrieval(MomentRetrievalModelWithHeads):
 
     def __init__(self, config: QDDetrConfig):
         super().__init__(config, QDDetrModel(config))
-        self.saliency_clip_head = Linear(config.hidden_size, config.hidden_size)
-        self.saliency_global_head = Linear(config.hidden_size, config.hidden_size)
+        self.saliency_clip_head = nn.Linear(config.hidden_size, config.hidden_size)
+        self.saliency_global_head = nn.Linear(config.hidden_size, config.hidden_size)
         self.post_init()
 
     def predict_spans(self, outputs):

@@ -39,4 +39,4 @@ def _overlap(windows: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor,
 
 def inverse_sigmoid(probability: torch.Tensor, eps: float = 1e-3) -> torch.Tensor:
     """Logit of a probability, with both the probability and its complement kept above `eps`."""
-    return torch.log(probability.clamp(eps, 1) / (1 - probability).clamp(eps, 1))
+    return torch.log(probability.clamp(eps, 1.0) / (1 - probability).clamp(eps, 1.0))

@@ -10,6 +10,7 @@ from shine_hf import DataCollatorForMomentRetrieval, MomentRetrievalProcessor, S
 from shine_hf.data.annotations import read_compositional
 from shine_hf.features.base import FeatureStore
 from shine_hf.features.text import TextFeatures
+from shine_hf.training import cpu_kernels
 
 from ..made_up import write_charades_cg
 
@@ -53,6 +54,32 @@ def make_trainer(splits, output, model=None, **settings):
         train_dataset=splits["train"],
         eval_dataset={"validation": splits["train"].select(range(6))},
     )
+
+
+def test_cpu_kernels_run_in_each_step_and_never_outside(splits, tmp_path, monkeypatch):
+    """Also not in what is saved in the middle of a training."""
+    model, calls, training_of_calls = Toy(), [], []
+    kernel = cpu_kernels._KERNELS[nn.Linear.forward]
+
+    def spy(layer, states):
+        calls.append(layer)
+        training_of_calls.append(layer.training)
+        return kernel(layer, states)
+
+    def save(self, *args, **kwargs):
+        assert not any("forward" in vars(module) for module in model.modules())
+
+    monkeypatch.setitem(cpu_kernels._KERNELS, nn.Linear.forward, spy)
+    monkeypatch.setattr(ShineTrainer, "_save_checkpoint", save)
+    settings = dict(max_steps=2, save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1)
+    trainer = make_trainer(splits, tmp_path, model, **settings)
+    trainer.train()
+    assert set(calls) == {model.clip, model.word, model.span}
+    assert {True, False} == set(training_of_calls)
+    calls.clear()
+    row = torch.zeros(1, 3, 16), torch.zeros(1, 2, 12), torch.zeros(1, 1, 2, 12)
+    model(*row)
+    assert not calls
 
 
 def test_a_toy_model_trains_unchanged(splits, tmp_path):
