@@ -1,39 +1,72 @@
-"""Random reads, start-up and size of the packed form of features against the other forms, in one run.
+"""Random reads, start-up and size of the packed form of features against other forms, in one run.
 
     python benchmarks/feature_stores.py [--videos 600] [--dim 1024]
 
-Features are random numbers of 30 to 100 clips, as those of Charades. All files are in the page cache: what is compared is the work per read,
-not the disk. Each read is summed up, so that memory-mapped forms do pay for their pages.
+Features are random numbers of 30 to 100 clips, as those of Charades. All files are in the page cache: the work per read is compared, not the
+disk. Each read is summed, so that memory-mapped forms pay for their pages. All stores but Parquet check what they read.
+
+Measured (600 videos of 1,024 channels, one thread, a busy machine): a random read takes 127 us packed; 1.3 times as long from safetensors (the
+packed form before Arrow), 3.7 from float16, 7.7 from Parquet, 9 from `.npy` files, 15 from HDF5, and 19 times through `datasets` indexing.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Dataset
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from shine_hf.features.base import FeatureStore
 from shine_hf.features.packed import pack_features
 
-ROUNDS = 3
+ROUNDS = 5
 
 
-class ArrowFile:
-    """One row per video in a memory-mapped Arrow file."""
+class SafetensorsFile(FeatureStore):
+    """All clips in one tensor, and an index that says where each video lies: the packed form before Arrow."""
 
-    def __init__(self, path: Path, dim: int):
-        self.table, self.dim = pa.ipc.open_file(pa.memory_map(str(path))).read_all(), dim
-        self.rows = {key: row for row, key in enumerate(self.table["key"].to_pylist())}
+    def __init__(self, path: Path):
+        self.spec = f"safetensors:{path}"
+        self.rows = safe_open(str(path), framework="np").get_slice("features")
+        self.places = json.loads(path.with_suffix(".json").read_text())
 
-    def __getitem__(self, key: str) -> np.ndarray:
-        return self.table["features"][self.rows[key]].values.to_numpy().reshape(-1, self.dim)
+    def keys(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.places
+
+    def _read(self, key: str) -> np.ndarray:
+        start, end = self.places[key]
+        return self.rows[start:end]
+
+
+class DatasetRows(FeatureStore):
+    """The packed file through `datasets` indexing."""
+
+    def __init__(self, path: Path):
+        self.spec = f"datasets:{path}"
+        self.rows = Dataset.from_file(str(path)).with_format("numpy")
+        self.places = {key: row for row, key in enumerate(self.rows["key"])}
+
+    def keys(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.places
+
+    def _read(self, key: str) -> np.ndarray:
+        return np.asarray(self.rows[self.places[key]]["features"])
 
 
 class ParquetFile:
@@ -53,30 +86,34 @@ def write_all(root: Path, videos: int, dim: int) -> dict[str, tuple[Path, Callab
     rng = np.random.default_rng(0)
     arrays = {f"v{i}": rng.standard_normal((rng.integers(30, 101), dim), dtype=np.float32) for i in range(videos)}
     (root / "npy").mkdir()
+    places, end = {}, 0
     with h5py.File(root / "features.hdf5", "w") as file:
         for key, array in arrays.items():
             np.save(root / "npy" / f"{key}.npy", array)
             file[key] = array
+            places[key] = (end, end + len(array))
+            end += len(array)
+    save_file({"features": np.concatenate(list(arrays.values()))}, root / "features.safetensors")
+    (root / "features.json").write_text(json.dumps(places))
     columns = {"key": list(arrays), "features": [array.ravel() for array in arrays.values()]}
     table = pa.table(columns, schema=pa.schema({"key": pa.string(), "features": pa.list_(pa.float32())}))
-    with pa.OSFile(str(root / "features.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=64)
     pq.write_table(table, root / "features.parquet", row_group_size=1)
-    npy = FeatureStore.from_spec(f"i3d:{root / 'npy'}")
     for name, half in (("packed", False), ("packed16", True)):
-        pack_features(npy, root / name, half_precision=half, progress=False)
+        pack_features(FeatureStore.from_spec(str(root / "npy")), root / name, half_precision=half, progress=False)
+    shard = root / "packed" / "features-00000.arrow"
     return {
-        "packed": (root / "packed", lambda: FeatureStore.from_spec(f"packed:{root / 'packed'}")),
-        "packed, float16": (root / "packed16", lambda: FeatureStore.from_spec(f"packed:{root / 'packed16'}")),
-        ".npy folder": (root / "npy", lambda: FeatureStore.from_spec(f"i3d:{root / 'npy'}")),
-        "HDF5": (root / "features.hdf5", lambda: FeatureStore.from_spec(f"hdf5:{root / 'features.hdf5'}")),
-        "Arrow, no checks": (root / "features.arrow", lambda: ArrowFile(root / "features.arrow", dim)),
+        "packed (Arrow)": (root / "packed", lambda: FeatureStore.from_spec(str(root / "packed"))),
+        "packed, float16": (root / "packed16", lambda: FeatureStore.from_spec(str(root / "packed16"))),
+        "safetensors": (root / "features.safetensors", lambda: SafetensorsFile(root / "features.safetensors")),
+        "datasets indexing": (shard, lambda: DatasetRows(shard)),
+        ".npy folder": (root / "npy", lambda: FeatureStore.from_spec(str(root / "npy"))),
+        "HDF5": (root / "features.hdf5", lambda: FeatureStore.from_spec(str(root / "features.hdf5"))),
         "Parquet, no checks": (root / "features.parquet", lambda: ParquetFile(root / "features.parquet", dim)),
     }
 
 
 def measure(open_store: Callable, keys: list[str]) -> tuple[float, float]:
-    """Seconds to open and read one video, and seconds per read, the best of some rounds."""
+    """Return seconds to open and read one video, and seconds per read, the best of some rounds."""
     start = time.perf_counter()
     store = open_store()
     float(store[keys[0]].sum())

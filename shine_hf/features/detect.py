@@ -51,7 +51,7 @@ def local_path(where: str) -> Path:
         )
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"{where!r} is neither a file or folder nor a dataset repository that can be read from the Hub: {error}"
+            f"{where!r} is neither a folder nor a dataset repository that can be read from the Hub: {error}"
         ) from error
     return Path(folder, inside)
 
@@ -150,7 +150,7 @@ def _kind_of(suffix: str) -> str:
 
 
 def _all_suffixes() -> tuple[str, ...]:
-    return (*FORMATS, *HDF5_SUFFIXES, *TAR_SUFFIXES, ".safetensors")
+    return (*FORMATS, *HDF5_SUFFIXES, *TAR_SUFFIXES, ".arrow")
 
 
 def _open_files(spec: Spec, rows: Sequence[Mapping] | None, clip_length: float) -> FeatureStore:

@@ -72,6 +72,7 @@ class FolderFeatures(FileFeatures):
         if not place.is_dir():
             raise FileNotFoundError(f"no feature folder {place}. {PUBLIC_SOURCES}")
         super().__init__(kind, place, suffix)
+        self._root = place.resolve()
         record = place / SETTINGS_FILE
         if record.is_file():
             try:
@@ -101,7 +102,7 @@ class FolderFeatures(FileFeatures):
         path = self.place / f"{key}{self.suffix}"
         is_name = bool(key) and "\0" not in key and Path(key).name == key
         # A cache of the Hub holds links to its own blobs.
-        if not is_name or not (self.place.resolve() in path.resolve().parents or _is_hub_blob(path)):
+        if not is_name or not (self._root in path.resolve().parents or _is_hub_blob(path)):
             raise ValueError(f"{key!r} is not a plain file name: features are read from {self.place} only")
         return path
 

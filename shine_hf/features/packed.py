@@ -1,18 +1,17 @@
-"""Features in a few large files that are memory-mapped: the form in which they are published on the Hub.
+"""Features in a few large memory-mapped files: the form in which they are published on the Hub.
 
-A packed folder holds `features-00000.safetensors`, … and `index.json`. A shard is one tensor `features (rows, dim)`, float32 or float16, with the
-clips of one key after the other; the index says how many rows each key has, and the SHA-256 of each shard.
+A packed folder holds `features-00000.arrow`, … and `index.json`. A shard has a row per key, with the columns `key` and `features` (float32 or
+float16), and can be read by `datasets.load_dataset("arrow", data_files=…)` too. The index says which encoder and clip length they are of, and
+the SHA-256 of each shard.
 
-Why this form: `benchmarks/feature_stores.py` (600 videos of 1,024 channels) reads a random video about 4 times as fast as from a folder of `.npy`
-files, 5 times as fast as from HDF5, and 4 to 11 times as fast as from Parquet, which is half as large again. A bare Arrow file is 3 times as fast, since
-the reads are not checked there, and would need a schema and a width of its own for every dataset.
+`benchmarks/feature_stores.py` compares this form with others: a random read takes 1.3 times as long from safetensors, and 8 to 19 times as
+long from `.npy` files, HDF5, Parquet or through the indexing of `datasets`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +19,18 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..io import atomic_dir
+from .arrow import ArrowArrays, write_arrow
 from .base import PUBLIC_SOURCES, FeatureStore
 
 INDEX_FILE = "index.json"
-TENSOR = "features"
-FORMAT = "shine-hf packed features, version 1"
+FORMAT = "shine-hf packed features, version 2"
 MEGABYTE = 1_000_000
 
 
 class PackedFeatures(FeatureStore):
     """
-    A packed folder. Only the index is read at the start.
+    A packed folder. Only the index is read at the start; the shards are mapped when they are first needed.
 
     Args:
         folder: The folder; `FeatureStore.from_spec` takes a dataset repository of the Hub too.
@@ -41,24 +41,31 @@ class PackedFeatures(FeatureStore):
     """
 
     def __init__(self, folder: str | Path):
-        self.spec, self.layout = f"packed:{folder}", "a packed folder"
+        self.spec, self.layout = f"packed:{folder}", "a packed folder of Arrow files"
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise FileNotFoundError(f"no folder of packed features {folder}. {PUBLIC_SOURCES}")
         self.index = _read_index(self.folder)
         self._dim = self.index["dim"]
         self.encoder, self.clip_length = self.index["encoder"], self.index["clip_length"]
-        self._encoders = self.index.get("encoders", [self.encoder])
-        self._shards: dict[int, object] = {}
-        self._places: dict[str, tuple[int, int, int]] = {}
-        for number, shard in enumerate(self.index["shards"]):
-            offset = 0
-            for key, length in zip(shard["keys"], shard["lengths"]):
-                self._places[key] = (number, offset, length)
-                offset += length
+        self._arrays: ArrowArrays | None = None
 
-    def __getstate__(self):
-        return {**self.__dict__, "_shards": {}}  # Each process maps the shards itself.
+    @property
+    def arrays(self) -> ArrowArrays:
+        """The features by key, as they are stored.
+
+        Raises:
+            ValueError: for shards that cannot be read, or are not as wide as the index says.
+        """
+        if self._arrays is None:
+            try:
+                arrays = ArrowArrays([self.folder / shard["file"] for shard in self.index["shards"]])
+            except ValueError as error:
+                raise ValueError(f"{error}. Download or pack it again") from error
+            if arrays.dim != self.dim:
+                raise ValueError(f"{self.folder} holds features of width {arrays.dim}, but the index says {self.dim}")
+            self._arrays = arrays
+        return self._arrays
 
     @property
     def dims(self) -> list[int]:
@@ -66,45 +73,31 @@ class PackedFeatures(FeatureStore):
 
     @property
     def encoders(self) -> list[str | None]:
-        return list(self._encoders)
+        return list(self.index["encoders"])
 
     def num_rows(self, key: str) -> int:
-        return self._places[key][2] if key in self else len(self[key])
+        return self.arrays.num_rows(key) if key in self else len(self[key])
 
     def keys(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self.arrays)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places
+        return key in self.arrays
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.arrays)
+
+    def array_name(self, key: str) -> str:
+        return "the column `features`"
 
     def _read(self, key: str) -> np.ndarray:
-        if key not in self._places:
+        if key not in self:
             known = "; it had none when they were packed" if key in self.index["missing"] else ""
             raise KeyError(f"no features of {key!r} in {self.spec}{known}. {PUBLIC_SOURCES}")
-        number, offset, length = self._places[key]
-        return self._shard(number)[offset : offset + length]
-
-    def _shard(self, number: int):
-        if number not in self._shards:
-            from safetensors import SafetensorError, safe_open
-
-            shard = self.index["shards"][number]
-            path = self.folder / shard["file"]
-            try:
-                rows = safe_open(str(path), framework="np").get_slice(TENSOR)
-            except (OSError, SafetensorError) as error:
-                raise ValueError(f"{path} cannot be read: {error}. Download or pack it again") from error
-            expected = [sum(shard["lengths"]), self.dim]
-            if rows.get_shape() != expected:
-                raise ValueError(f"{path} holds numbers of shape {rows.get_shape()}, but the index says {expected}")
-            self._shards[number] = rows
-        return self._shards[number]
+        return self.arrays[key]
 
     def verify(self, progress: bool = True) -> None:
-        """Compare the SHA-256 of each shard with the index (downloads are checked for their size alone).
+        """Compare the SHA-256 of each shard with the index (downloads are only checked for their size).
 
         Raises:
             ValueError: for a shard whose content changed; names it.
@@ -138,13 +131,13 @@ def pack_features(
     shard_megabytes: int = 512,
     progress: bool = True,
 ) -> PackSummary:
-    """Write the features of a store into a packed folder, which appears whole or not at all. The same features give the same bytes.
+    """Write the features of a store into a packed folder, which appears complete or not at all. The same features give the same bytes.
 
     Args:
         store: Any feature store; every array is checked while it is read.
         folder: A folder that does not exist yet.
-        keys: Which to pack, the videos of a dataset say; all if left out.
-        half_precision: Store float16. Half the size, an error of up to 0.05 % per number; reads give float32 all the same.
+        keys: Which to pack, e.g. the videos of a dataset; all if left out.
+        half_precision: Store float16. Half the size, an error of up to 0.05 % per number; reads still give float32.
         allow_missing: Pack what there is, and say what is missing, in the index too; otherwise a missing key is an error.
         shard_megabytes: Size at which a new file is begun.
         progress: Show a bar.
@@ -161,36 +154,34 @@ def pack_features(
     present = sorted(set(wanted) - set(missing))
     if not present or (missing and not allow_missing):
         raise KeyError(f"{store.spec} has no features of {len(missing)} of {len(wanted)} keys: {', '.join(missing)}")
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
     dtype = np.dtype(np.float16 if half_precision else np.float32)
     rows_per_shard = max(1, shard_megabytes * MEGABYTE // (store.dim * dtype.itemsize))
-    shards, arrays, rows = [], {}, 0
-    for key in tqdm(present, desc="packing", unit="key", disable=not progress):
-        array = _cast(store[key], dtype, f"{store.spec}: features of {key!r}")
-        if arrays and rows + len(array) > rows_per_shard:
-            shards.append(_write_shard(unfinished, len(shards), arrays))
-            arrays, rows = {}, 0
-        arrays[key] = array
-        rows += len(array)
-    shards.append(_write_shard(unfinished, len(shards), arrays))
-    index = {
-        "format": FORMAT,
-        "dtype": dtype.name,
-        "dim": store.dim,
-        "dims": list(store.dims),
-        "encoder": store.encoder,
-        "encoders": store.encoders,
-        "clip_length": store.clip_length,
-        "missing": missing,
-        "shards": shards,
-    }
-    (unfinished / INDEX_FILE).write_text(json.dumps(index, ensure_ascii=False) + "\n", encoding="utf-8")
-    unfinished.rename(folder)
+    with atomic_dir(folder) as unfinished:
+        shards, arrays, rows = [], {}, 0
+        for key in tqdm(present, desc="packing", unit="key", disable=not progress):
+            array = _cast(store[key], dtype, f"{store.spec}: features of {key!r}")
+            if arrays and rows + len(array) > rows_per_shard:
+                shards.append(_write_shard(Path(unfinished), len(shards), arrays))
+                arrays, rows = {}, 0
+            arrays[key] = array
+            rows += len(array)
+        shards.append(_write_shard(Path(unfinished), len(shards), arrays))
+        index = {
+            "format": FORMAT,
+            "dtype": dtype.name,
+            "dim": store.dim,
+            "dims": list(store.dims),
+            "encoder": store.encoder,
+            "encoders": store.encoders,
+            "clip_length": store.clip_length,
+            "missing": missing,
+            "shards": shards,
+        }
+        Path(unfinished, INDEX_FILE).write_text(json.dumps(index, ensure_ascii=False) + "\n", encoding="utf-8")
+    packed = PackedFeatures(folder)
     return PackSummary(
-        keys=len(present),
-        rows=sum(sum(shard["lengths"]) for shard in shards),
+        keys=len(packed),
+        rows=sum(map(packed.num_rows, packed)),
         dim=store.dim,
         bytes=sum((folder / shard["file"]).stat().st_size for shard in shards),
         missing=missing,
@@ -211,13 +202,9 @@ def _cast(array: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
 
 
 def _write_shard(folder: Path, number: int, arrays: dict[str, np.ndarray]) -> dict:
-    """Write the arrays one after the other; what the index says of the shard."""
-    from safetensors.numpy import save_file
-
-    path = folder / f"features-{number:05d}.safetensors"
-    save_file({TENSOR: np.concatenate(list(arrays.values()))}, path)
-    lengths = [len(array) for array in arrays.values()]
-    return {"file": path.name, "sha256": file_sha256(path), "keys": list(arrays), "lengths": lengths}
+    path = folder / f"features-{number:05d}.arrow"
+    write_arrow(path, arrays)
+    return {"file": path.name, "sha256": file_sha256(path)}
 
 
 def _read_index(folder: Path) -> dict:
@@ -228,9 +215,7 @@ def _read_index(folder: Path) -> dict:
         index = json.loads(path.read_text(encoding="utf-8"))
         if index["format"] != FORMAT:
             raise ValueError(f"its format is {index['format']!r}, not {FORMAT!r}")
-        if any(len(shard["keys"]) != len(shard["lengths"]) for shard in index["shards"]):
-            raise ValueError("the keys and lengths of a shard do not agree")
-        if absent := {"dtype", "encoder", "clip_length", "missing"} - index.keys():
+        if absent := {"dtype", "encoder", "encoders", "clip_length", "missing"} - index.keys():
             raise ValueError(f"it has no {', '.join(sorted(absent))}")
         if sum(index["dims"]) != index["dim"]:
             raise ValueError("dims do not add up to dim")
@@ -239,7 +224,7 @@ def _read_index(folder: Path) -> dict:
         raise ValueError(f"{path} is no index of packed features that this version reads: {error}") from error
     for file in files:
         # The index may come from anywhere: its files lie beside it.
-        if Path(file).name != file or not file.endswith(".safetensors"):
+        if Path(file).name != file or not file.endswith(".arrow"):
             raise ValueError(f"{path}: {file!r} is not a plain file name")
         if not (folder / file).is_file():
             raise FileNotFoundError(f"{folder / file} is missing. Download or pack it again")

@@ -22,7 +22,7 @@ import yaml
 
 OWNER = "shine"
 WRITE_TOKEN, READ_TOKEN = "hf_writetokenforthelocalserver", "hf_readtokenforthelocalserver"
-LFS_SUFFIXES = (".parquet", ".safetensors", ".png", ".bin", ".mp4")
+LFS_SUFFIXES = (".parquet", ".safetensors", ".arrow", ".png", ".bin", ".mp4")
 _REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
 _API_REPO = rf"/api/(?P<kind>models|datasets|spaces)/{_REPO}"
 # Models have no prefix outside the API.

@@ -203,7 +203,7 @@ def test_published_features_are_read_from_the_hub(hub, online, packed, run_clien
 
 
 def test_damaged_features_are_not_published(hub, online, packed):
-    shard = packed / "features-00000.safetensors"
+    shard = packed / "features-00000.arrow"
     content = shard.read_bytes()
     shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(ValueError, match="its SHA-256 is"):
