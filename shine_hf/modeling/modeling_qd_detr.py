@@ -37,7 +37,8 @@ class QDDetrModel(MomentRetrievalModel):
         position = clip_position_embedding(video_mask, self.config.hidden_size).to(video.dtype)
         text_bias = key_padding_bias(text_mask, video.dtype)
         if self.config.batch_coupled_text_mask:
-            text_bias = text_bias + self._coupled_bias(video_mask, text_mask, groups, video.dtype)
+            # The minimum, since the sum of two lowest numbers is minus infinity: NaN for a query without any token.
+            text_bias = text_bias.minimum(self._coupled_bias(video_mask, text_mask, groups, video.dtype))
         hidden_states, attentions = [video], []
         for layer in self.text_to_video:
             video, weights = layer(video, position, text, text_bias)

@@ -240,3 +240,14 @@ def test_broken_predictions_are_a_broken_loss_however_many_windows_there_are():
 def test_a_model_of_lower_precision_takes_features_in_float32(name):
     outputs = tiny_model(name).bfloat16().eval()(**batch(with_labels=False))
     assert outputs.pred_spans.dtype == torch.bfloat16 and outputs.saliency_scores.isfinite().any()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_coupled_mask_stays_finite_with_an_absent_negative(attention):
+    model = tiny_model("qd_detr", batch_coupled_text_mask=True, attn_implementation=attention)
+    inputs = batch()
+    inputs["negative_text_attention_mask"][1, 0] = 0
+    output = model(**inputs)
+    output.loss.backward()
+    assert output.negative_saliency_scores.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
