@@ -16,7 +16,9 @@ def recorded(prefix: str) -> dict[str, torch.Tensor]:
 def check(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> None:
     assert got.keys() == want.keys()
     # Gradients that are zero in exact arithmetic, such as those of key biases, are rounding errors.
-    gradient_norm = torch.stack([v[0] for k, v in want.items() if k.startswith("gradient.")] or [torch.ones(())]).norm()
+    gradient_norm = torch.stack(
+        [v[0] for k, v in want.items() if k.startswith("gradient.")] or [torch.ones(())]
+    ).norm()
     for key, value in want.items():
         if key.startswith("gradient."):
             torch.testing.assert_close(got[key], value, rtol=1e-3, atol=2e-5 * gradient_norm.item(), msg=key)
