@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shine_hf.data.annotations import read_compositional
+from shine_hf.data.annotations import read_original
 from shine_hf.data.loading import split_validation, training_rows
 from shine_hf.negatives.language.tagging import TaggedQuery, Tagger
 from shine_hf.negatives.splits import generate_for_splits
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True, type=Path)
     parser.add_argument("--output", required=True, type=Path)
     args = parser.parse_args()
-    splits = read_compositional(DATASET, args.data_dir, negatives="none")
+    splits = read_original(DATASET, args.data_dir, negatives="none")
     rows = {name: split.to_list() for name, split in splits.items()}
     rows = generate_for_splits(DATASET, rows, "lexical", only=[name for name in rows if name != "train"])
     for name, split in calibration_splits(training_rows(splits["train"])).items():

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import pipeline
 
 from shine_hf import FeatureStore
-from shine_hf.data.annotations import read_jsonl
+from shine_hf.data.annotations import read_annotations
 from shine_hf.inference.pipeline import TASK
 from shine_hf.metrics import temporal_iou
 
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--join", type=int, nargs="+", default=[1, 8], help="videos per film (default: 1 8)")
     args = parser.parse_args()
     find = pipeline(TASK, model=args.model, device="cpu")
-    rows, features = list(read_jsonl(args.dataset)), FeatureStore.from_spec(args.video_features)
+    rows, features = list(read_annotations(args.dataset)), FeatureStore.from_spec(args.video_features)
     for join in args.join:
         print(json.dumps(measure(find, rows, features, join)), flush=True)
 

@@ -1,9 +1,17 @@
-"""The columns of every dataset here, and what rows must satisfy."""
+"""The columns of every dataset here: how a row is read, whatever file it comes from, and what it must satisfy.
+
+A value is converted where its meaning is clear (a number as an id, `[1, 5]` for one window); anything else is an error that names the
+file, the line, the field, what was found and what was expected. Imports nothing of the package.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from numbers import Integral, Real
+from typing import Any
 
 from datasets import Features, List, Value
 
@@ -25,17 +33,35 @@ FEATURES = Features(
 """`relevant_windows` in seconds; `masked_queries`, `negative_queries` and `negative_flags` by level (all of one length, or empty);
 `composition_types` and `composition_words` in parallel, one entry per pair of words."""
 
-REQUIRED_COLUMNS = ("qid", "vid", "query", "duration", "relevant_windows")
+SALIENCY_FEATURES = Features(
+    {"relevant_clip_ids": List(Value("int64")), "saliency_scores": List(List(Value("float64")))}
+)
+"""QVHighlights' graded saliency, which only some files have: the clips that are relevant, and the grades of each by every annotator."""
+
+SALIENCY_CLIP_SECONDS = 2.0
+"""Length of the clips that `relevant_clip_ids` count, whatever the clip length of a model."""
+
+REQUIRED_COLUMNS = ("qid", "vid", "query", "duration")
+NEGATIVE_COLUMNS = ("masked_queries", "negative_queries", "negative_flags")
 
 # Flags of windows that nothing can be learned from.
 UNTRAINABLE_FLAGS = frozenset({"window_empty", "window_reversed", "window_outside", "no_window"})
 
+# What the columns are called elsewhere. Only a hint in an error: in another file such a name may mean something else.
+OTHER_NAMES = {
+    "qid": ("id", "query_id", "question_id", "annotation_id"),
+    "vid": ("video", "video_id", "video_name", "vid_name"),
+    "query": ("sentence", "sentences", "description", "caption", "text", "desc"),
+    "duration": ("length", "video_duration", "video_length", "seconds"),
+    "relevant_windows": ("windows", "window", "timestamps", "timestamp", "times", "moments", "segments", "spans"),
+}
+
 
 def annotation_flags(duration: float, windows: Sequence[Sequence[float]]) -> list[str]:
-    """What is odd about the windows (seconds) of a video of `duration` seconds, in a fixed order.
+    """Return what is odd about the windows (seconds) of a video of `duration` seconds, sorted.
 
-    `window_after_end` ends after the video and is clipped to it in training; `window_before_start` likewise. `window_empty`,
-    `window_reversed`, `window_outside` (wholly after the end) and `no_window` cannot be trained on.
+    `window_after_end` ends after the video and is cut to it in training; `window_before_start` likewise. `window_empty`,
+    `window_reversed`, `window_outside` (entirely after the end) and `no_window` cannot be trained on.
     """
     found = set() if len(windows) else {"no_window"}
     for start, end in windows:
@@ -53,53 +79,278 @@ def annotation_flags(duration: float, windows: Sequence[Sequence[float]]) -> lis
 
 
 def trainable(row: Mapping) -> bool:
-    """Whether a row can be trained on: every window has something inside the video."""
+    """Return whether a row can be trained on: every window has something inside the video."""
     return UNTRAINABLE_FLAGS.isdisjoint(annotation_flags(row["duration"], row["relevant_windows"]))
 
 
-def check_rows(rows: Iterable[Mapping], source: str) -> None:
-    """Refuse rows that break the schema; odd windows are not refused but flagged (see [`annotation_flags`]).
+def parse_row(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Read one row.
 
     Args:
-        rows: Rows with at least `qid`, `vid`, `query`, `duration` and `relevant_windows`.
+        raw: Field -> value, as it was written. `recomposed_queries` is another name of `negative_queries`; unknown fields are ignored.
+        where: File and line, for messages.
+
+    Returns:
+        Every column of [`FEATURES`], empty where it was not given, and those of [`SALIENCY_FEATURES`] where the row has saliency.
+
+    Raises:
+        ValueError: for a field that is missing or cannot be understood.
+    """
+    row = parse_fields(raw, where, _FIELDS, REQUIRED_COLUMNS)
+    row["annotation_flags"] = annotation_flags(row["duration"], row["relevant_windows"])
+    if len(row["composition_types"]) != len(row["composition_words"]):
+        counts = f"{len(row['composition_types'])} and {len(row['composition_words'])}"
+        raise ValueError(f"{_at(where, row)}: composition_types and composition_words must be as many, not {counts}")
+    return {name: row[name] for name in FEATURES} | _saliency(raw, row, where)
+
+
+def parse_fields(
+    raw: Mapping[str, Any], where: str, names: Iterable[str], required: Collection[str]
+) -> dict[str, Any]:
+    """Read some fields of a row, see [`parse_row`]; those that are not required and not given are empty lists.
+
+    Raises:
+        ValueError: as [`parse_row`].
+    """
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"{where}: expected an object with {', '.join(names)}; found {_shown(raw)}")
+    row: dict[str, Any] = {}
+    for name in names:
+        convert, expected = _FIELDS[name]
+        given = raw.get(name)
+        if name == "negative_queries" and not given:
+            given = raw.get("recomposed_queries")
+        if name not in raw and (hint := _other_name(name, raw)):
+            raise ValueError(f"{where}: no field {name}; rename {hint} to {name}")
+        if given is None and name not in required:
+            row[name] = []
+            continue
+        if name in required and name not in raw:
+            raise ValueError(f"{where}: no field {name}; expected {expected}")
+        try:
+            row[name] = convert(_plain(given))
+        except _NotUnderstood as error:
+            raise _bad_field(where, row, name, error.args[0] if error.args else expected, given) from None
+    return row
+
+
+def parse_rows(raw_rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Read rows that belong together, e.g. of one file.
+
+    Args:
+        raw_rows: Where a row is, for messages, and the row.
+
+    Yields:
+        What [`parse_row`] returns.
+
+    Raises:
+        ValueError: as [`parse_row`]; for a qid that is used twice, and for negatives whose levels do not agree.
+    """
+    seen: dict[str, str] = {}
+    first_levels: tuple[int, str] | None = None
+    for where, raw in raw_rows:
+        row = parse_row(raw, where)
+        if (first := seen.setdefault(row["qid"], where)) is not where:
+            raise ValueError(f"{_at(where, row)}: the same qid as {first}; every query needs its own")
+        if count := check_levels(row, where):
+            first_levels = first_levels or (count, where)
+            if count != first_levels[0]:
+                raise ValueError(
+                    f"{_at(where, row)}: {count} negative_queries, but {first_levels[0]} at {first_levels[1]}; every row needs the "
+                    "same number of levels (an empty text for a missing one), or none"
+                )
+        yield row
+
+
+def check_levels(row: Mapping[str, Any], where: str) -> int:
+    """Return the number of levels of negatives of a row.
+
+    Raises:
+        ValueError: where there are not as many masked queries, or flags, as negatives.
+    """
+    levels = {name: len(row[name]) for name in NEGATIVE_COLUMNS if row[name]}
+    if len(set(levels.values())) > 1:
+        counts = ", ".join(f"{count} {name}" for name, count in levels.items())
+        raise ValueError(f"{_at(where, row)}: the levels do not agree: {counts}")
+    return levels.get("negative_queries", 0)
+
+
+def check_rows(rows: Iterable[Mapping[str, Any]], source: str) -> None:
+    """Refuse rows that break the schema. Odd windows are not refused but flagged, see [`annotation_flags`].
+
+    Args:
+        rows: Rows of the schema.
         source: Where they come from, for the message.
 
     Raises:
-        ValueError: for a missing column, a duplicate qid, an empty query or vid, a duration that is not a positive number, a window that
-            is not a pair of finite numbers, or levels of negatives that do not agree; names the source, the row and the qid.
+        ValueError: as [`parse_rows`]; names the source, the row and the qid.
     """
-    seen: dict[str, int] = {}
-    levels: tuple[int, str] | None = None
-    for index, row in enumerate(rows):
-        missing = [name for name in REQUIRED_COLUMNS if name not in row]
-        if missing:
-            raise ValueError(f"{source}, row {index}: no column {', '.join(missing)}")
-        qid = row["qid"]
-        where = f"{source}, row {index} (qid {qid!r})"
-        if qid in seen:
-            raise ValueError(f"{where}: the same qid as row {seen[qid]}; qids must be unique")
-        seen[qid] = index
-        for name in ("query", "vid"):
-            if not isinstance(row[name], str) or not row[name].strip():
-                raise ValueError(f"{where}: empty {name}")
-        duration = row["duration"]
-        if not _is_finite(duration) or duration <= 0:
-            raise ValueError(f"{where}: the duration must be a positive number of seconds, got {duration!r}")
-        for window in row["relevant_windows"]:
-            if len(window) != 2 or not all(map(_is_finite, window)):
-                raise ValueError(f"{where}: a window must be [start, end] in seconds, got {list(window)!r}")
-        lengths = {
-            name: len(row[name]) for name in ("masked_queries", "negative_queries", "negative_flags") if row.get(name)
-        }
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"{where}: the levels do not agree: {lengths}")
-        if count := lengths.get("negative_queries"):
-            if levels is not None and count != levels[0]:
-                raise ValueError(
-                    f"{where}: {count} negatives, but {levels[0]} in row {levels[1]!r}; all rows need the same number of levels"
-                )
-            levels = levels or (count, qid)
+    for _ in parse_rows((f"{source}, row {index}", row) for index, row in enumerate(rows)):
+        pass
 
 
-def _is_finite(value) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+class _NotUnderstood(Exception):
+    """A value has no clear meaning. The argument, if there is one, says what was expected; otherwise the field's own text does."""
+
+
+def _at(where: str, row: Mapping) -> str:
+    return f"{where} (qid {row['qid']!r})" if "qid" in row else where
+
+
+def _bad_field(where: str, row: Mapping, name: str, expected: str, found: object) -> ValueError:
+    return ValueError(f"{_at(where, row)}, field {name}: expected {expected}; found {_shown(found)}")
+
+
+def _shown(value: object) -> str:
+    """Return a value as it would stand in a JSON file, cut short."""
+    text = json.dumps(_plain(value), ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _plain(value: Any) -> Any:
+    """Return arrays and tensors, which formatted datasets give, as lists and numbers."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _other_name(name: str, raw: Mapping) -> str | None:
+    """Return the field of a row that seems to be meant by a missing one."""
+    if name == "negative_queries" or name not in OTHER_NAMES:
+        return None
+    unknown = [key for key in raw if isinstance(key, str) and key not in _FIELDS and key not in SALIENCY_FEATURES]
+    lower = {key.lower().replace("-", "_").replace(" ", "_"): key for key in unknown}
+    near = [key for key in (name, *OTHER_NAMES[name]) if key in lower] or get_close_matches(name, lower, 1, 0.8)
+    return lower[near[0]] if near else None
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise _NotUnderstood from None
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise _NotUnderstood
+    return float(value)
+
+
+def _duration(value: Any) -> float:
+    if (seconds := _number(value)) <= 0:
+        raise _NotUnderstood
+    return seconds
+
+
+def _identifier(value: Any) -> str:
+    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value == int(value):
+        return str(int(value))
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _NotUnderstood
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _NotUnderstood("text without half a surrogate pair") from None
+    return value
+
+
+def _query(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        if len(value) != 1:
+            raise _NotUnderstood("one sentence; write a row for each")
+        (value,) = value
+    return _text(value).strip()
+
+
+def _list(value: Any) -> list:
+    """Return a list, also one that a CSV file holds as JSON."""
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise _NotUnderstood from None
+    if not isinstance(value, list | tuple):
+        return [value]
+    return list(value)
+
+
+def _windows(value: Any) -> list[list[float]]:
+    items = [_plain(item) for item in _list(value)]
+    if len(items) == 2 and not any(isinstance(item, list | tuple | Mapping) for item in items):
+        items = [items]
+    return [_window(item) for item in items]
+
+
+def _window(item: Any) -> list[float]:
+    if isinstance(item, Mapping):
+        item = [item.get("start"), item.get("end")]
+    if not isinstance(item, list | tuple) or len(item) != 2:
+        raise _NotUnderstood
+    return [_number(_plain(value)) for value in item]
+
+
+def _texts(value: Any) -> list[str]:
+    """Return texts; an empty one, e.g. of a missing level, stays in its place."""
+    return [_text(item) if item else "" for item in _list(value)]
+
+
+def _lists_of_texts(value: Any) -> list[list[str]]:
+    return [[] if item is None else _texts(_plain(item)) for item in _list(value)]
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "qid": (_identifier, "an id of the query, text or an integer"),
+    "vid": (_identifier, "an id of the video, text or an integer"),
+    "query": (_query, "a sentence that is not empty"),
+    "duration": (_duration, "the length of the video, a positive number of seconds"),
+    "relevant_windows": (_windows, "[[start, end], …] in seconds, finite numbers"),
+    "masked_queries": (_texts, "a list of texts, one per level"),
+    "negative_queries": (_texts, "a list of sentences, one per level"),
+    "negative_flags": (_lists_of_texts, "a list per level of the names of flags"),
+    "composition_types": (_texts, "a list of texts"),
+    "composition_words": (_lists_of_texts, "a list of lists of words"),
+}
+
+
+def _saliency(raw: Mapping, row: Mapping, where: str) -> dict[str, list]:
+    """Return the graded saliency of a row, if it has any: for each relevant clip of 2 s the grades of its annotators.
+
+    One number per clip is taken as one annotator's grade. Without ids, the scores must be those of every clip of the video.
+    """
+    scores, ids = _plain(raw.get("saliency_scores")), _plain(raw.get("relevant_clip_ids"))
+    if scores is None:
+        return {}
+    try:
+        scores = [[_number(grade) for grade in _list(_plain(grades))] for grades in _list(scores)]
+    except _NotUnderstood:
+        raise _bad_field(where, row, "saliency_scores", "a list of numbers for each relevant clip", scores) from None
+    # A video whose length is no multiple of 2 s ends with a shorter clip.
+    clips = math.ceil(row["duration"] / SALIENCY_CLIP_SECONDS - 1e-6)
+    if not ids and len(scores) == clips:
+        return {"relevant_clip_ids": list(range(clips)), "saliency_scores": scores}
+    try:
+        ids = [_clip_id(item) for item in _list([] if ids is None else ids)]
+    except _NotUnderstood:
+        raise _bad_field(where, row, "relevant_clip_ids", "a list of clip numbers, counted from 0", ids) from None
+    if len(ids) != len(scores):
+        raise ValueError(
+            f"{_at(where, row)}, field relevant_clip_ids: expected one id for each of the {len(scores)} saliency_scores "
+            f"(or no ids and one score for each of the {clips} clips of {SALIENCY_CLIP_SECONDS:g} s); found {len(ids)} ids"
+        )
+    if beyond := [clip for clip in ids if not 0 <= clip < clips]:
+        raise ValueError(
+            f"{_at(where, row)}, field relevant_clip_ids: expected clips 0 to {clips - 1}, since {row['duration']:g} s hold {clips} clips "
+            f"of {SALIENCY_CLIP_SECONDS:g} s; found {beyond[0]}"
+        )
+    if len(set(ids)) < len(ids):
+        raise _bad_field(where, row, "relevant_clip_ids", "each clip once", ids)
+    return {"relevant_clip_ids": ids, "saliency_scores": scores}
+
+
+def _clip_id(value: Any) -> int:
+    if isinstance(value, bool) or not (
+        isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
+    ):
+        raise _NotUnderstood
+    return int(value)

@@ -44,21 +44,24 @@ def test_flagged_rows_pass_the_check():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"qid": "video0_train_0"}, "same qid as row 0"),
-        ({"query": "   "}, "empty query"),
-        ({"query": None}, "empty query"),
-        ({"vid": ""}, "empty vid"),
-        ({"duration": 0.0}, "duration must be a positive number"),
-        ({"duration": -1.0}, "duration must be a positive number"),
-        ({"duration": math.nan}, "duration must be a positive number"),
-        ({"duration": "9.5"}, "duration must be a positive number"),
+        ({"qid": "video0_train_0"}, "the same qid as file.json, row 0"),
+        ({"query": "   "}, "field query: expected a sentence that is not empty"),
+        ({"query": None}, "field query: .*found null"),
+        ({"vid": ""}, "field vid: expected an id"),
+        ({"duration": 0.0}, "field duration: expected the length of the video, a positive number"),
+        ({"duration": -1.0}, "field duration: expected the length of the video, a positive number"),
+        ({"duration": math.nan}, "field duration: expected the length of the video, a positive number"),
+        ({"duration": "9.5 s"}, "field duration: expected the length of the video, a positive number"),
         ({"relevant_windows": [[1.0]]}, r"\[start, end\]"),
         ({"relevant_windows": [[1.0, math.inf]]}, r"\[start, end\]"),
-        ({"relevant_windows": [[1.0, "2"]]}, r"\[start, end\]"),
+        ({"relevant_windows": [[1.0, "end"]]}, r"\[start, end\]"),
         ({"negative_queries": ["one", "two"]}, "levels do not agree"),
         ({"masked_queries": ["one"]}, "levels do not agree"),
         ({"negative_flags": [[], [], [], []]}, "levels do not agree"),
-        ({"masked_queries": [], "negative_queries": ["a", "b"], "negative_flags": []}, "2 negatives, but 3 in row"),
+        (
+            {"masked_queries": [], "negative_queries": ["a", "b"], "negative_flags": []},
+            "2 negative_queries, but 3 at file.json, row 0",
+        ),
     ],
 )
 def test_rows_that_break_the_schema_are_refused_by_name(changes, message):
@@ -72,7 +75,7 @@ def test_rows_that_break_the_schema_are_refused_by_name(changes, message):
 def test_a_missing_column_is_named():
     row = make_row(0)
     del row["duration"]
-    with pytest.raises(ValueError, match="row 0: no column duration"):
+    with pytest.raises(ValueError, match="row 0: no field duration; expected the length"):
         check_rows([row], "file.json")
 
 

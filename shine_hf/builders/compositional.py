@@ -8,32 +8,13 @@ from pathlib import Path
 
 import datasets
 
-from ..data.annotations import SPLITS, add_negatives, compositional_rows, read_negatives
-from ..data.sources import ANNOTATIONS, AUTHORS_NEGATIVES
+from ..data.annotations import add_negatives, as_dataset, read_negatives
+from ..data.datasets import AUTHORS_NEGATIVES, DATASETS, DatasetSpec
+from ..data.files import raw_rows
 from ..negatives.splits import generate_for_splits
-from ..schema import FEATURES, check_rows
+from ..schema import FEATURES
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
-
-
-@dataclass(frozen=True)
-class About:
-    """What the card of a dataset says in words.
-
-    Args:
-        title, description: Of the dataset.
-        repo_id: Where it is published.
-        videos: Whose the videos are, and where they are to be had.
-        known_faults: Of the annotations; what can be counted is in the card anyhow.
-        citation: BibTeX.
-    """
-
-    title: str
-    description: str
-    repo_id: str
-    videos: str
-    known_faults: tuple[str, ...]
-    citation: str
 
 
 @dataclass
@@ -54,7 +35,7 @@ class NegativesConfig(datasets.BuilderConfig):
     seed: int = 0
 
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
-        """Beside the options, the state of the files that are read: changed files must not be answered from a cache."""
+        """Identify a config by its options and the state of the files that are read: changed files must not be answered from a cache."""
         files = [*map(Path, self.negatives_files), *(Path(self.data_dir).rglob("*.json*") if self.data_dir else ())]
         stamps = [
             f"{path}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in sorted(files) if path.is_file()
@@ -63,19 +44,30 @@ class NegativesConfig(datasets.BuilderConfig):
 
 
 class CompositionalNegatives(datasets.GeneratorBasedBuilder):
-    """Rows in the columns of `shine_hf.schema.FEATURES`. Subclasses say which dataset and which configs.
+    """Rows in the columns of `shine_hf.schema.FEATURES`.
 
     With `data_dir` the original files are read from there, without it they are downloaded; either way their SHA-256 is checked.
+
+    Args:
+        dataset: Of a subclass, in its class statement: a name in `shine_hf.data.datasets.DATASETS`, from which everything else follows.
     """
 
     BUILDER_CONFIG_CLASS = NegativesConfig
     VERSION = datasets.Version("1.0.0")
-    dataset: str
-    """A key of `shine_hf.data.annotations.COMPOSITIONAL_DATASETS`."""
-    about: About
-    """What the card says in words."""
+    spec: DatasetSpec
+    """The facts about the dataset."""
     ON_DEMAND: tuple[str, ...] = ()
-    """Configs that are built only where they are asked for by name, since their files are not to be had everywhere."""
+    """Configs that are built only where they are asked for by name, since their files cannot be had everywhere."""
+
+    def __init_subclass__(cls, dataset: str | None = None, **options):
+        super().__init_subclass__(**options)
+        if dataset is not None:
+            cls.spec = DATASETS[dataset]
+            cls.DEFAULT_CONFIG_NAME = cls.spec.default_negatives
+            cls.BUILDER_CONFIGS = sorted(
+                negatives_configs(), key=lambda config: config.name != cls.DEFAULT_CONFIG_NAME
+            )
+            cls.ON_DEMAND = () if cls.DEFAULT_CONFIG_NAME == AUTHORS_NEGATIVES else (AUTHORS_NEGATIVES,)
 
     def _info(self) -> datasets.DatasetInfo:
         features = datasets.Features(FEATURES)
@@ -84,32 +76,30 @@ class CompositionalNegatives(datasets.GeneratorBasedBuilder):
         return datasets.DatasetInfo(features=features)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
-        data_dir = self.config.data_dir
+        data_dir, download = self.config.data_dir, dl_manager.download
+        # As it stands now: tests replace the originals by made-up files.
+        spec = DATASETS[self.spec.name]
         rows = {
-            split: list(
-                compositional_rows(ANNOTATIONS[self.dataset][split].locate(data_dir, dl_manager.download), split)
-            )
-            for split in SPLITS
+            split: as_dataset(raw_rows(file.locate(data_dir, download), split), f"{spec.name} {split}").to_list()
+            for split, file in spec.originals.items()
         }
         if self.config.negatives_files:
             for file in self.config.negatives_files:
-                add_negatives(rows, read_negatives(Path(file)), source=file)
+                add_negatives(rows, read_negatives(file), source=file)
         elif self.config.generator:
-            rows = generate_for_splits(self.dataset, rows, self.config.generator, self.config.seed)
+            rows = generate_for_splits(spec.name, rows, self.config.generator, self.config.seed)
         else:
-            path = AUTHORS_NEGATIVES[self.dataset].locate(data_dir, dl_manager.download)
+            path = spec.authors_negatives.locate(data_dir, download)
             add_negatives(rows, read_negatives(path), source=str(path))
             rows["train"] = _validated(rows["train"])
-        for split in SPLITS:
-            check_rows(rows[split], source=f"{self.dataset} {split}")
-        videos = find_videos(self.config.videos, {row["vid"] for split in SPLITS for row in rows[split]})
+        videos = find_videos(self.config.videos, {row["vid"] for split in rows.values() for row in split})
         return [
             datasets.SplitGenerator(name=split, gen_kwargs={"rows": _Rows(rows[split]), "videos": videos})
-            for split in SPLITS
+            for split in rows
         ]
 
     def how_made(self) -> dict:
-        """How the negatives of this config were made, for its card."""
+        """Return how the negatives of this config were made, for its card."""
         from ..negatives.files import read_provenance
 
         config = self.config
@@ -124,11 +114,11 @@ class CompositionalNegatives(datasets.GeneratorBasedBuilder):
                 "generator": config.generator,
                 "seed": config.seed,
                 "tagger": Tagger().provenance,
-                "mask_ratios": list(RATIOS_OF_DATASET[self.dataset]),
+                "mask_ratios": list(RATIOS_OF_DATASET[self.spec.name]),
                 "cost": "none: no language model",
                 "shine_hf_version": __version__,
             }
-        source = AUTHORS_NEGATIVES[self.dataset]
+        source = self.spec.authors_negatives
         return {
             "model": "GPT-3.5 Turbo, asked by the authors of SHINE; the snapshot and the date are not stated",
             "prompt_version": "the authors' own; their repository holds no generation script",
@@ -153,8 +143,27 @@ class _Rows:
     rows: list[dict] = field(default_factory=list)
 
 
+def negatives_configs() -> list[NegativesConfig]:
+    """Return the sources of negatives that every compositional dataset has."""
+    return [
+        NegativesConfig(
+            name=AUTHORS_NEGATIVES, description="the negatives that the authors of SHINE released (train)"
+        ),
+        NegativesConfig(
+            name="lexical",
+            generator="lexical",
+            description="words that are seen together in training queries (all splits)",
+        ),
+        NegativesConfig(
+            name="random",
+            generator="random_words",
+            description="words of the training queries of the same part of speech, drawn evenly (all splits)",
+        ),
+    ]
+
+
 def find_videos(folder: str | None, vids: set[str]) -> dict[str, str]:
-    """vid -> video file in a folder; empty without a folder.
+    """Return vid -> video file in a folder; nothing without a folder.
 
     Raises:
         FileNotFoundError: for a folder that does not exist, or videos that are not in it; names them.
@@ -171,7 +180,7 @@ def find_videos(folder: str | None, vids: set[str]) -> dict[str, str]:
 
 
 def _validated(rows: list[dict]) -> list[dict]:
-    """Rows with `negative_flags`: what the checks of `shine_hf.negatives.validation` find."""
+    """Return the rows with `negative_flags`: what the checks of `shine_hf.negatives.validation` find."""
     from ..negatives.validation import validate_dataset
 
     return validate_dataset(datasets.Dataset.from_list(rows, features=FEATURES))[0].to_list()

@@ -14,7 +14,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from datasets import Dataset
@@ -23,6 +22,7 @@ from huggingface_hub import DatasetCardData
 
 from ..cards.dataset_card import BUILD_FILE, CARD_FILE, read_builds, render_dataset_card
 from ..cards.dataset_statistics import dataset_statistics, plot_statistics
+from ..data.datasets import DatasetSpec
 from ..io import atomic_file
 from .compositional import CompositionalNegatives, NegativesConfig
 
@@ -58,7 +58,7 @@ def write_config(builder: CompositionalNegatives, output_dir: Path) -> dict:
         "config_name": name,
         "default": name == builder.DEFAULT_CONFIG_NAME,
         "description": builder.config.description,
-        "about": asdict(builder.about),
+        "about": about(builder.spec),
         "how_made": builder.how_made(),
         "statistics": statistics,
         "dataset_info": card_data.to_dict()["dataset_info"],
@@ -68,6 +68,18 @@ def write_config(builder: CompositionalNegatives, output_dir: Path) -> dict:
     shutil.rmtree(output_dir / name, ignore_errors=True)
     partial.rename(output_dir / name)
     return build
+
+
+def about(spec: DatasetSpec) -> dict:
+    """Return what the card of a dataset says in words."""
+    return {
+        "title": f"{spec.title} with hard negatives",
+        "description": spec.description,
+        "repo_id": spec.hub_id,
+        "videos": spec.videos,
+        "known_faults": list(spec.known_faults),
+        "citation": spec.citation,
+    }
 
 
 def build_tree(
@@ -112,7 +124,7 @@ def build_tree(
     with tempfile.TemporaryDirectory(prefix="shine-hf-build-") as cache_dir:
         for name in [*configs, *negatives_files]:
             write_config(builder_class(config_name=name, cache_dir=cache_dir, **options), output_dir)
-    card = render_dataset_card(read_builds(output_dir), repo_id or builder_class.about.repo_id)
+    card = render_dataset_card(read_builds(output_dir), repo_id or builder_class.spec.hub_id)
     with atomic_file(output_dir / CARD_FILE) as file:
         file.write(card)
     return output_dir
@@ -121,7 +133,7 @@ def build_tree(
 def make_parser(builder_class: type[CompositionalNegatives]) -> argparse.ArgumentParser:
     """The command line of a dataset script."""
     parser = argparse.ArgumentParser(
-        description=f"Build, check, write and publish {builder_class.about.title}.",
+        description=f"Build, check, write and publish {builder_class.spec.title} with hard negatives.",
         epilog="Negatives of your own: `shine-hf negatives generate` writes the files for --negatives NAME=FILE.",
     )
     parser.add_argument(
@@ -143,9 +155,7 @@ def make_parser(builder_class: type[CompositionalNegatives]) -> argparse.Argumen
         "--with-videos", metavar="DIR", help="add the videos of this folder as a column, for local use"
     )
     parser.add_argument("--push-to-hub", action="store_true", help="publish the tree after it was written")
-    parser.add_argument(
-        "--repo-id", default=builder_class.about.repo_id, help="where to publish (default: %(default)s)"
-    )
+    parser.add_argument("--repo-id", default=builder_class.spec.hub_id, help="where to publish (default: %(default)s)")
     parser.add_argument("--private", action="store_true", help="publish for yourself alone")
     parser.add_argument("--revision", help="branch to publish to (default: main)")
     parser.add_argument("--commit-message", help="message of the commit")

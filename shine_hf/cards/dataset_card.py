@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from ..data.sources import COMPOSITIONAL_REPOSITORY, SHINE_REPOSITORY
+from ..data.datasets import COMPOSITIONAL_REPOSITORY, SHINE_REPOSITORY
 from ..schema import UNTRAINABLE_FLAGS
 from .template import render_template
 

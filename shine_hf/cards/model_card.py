@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..data.loading import DEFAULT_NEGATIVES, HUB_DATASETS, VALIDATION, DataArguments
+from ..data.datasets import DATASETS
+from ..data.loading import VALIDATION, DataArguments, dataset_files
 from ..hub.publish import public_spec
 from ..io import atomic_file
 from .dataset_card import CARD_FILE
@@ -25,15 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TITLES = {
-    "charades_cg": "Charades-CG",
-    "activitynet_cg": "ActivityNet-CG",
-    "shapes_cg": "Shapes-CG",
-    "charades_sta": "Charades-STA",
-    "activitynet_captions": "ActivityNet Captions",
-    "highlight": "QVHighlights",
-    "tacos": "TACoS",
-}
 ARCHITECTURES = {
     "qd_detr": ("QD-DETR", "https://arxiv.org/abs/2303.13874"),
     "moment_detr": ("Moment-DETR", "https://arxiv.org/abs/2107.09609"),
@@ -205,7 +197,8 @@ def describe_data(args: DataArguments, splits: Mapping) -> DataFacts:
         args: Of the recipe.
         splits: Split name -> the rows that are trained and evaluated on.
     """
-    negatives = args.negatives or DEFAULT_NEGATIVES.get(args.dataset)
+    spec = DATASETS.get(args.dataset)
+    negatives = args.negatives or (spec.default_negatives if spec else None)
     return DataFacts(
         name=_dataset_name(args.dataset),
         splits={name: _describe_split(rows) for name, rows in splits.items()},
@@ -227,18 +220,20 @@ def _describe_split(rows) -> dict:
 
 def _dataset_name(dataset: str) -> str:
     """`shapes_cg` of `train=outputs/shapes_cg/train.jsonl,…`, `charades_sta` of `train=data/charades_sta_train.jsonl,…`, by its title."""
-    paths = [Path(part.rpartition("=")[2]) for part in dataset.split(",")]
+    paths = list(dataset_files(dataset).values()) or [Path(dataset)]
     name = paths[0].stem
     if len(paths) > 1:
         # What the names of the files have in common, or the folder that they lie in.
         words = zip(*(path.stem.split("_") for path in paths))
         name = "_".join(same[0] for same in words if len(set(same)) == 1) or paths[0].absolute().parent.name
-    published = {hub_id.partition("/")[2]: name for name, hub_id in HUB_DATASETS.items()}
-    return TITLES.get(published.get(name, name), name)
+    published = {spec.hub_id.partition("/")[2]: spec.name for spec in DATASETS.values() if spec.hub_id}
+    spec = DATASETS.get(published.get(name, name))
+    return spec.title if spec else name
 
 
 def _hub_id(dataset: str) -> str | None:
-    dataset = HUB_DATASETS.get(dataset, dataset)
+    if dataset in DATASETS:
+        return DATASETS[dataset].hub_id
     return dataset if re.fullmatch(r"[\w.-]+/[\w.-]+", dataset) and not os.path.exists(dataset) else None
 
 

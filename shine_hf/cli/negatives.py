@@ -134,14 +134,15 @@ class _Data:
     """The rows to work on, the training queries, and the test splits as far as they are known."""
 
     def __init__(self, args: argparse.Namespace, negatives: str | None = None) -> None:
-        from shine_hf.data.annotations import COMPOSITIONAL_DATASETS, read_compositional
+        from shine_hf.data.annotations import read_original
+        from shine_hf.data.datasets import DATASETS
 
         if args.limit is not None and args.limit < 1:
             raise ValueError(f"--limit must be at least 1; got {args.limit}")
-        if args.dataset in COMPOSITIONAL_DATASETS:
+        if args.dataset in DATASETS:
             if args.data_dir is None:
                 raise ValueError(f"--dataset {args.dataset} needs --data-dir, the folder of its annotation files")
-            splits = read_compositional(args.dataset, args.data_dir, negatives or "none")
+            splits = read_original(args.dataset, args.data_dir, negatives or "none")
             if args.split not in splits:
                 raise ValueError(f"no split {args.split!r}; there are {', '.join(splits)}")
             self.split, self.training = splits[args.split], splits["train"]
@@ -169,18 +170,12 @@ def _novel_words(split: Dataset) -> set[str]:
 
 
 def _read_file(path: str) -> Dataset:
-    from datasets import Dataset
-
-    from shine_hf.data.annotations import read_jsonl
-    from shine_hf.schema import check_rows
+    from shine_hf.data.annotations import read_annotations
+    from shine_hf.data.datasets import DATASETS
 
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no dataset {path!r}: give charades_cg, activitynet_cg or a .jsonl or .parquet file")
-    if Path(path).suffix == ".parquet":
-        dataset = Dataset.from_parquet(path, keep_in_memory=True)
-        check_rows(dataset, source=path)
-        return dataset
-    return read_jsonl(path)
+        raise FileNotFoundError(f"no dataset {path!r}: give {', '.join(DATASETS)} or a file of annotations")
+    return read_annotations(path)
 
 
 def _with_negatives_of(dataset: Dataset, path: str) -> Dataset:

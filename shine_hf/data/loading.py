@@ -1,22 +1,43 @@
-"""From what a recipe says about data to splits, feature sources and a collator. Training, evaluation and prediction share it."""
+"""From what a recipe says about data to splits and feature sources. Training, evaluation and prediction share it."""
 
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..schema import FEATURES, NEGATIVE_COLUMNS, parse_rows, trainable
+from .annotations import (
+    as_dataset,
+    canonical_split,
+    is_negatives_file,
+    merge_negatives,
+    negatives_file,
+    read_original,
+    read_splits,
+)
+from .datasets import DATASETS
+from .files import is_annotation_file
+from .text_files import locate
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PretrainedConfig
+
+    from ..features.base import FeatureStore
+    from ..features.text import TextFeatures
+
 logger = logging.getLogger(__name__)
 
-# The datasets that are read from their original files -> which negatives they get if none are named.
-DEFAULT_NEGATIVES = {"charades_cg": "gpt-3.5-turbo", "activitynet_cg": "lexical"}
-HUB_DATASETS = {"charades_cg": "shine/charades-cg-negatives", "activitynet_cg": "shine/activitynet-cg-negatives"}
-VALIDATION = "validation"
 DEFAULT_TEXT_FEATURES = "words:"
-NEGATIVE_COLUMNS = ("masked_queries", "negative_queries", "negative_flags")
-NEGATIVES_SUFFIXES = (".parquet", ".jsonl")
+NO_NEGATIVES = "none"
+# Files of a folder that are splits when nothing else says so.
+SPLIT_FILE_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".tsv")
 
 
 @dataclass
@@ -26,12 +47,17 @@ class DataArguments:
     dataset: str = field(
         default="charades_cg",
         metadata={
-            "help": "charades_cg or activitynet_cg (their original files under --data_dir, else from the Hub), a dataset in the same "
-            "columns (Hub name or local folder), or a .jsonl file with a `split` column or one file per split as SPLIT=FILE,…"
+            "help": "charades_cg, activitynet_cg, charades_sta, activitynet_captions, tacos, qvhighlights or didemo (their original "
+            "files under --data_dir); a file with a `split` column, or one file per split as SPLIT=FILE,… (JSON lines, JSON, CSV, Parquet); a "
+            "folder of such files; or a dataset in the same columns, by its Hub name or folder. A split `validation` (also val, valid, "
+            "dev) selects the model."
         },
     )
     data_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the original annotation files; without it the Hub is asked."}
+        default=None,
+        metadata={
+            "help": "Folder of the original annotation files, or with a folder of the dataset's name; without it the Hub is asked."
+        },
     )
     negatives: str | None = field(
         default=None,
@@ -52,7 +78,10 @@ class DataArguments:
         },
     )
     validation_fraction: float = field(
-        default=0.05, metadata={"help": "Share of the training videos that is set apart to select the model on."}
+        default=0.05,
+        metadata={
+            "help": "Share of the training videos that is set apart to select the model on, where there is no split `validation`."
+        },
     )
     eval_splits: list[str] | None = field(
         default=None, metadata={"help": "Test splits to evaluate at the end; all if left out."}
@@ -81,34 +110,34 @@ class DataArguments:
             raise ValueError(f'eval_during_training must be "validation" or "all", got {self.eval_during_training!r}')
 
 
-def load_splits(args: DataArguments) -> dict:
-    """Split name -> `datasets.Dataset` in the columns of the schema, checked.
+def load_splits(args: DataArguments) -> dict[str, Dataset]:
+    """Read the splits of a dataset, with negatives.
+
+    Returns:
+        Split name -> rows in the columns of the schema, checked. The names `val`, `valid` and `dev` become `validation`.
 
     Raises:
         FileNotFoundError, ValueError: for missing files, rows that break the schema, or an unknown source of negatives.
     """
     from ..negatives.splits import GENERATED_SOURCES
 
-    if args.dataset in DEFAULT_NEGATIVES and args.data_dir:
-        from .annotations import read_compositional
-
-        source = args.negatives or DEFAULT_NEGATIVES[args.dataset]
-        generated = source in GENERATED_SOURCES
-        splits = read_compositional(args.dataset, args.data_dir, negatives="none" if generated else source)
-        if generated:
-            splits = _generate_negatives(splits, args.dataset, source)
-    elif ".jsonl" in args.dataset:
-        splits = _read_jsonl_splits(args.dataset)
-        if args.negatives in GENERATED_SOURCES:
-            splits = _generate_negatives(splits, args.dataset, args.negatives)
-        elif args.negatives == "none":
-            splits = {
-                name: rows.map(_without_negatives, desc="Leaving out negatives") for name, rows in splits.items()
-            }
-        elif args.negatives:
-            splits = _merge_negatives(splits, args.negatives)
+    source = args.negatives
+    files = dataset_files(args.dataset)
+    if args.dataset in DATASETS and args.data_dir:
+        splits = read_original(args.dataset, args.data_dir, negatives=NO_NEGATIVES)
+        source = source or DATASETS[args.dataset].default_negatives
+    elif files:
+        splits = read_splits(files)
     else:
-        splits = _load_published_splits(HUB_DATASETS.get(args.dataset, args.dataset), args.negatives)
+        splits = _load_published(args.dataset, source)
+        source = source if source and (is_negatives_file(source) or source == NO_NEGATIVES) else None
+    if source == NO_NEGATIVES:
+        splits = {name: _without_negatives(rows) for name, rows in splits.items()}
+    elif source in GENERATED_SOURCES:
+        if args.negatives or "train" in splits:
+            splits = _generate_negatives(splits, args.dataset, source)
+    elif source:
+        splits = merge_negatives(splits, negatives_file(args.dataset, args.data_dir, source))
     if args.max_eval_samples is not None:
         splits = {
             name: rows if name == "train" else rows.select(range(min(len(rows), args.max_eval_samples)))
@@ -117,89 +146,158 @@ def load_splits(args: DataArguments) -> dict:
     return splits
 
 
-def _load_published_splits(name: str, negatives: str | None) -> dict:
-    """A dataset of the Hub or a local folder of the same form. `negatives` is a config of it, or a file to merge in by qid."""
-    from datasets import load_dataset
+def dataset_files(text: str) -> dict[str, Path]:
+    """Parse `--dataset` as files: `SPLIT=FILE,SPLIT=FILE`, one file, or a folder of files named by their split.
 
-    from ..schema import check_rows
+    Paths may hold commas, equals signs and slashes: a comma separates only after the suffix of a file and before `SPLIT=`.
 
-    from_file = negatives is not None and Path(negatives).suffix in NEGATIVES_SUFFIXES
+    Returns:
+        Split -> file, the name empty for a single file; empty where the text is a name of a dataset or a folder in its published form.
+
+    Raises:
+        ValueError: for several files without the names of their splits, or two of the same split.
+    """
+    path = Path(text)
+    if path.is_dir():
+        return _folder_files(path)
+    if path.is_file():
+        return {"": path}
+    parts = re.split(r"(?<=\w),(?=[\w.-]+=)", text)
+    entries: list[str] = []
+    for part in parts:
+        if entries and not is_annotation_file(entries[-1]):
+            entries[-1] += f",{part}"
+        else:
+            entries.append(part)
+    files: dict[str, Path] = {}
+    for entry in entries:
+        match = re.fullmatch(r"([\w.-]+)=(.+)", entry, flags=re.DOTALL)
+        name, where = match.groups() if match else ("", entry)
+        if match is None and not is_annotation_file(entry):
+            return {}
+        if name in files:
+            raise ValueError(f"--dataset {text!r}: the split {name} is given twice")
+        files[name] = Path(where)
+    if "" in files and "," in text and not _exists(files[""]):
+        raise ValueError(f"--dataset {text!r}: several files need the names of their splits: SPLIT=FILE,SPLIT=FILE")
+    return files
+
+
+def _folder_files(folder: Path) -> dict[str, Path]:
+    """Return the files of a folder that is not in the published form, which has a card or Parquet files."""
+    files = [path for path in sorted(folder.iterdir()) if path.name.lower().endswith(SPLIT_FILE_SUFFIXES)]
+    if (folder / "README.md").is_file() or any(folder.glob("*.parquet")):
+        return {}
+    return {path.name.partition(".")[0]: path for path in files}
+
+
+def _exists(path: Path) -> bool:
     try:
-        splits = dict(load_dataset(name) if from_file or not negatives else load_dataset(name, negatives))
-    except (OSError, ConnectionError) as error:
+        return locate(path).is_file()
+    except FileNotFoundError:
+        return False
+
+
+def _load_published(dataset: str, negatives: str | None) -> dict[str, Dataset]:
+    """Load a dataset of the Hub, or a local folder in its form. `negatives` is a config of it unless it is a file or `none`."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    spec = DATASETS.get(dataset)
+    name = spec.hub_id if spec else dataset
+    if name is None:
+        raise ValueError(
+            f"{spec.title} is not on the Hub: give the folder of its annotation files with --data_dir ({spec.source})"
+        )
+    config = None if negatives is None or negatives == NO_NEGATIVES or is_negatives_file(negatives) else negatives
+    if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise FileNotFoundError(
-            f"dataset {name!r} is neither a local folder nor to be had from the Hub ({error}). "
+            f"--dataset {dataset!r} is neither a file, a folder, a Hub name (OWNER/NAME) nor one of {', '.join(DATASETS)}"
+        )
+    try:
+        splits = dict(load_dataset(name, config))
+    except (DatasetsError, OSError) as error:
+        reason = str(error.__cause__ or error).strip().split("\n")[0]
+        raise FileNotFoundError(
+            f"dataset {name!r} is neither a local folder that can be read nor available from the Hub ({reason}). "
             "Give the folder of the original annotation files with --data_dir"
         ) from error
-    for split, rows in splits.items():
-        check_rows(rows.remove_columns("video") if "video" in rows.column_names else rows, source=f"{name} {split}")
-        splits[split] = _with_all_columns(rows)
-    return _merge_negatives(splits, negatives) if from_file else splits
+    return {canonical_split(split): _in_schema(rows, f"{name} {split}") for split, rows in splits.items()}
 
 
-def _read_jsonl_splits(spec: str) -> dict:
-    """`train=a.jsonl,test=b.jsonl`, or one file, which becomes the split `test`."""
-    from .annotations import read_jsonl
-
-    parts = [part.rpartition("=") for part in spec.split(",")]
-    return {name or "test": read_jsonl(Path(path)) for name, _, path in parts}
-
-
-def _with_all_columns(rows):
-    """The rows with every column of the schema: what a dataset leaves out is empty, as in the common jsonl format."""
-    from ..schema import FEATURES
-
+def _in_schema(rows: Dataset, source: str) -> Dataset:
+    """Check published rows, and give them the columns that they lack; values in another form are converted."""
+    known = [name for name in rows.column_names if name != "video"]
+    raw = rows.select_columns(known)
+    where = [f"{source}, row {index}" for index in range(len(raw))]
+    same = True
+    for row, parsed in zip(raw, parse_rows(zip(where, raw))):
+        same &= all(row[name] == value for name, value in parsed.items() if name in row and name != "annotation_flags")
+    if not same or not len(rows):
+        return as_dataset(zip(where, raw), source)
     for name, feature in FEATURES.items():
         if name not in rows.column_names:
             rows = rows.add_column(name, [[] for _ in range(len(rows))], feature=feature)
     return rows
 
 
-def _without_negatives(row: dict) -> dict:
-    return {name: [] for name in NEGATIVE_COLUMNS}
+def _without_negatives(rows: Dataset) -> Dataset:
+    kept = rows.remove_columns(list(NEGATIVE_COLUMNS))
+    for name in NEGATIVE_COLUMNS:
+        kept = kept.add_column(name, [[] for _ in range(len(rows))], feature=FEATURES[name])
+    return kept.select_columns(rows.column_names)
 
 
-def _generate_negatives(splits: dict, dataset: str, source: str) -> dict:
+def _generate_negatives(splits: Mapping[str, Dataset], dataset: str, source: str) -> dict[str, Dataset]:
     """Write negatives for the training rows, here and now; `shine-hf negatives generate` writes them once into a file."""
     from ..negatives.splits import GENERATED_SOURCES, generate_for_splits
 
     if "train" not in splits:
         raise ValueError(
-            f"{source} negatives are made of the words of the training queries, but {dataset} has no split train"
+            f"{source} negatives are made of the words of the training queries, but {dataset} has no split train; there are "
+            f"{', '.join(splits)}"
         )
     logger.info("writing %s negatives for the training queries of %s", source, dataset)
     rows = {name: split.to_list() for name, split in splits.items()}
     generated = generate_for_splits(dataset, rows, GENERATED_SOURCES[source], only=["train"])["train"]
     train = [{**row, **{name: new[name] for name in NEGATIVE_COLUMNS}} for row, new in zip(rows["train"], generated)]
-    return splits | {"train": type(splits["train"]).from_list(train, features=splits["train"].features)}
+    return {**splits, "train": type(splits["train"]).from_list(train, features=splits["train"].features)}
 
 
-def _merge_negatives(splits: dict, file: str) -> dict:
-    from .annotations import add_negatives, read_negatives
-
-    rows = {name: split.to_list() for name, split in splits.items()}
-    add_negatives(rows, read_negatives(Path(file)), source=file)
-    return {name: type(split).from_list(rows[name], features=split.features) for name, split in splits.items()}
+def has_answers(rows: Dataset) -> bool:
+    """Return whether any row has a window: without one, a split can be predicted but not scored."""
+    return any(map(len, rows["relevant_windows"]))
 
 
-def training_rows(rows):
-    """Rows that can be trained on. How many are left out, and why, is logged: an empty or reversed window, or one outside the video."""
-    from ..schema import trainable
+def training_rows(rows: Dataset) -> Dataset:
+    """Return the rows that can be trained on, and log how many are left out: their window is missing, empty, reversed or outside the video.
 
-    kept = rows.filter(trainable, load_from_cache_file=False, desc="Choosing training rows")
+    Raises:
+        ValueError: where no row is left.
+    """
+    columns = rows.select_columns(["duration", "relevant_windows"])
+    kept = rows.select([index for index, row in enumerate(columns) if trainable(row)])
     if len(kept) < len(rows):
         logger.warning(
-            "%d of %d training rows are left out: their window is empty, reversed or outside the video",
+            "%d of %d training rows are left out: their window is missing, empty, reversed or outside the video",
             len(rows) - len(kept),
             len(rows),
+        )
+    if not len(kept):
+        raise ValueError(
+            f"none of the {len(rows)} rows of the split train has a window inside its video (relevant_windows, in seconds)"
         )
     return kept
 
 
-def split_validation(rows, fraction: float, seed: int = 0):
-    """Set apart a share of the *videos*: `(training rows, validation rows)`.
+def split_validation(rows: Dataset, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """Set apart a share of the videos, since queries of one video share its features. Depends only on the set of videos and the seed.
 
-    By video, since queries of one video share its features. Depends on the set of videos and the seed alone.
+    Returns:
+        Training rows, validation rows.
+
+    Raises:
+        ValueError: for a fraction that is not between 0 and 1, or too few videos.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"validation_fraction must be between 0 and 1, got {fraction}")
@@ -212,7 +310,7 @@ def split_validation(rows, fraction: float, seed: int = 0):
     return rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))
 
 
-def video_store(args: DataArguments, splits: dict, clip_length: float):
+def video_store(args: DataArguments, splits: Mapping[str, Dataset], clip_length: float) -> FeatureStore:
     """Open the feature store that `video_features` describes.
 
     Args:
@@ -244,15 +342,15 @@ def video_store(args: DataArguments, splits: dict, clip_length: float):
     return store
 
 
-def text_source(args: DataArguments):
+def text_source(args: DataArguments) -> TextFeatures:
     """Open the text features that `text_features` describes."""
     from ..features.text import TextFeatures
 
     return TextFeatures.from_spec(args.text_features or DEFAULT_TEXT_FEATURES)
 
 
-def text_features_of(config, asked: str | None = None) -> str:
-    """The text features for a trained model: those that are asked for, else of the encoder that its configuration records.
+def text_features_of(config: PretrainedConfig, asked: str | None = None) -> str:
+    """Return the text features for a trained model: those that are asked for, else of the encoder that its configuration records.
 
     Raises:
         ValueError: where nothing is asked for and the model was trained on features of a store, or of unknown origin.

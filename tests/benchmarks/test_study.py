@@ -235,10 +235,10 @@ def test_runs_on_other_queries_are_not_compared(made_up_study):
 
 def test_novel_pairs_are_out_of_the_calibration_training_and_their_words_are_not(shared):
     from benchmarks.charades_files import MIN_TRAINING_QUERIES, NOVEL_ROWS
-    from shine_hf.data.annotations import read_compositional
+    from shine_hf.data.annotations import read_original
     from shine_hf.data.loading import training_rows
 
-    rows = training_rows(read_compositional("charades_cg", shared / "data", negatives="none")["train"])
+    rows = training_rows(read_original("charades_cg", shared / "data", negatives="none")["train"])
     splits = calibration_splits(rows)
     tagger = Tagger()
     pairs = {

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from datasets import Dataset
 
-from shine_hf.data.annotations import read_compositional, read_jsonl
+from shine_hf.data.annotations import read_annotations, read_original
 from shine_hf.schema import FEATURES
 
 from .made_up import make_row, write_compositional_files, write_jsonl
@@ -27,7 +27,7 @@ AUTHORS_FILES = {
 
 @pytest.fixture(scope="module")
 def real(shared):
-    return {name: read_compositional(name, shared / "data") for name in AUTHORS_FILES}
+    return {name: read_original(name, shared / "data") for name in AUTHORS_FILES}
 
 
 def test_sizes_of_the_real_splits(real):
@@ -113,7 +113,7 @@ def test_original_json_becomes_rows(tmp_path):
         "news": [{"VERB": ["juggles"]}],
     }
     write_compositional_files(tmp_path, novel_composition={"AB12": video}, novel_word={"CD34": word})
-    splits = read_compositional("charades_cg", tmp_path, negatives="none")
+    splits = read_original("charades_cg", tmp_path, negatives="none")
     first, second = splits["novel_composition"]
     assert first == {
         "qid": "AB12_composition_0",
@@ -139,11 +139,11 @@ def test_original_json_becomes_rows(tmp_path):
 
 def test_gzipped_files_are_read_too(tmp_path):
     write_compositional_files(tmp_path)
-    plain = read_compositional("charades_cg", tmp_path, negatives="none")
+    plain = read_original("charades_cg", tmp_path, negatives="none")
     path = tmp_path / "charades_cg" / "train.json"
     path.with_name("train.json.gz").write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()
-    assert read_compositional("charades_cg", tmp_path, negatives="none")["train"].to_list() == plain["train"].to_list()
+    assert read_original("charades_cg", tmp_path, negatives="none")["train"].to_list() == plain["train"].to_list()
 
 
 def negatives_row(**changes):
@@ -164,7 +164,7 @@ def test_negatives_come_from_an_export(tmp_path, suffix):
         write_jsonl(path, [negatives_row()])
     else:
         Dataset.from_list([negatives_row()]).to_parquet(str(path))
-    splits = read_compositional("charades_cg", tmp_path, negatives=str(path))
+    splits = read_original("charades_cg", tmp_path, negatives=str(path))
     row = splits["train"][0]
     assert {name: row[name] for name in negatives_row()} == negatives_row()
     assert splits["test_trivial"][0]["negative_queries"] == []
@@ -175,7 +175,7 @@ def test_negatives_come_from_an_export(tmp_path, suffix):
     [
         ([negatives_row(query="person closes the door.")], "belongs to 'person closes the door.' there"),
         ([negatives_row(qid="elsewhere_train_0")], "'elsewhere_train_0' is in none of the annotation files"),
-        ([negatives_row(), negatives_row()], "comes twice"),
+        ([negatives_row(), negatives_row()], "is used twice"),
         ([negatives_row(masked_queries=["m1"])], "levels do not agree"),
     ],
 )
@@ -183,7 +183,7 @@ def test_negatives_that_do_not_belong_are_refused(tmp_path, rows, message):
     write_compositional_files(tmp_path)
     path = write_jsonl(tmp_path / "negatives.jsonl", rows)
     with pytest.raises(ValueError, match=message):
-        read_compositional("charades_cg", tmp_path, negatives=str(path))
+        read_original("charades_cg", tmp_path, negatives=str(path))
 
 
 def test_rows_without_negatives_beside_others_are_counted_aloud(tmp_path, caplog):
@@ -194,34 +194,34 @@ def test_rows_without_negatives_beside_others_are_counted_aloud(tmp_path, caplog
     }
     write_compositional_files(tmp_path, train={"train-video": video})
     path = write_jsonl(tmp_path / "negatives.jsonl", [negatives_row()])
-    read_compositional("charades_cg", tmp_path, negatives=str(path))
+    read_original("charades_cg", tmp_path, negatives=str(path))
     assert "negatives for 1 of the 2 rows of train" in caplog.text and "test_trivial" not in caplog.text
 
 
 def test_unknown_names_and_missing_files(tmp_path):
-    with pytest.raises(ValueError, match="unknown dataset 'charades'"):
-        read_compositional("charades", tmp_path)
+    with pytest.raises(ValueError, match="unknown dataset 'charades'; choose one of charades_cg"):
+        read_original("charades", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"train.json.*YYJMJC/Compositional-Temporal-Grounding"):
-        read_compositional("charades_cg", tmp_path)
+        read_original("charades_cg", tmp_path)
     write_compositional_files(tmp_path)
     with pytest.raises(ValueError, match="unknown negatives 'gpt-9'"):
-        read_compositional("charades_cg", tmp_path, negatives="gpt-9")
+        read_original("charades_cg", tmp_path, negatives="gpt-9")
     # The authors' cache is the default for Charades-CG, and its absence is no reason to train without negatives.
     with pytest.raises(FileNotFoundError, match=r"charades_cg_gpt_train.jsonl.*zxccade/SHINE"):
-        read_compositional("charades_cg", tmp_path)
+        read_original("charades_cg", tmp_path)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", r"train.json: not JSON"),
-        ("[]", r"train.json: not an object"),
+        ("{", r"train.json, line 1, column 2: not JSON"),
+        ("[]", r"train.json holds no rows"),
         ('{"AB12": {"sentences": []}}', r"train.json, video 'AB12'"),
         (
             '{"AB12": {"sentences": ["a", "b"], "timestamps": [[0, 1]], "duration": 5}}',
             "video 'AB12': 2 sentences, 1 timestamps",
         ),
-        ('{"AB12": {"sentences": [" "], "timestamps": [[0, 1]], "duration": 5}}', "empty query"),
+        ('{"AB12": {"sentences": [" "], "timestamps": [[0, 1]], "duration": 5}}', "field query: expected a sentence"),
         ('{"AB12": {"sentences": ["a"], "timestamps": [[0, 1]], "duration": 0}}', "duration"),
     ],
 )
@@ -229,7 +229,7 @@ def test_broken_original_files_are_refused_by_name(tmp_path, content, message):
     write_compositional_files(tmp_path)
     (tmp_path / "charades_cg" / "train.json").write_text(content)
     with pytest.raises(ValueError, match=message):
-        read_compositional("charades_cg", tmp_path, negatives="none")
+        read_original("charades_cg", tmp_path, negatives="none")
 
 
 # ---- the common jsonl format -----------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def test_jsonl_of_the_field(tmp_path):
         "relevant_windows": [[0, 2], [8, 10]],
     }
     graded = {**plain, "qid": 8, "relevant_clip_ids": [0, 4], "saliency_scores": [[1, 2, 3], [4, 4, 4]]}
-    rows = read_jsonl(write_jsonl(tmp_path / "own.jsonl", [plain, graded]))
+    rows = read_annotations(write_jsonl(tmp_path / "own.jsonl", [plain, graded]))
     assert rows["qid"] == ["7", "8"] and rows["query"][0] == "Chef\u2028cooks"
     assert rows[0]["relevant_windows"] == [[0.0, 2.0], [8.0, 10.0]]
     assert rows[0]["saliency_scores"] is None and rows[1]["saliency_scores"] == [[1.0, 2.0, 3.0], [4.0, 4.0, 4.0]]
@@ -253,31 +253,40 @@ def test_jsonl_of_the_field(tmp_path):
 
 def test_jsonl_in_the_own_schema_comes_back_unchanged(tmp_path):
     row = make_row(1, relevant_windows=[[4.0, 99.0]])
-    assert read_jsonl(write_jsonl(tmp_path / "own.jsonl", [row])).to_list() == [row]
+    assert read_annotations(write_jsonl(tmp_path / "own.jsonl", [row])).to_list() == [row]
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{not json", "line 2: not JSON"),
-        ("[1, 2]", "line 2: not an object, but a list"),
-        ('{"qid": 1, "vid": "a", "query": "b", "relevant_windows": []}', "line 2: 'duration' is missing"),
+        ("{not json", "line 2, column 2: not JSON"),
+        ("[1, 2]", "line 2: expected an object"),
+        ('{"qid": 1, "vid": "a", "query": "b", "relevant_windows": []}', "line 2: no field duration"),
         ('{"qid": 1, "vid": "a", "query": null, "duration": 3}', "line 2"),
-        ('{"qid": 1, "vid": "a", "query": "b", "duration": "long"}', "line 2: could not convert"),
+        (
+            '{"qid": 1, "vid": "a", "query": "b", "duration": "long"}',
+            'line 2 .*field duration: expected the length of the video, a positive number of seconds; found "long"',
+        ),
         ('{"qid": 1, "vid": "a", "query": "b", "duration": 3, "relevant_windows": [5]}', "line 2"),
-        ('{"qid": 0, "vid": "a", "query": "b", "duration": 3, "relevant_windows": [[0, 1]]}', "same qid as row 0"),
-        ('{"qid": 1, "vid": "a", "query": "", "duration": 3, "relevant_windows": [[0, 1]]}', "empty query"),
+        (
+            '{"qid": 0, "vid": "a", "query": "b", "duration": 3, "relevant_windows": [[0, 1]]}',
+            "the same qid as .*own.jsonl, line 1",
+        ),
+        (
+            '{"qid": 1, "vid": "a", "query": "", "duration": 3, "relevant_windows": [[0, 1]]}',
+            "field query: expected a sentence",
+        ),
     ],
 )
 def test_broken_jsonl_lines_are_named(tmp_path, line, message):
     path = tmp_path / "own.jsonl"
     path.write_text(f'{{"qid": 0, "vid": "a", "query": "b", "duration": 3, "relevant_windows": [[0, 1]]}}\n{line}\n')
     with pytest.raises(ValueError, match=message) as error:
-        read_jsonl(path)
+        read_annotations(path)
     assert "own.jsonl" in str(error.value)
 
 
 def test_real_qvhighlights(shared):
-    rows = read_jsonl(shared / "data" / "qvhighlights" / "highlight_val_release.jsonl")
+    rows = read_annotations(shared / "data" / "qvhighlights" / "highlight_val_release.jsonl")
     assert len(rows) == 1550 and sum(len(windows) > 1 for windows in rows["relevant_windows"]) == 530
     assert all(len(ids) == len(scores) for ids, scores in zip(rows["relevant_clip_ids"], rows["saliency_scores"]))

@@ -3,7 +3,7 @@
 import json
 
 from shine_hf import DataCollatorForMomentRetrieval, MomentRetrievalProcessor
-from shine_hf.data.annotations import read_jsonl
+from shine_hf.data.annotations import read_annotations
 from shine_hf.data.loading import DataArguments, load_splits
 from shine_hf.features.base import FeatureStore
 from shine_hf.features.text import TextFeatures
@@ -22,7 +22,7 @@ def write(path, rows):
 
 
 def test_several_windows_and_graded_saliency_reach_the_labels(tmp_path):
-    rows = read_jsonl(write(tmp_path / "own.jsonl", OWN))
+    rows = read_annotations(write(tmp_path / "own.jsonl", OWN))
     collator = DataCollatorForMomentRetrieval(
         MomentRetrievalProcessor(clip_length=2.0),
         FeatureStore.from_spec("simulated:dim=8", rows=list(rows), clip_length=2.0),
@@ -48,11 +48,11 @@ def test_negatives_of_a_file_are_merged_by_qid(tmp_path):
     ]
     spec = f"train={train},val={write(tmp_path / 'val.jsonl', [{**OWN[1], 'qid': 3}])}"
     splits = load_splits(DataArguments(dataset=spec, negatives=str(write(tmp_path / "negatives.jsonl", negatives))))
-    assert splits["train"]["negative_queries"] == [["a dog sits"], []] and len(splits["val"]) == 1
+    assert splits["train"]["negative_queries"] == [["a dog sits"], []] and len(splits["validation"]) == 1
 
 
 def test_the_published_benchmarks_can_be_read(shared):
-    highlights = read_jsonl(shared / "data/qvhighlights/highlight_val_release.jsonl")
+    highlights = read_annotations(shared / "data/qvhighlights/highlight_val_release.jsonl")
     assert len(highlights) == 1550 and sum(len(windows) > 1 for windows in highlights["relevant_windows"]) == 530
     assert len(highlights[0]["saliency_scores"]) == len(highlights[0]["relevant_clip_ids"])
-    assert len(read_jsonl(shared / "data/shine/charades_sta/charades_sta_test.jsonl")) == 3720
+    assert len(read_annotations(shared / "data/shine/charades_sta/charades_sta_test.jsonl")) == 3720

@@ -5,7 +5,7 @@ import pytest
 from datasets import Dataset
 
 from shine_hf import QDDetrConfig
-from shine_hf.data.annotations import compositional_rows
+from shine_hf.data.annotations import read_annotations
 from shine_hf.data.loading import (
     DataArguments,
     load_splits,
@@ -38,7 +38,7 @@ def test_jsonl_files(tmp_path):
         write_jsonl(tmp_path / "test.jsonl", make_rows(2)),
     )
     splits = load_splits(DataArguments(dataset=f"train={train},val={test}"))
-    assert {name: len(rows) for name, rows in splits.items()} == {"train": 4, "val": 2}
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 4, "validation": 2}
     assert list(load_splits(DataArguments(dataset=str(test)))) == ["test"]
     with pytest.raises(FileNotFoundError, match=r"gone\.jsonl"):
         load_splits(DataArguments(dataset=str(tmp_path / "gone.jsonl")))
@@ -150,7 +150,7 @@ def test_text_features_and_options():
 
 
 def test_real_rows_that_are_left_out(shared, caplog):
-    train = list(compositional_rows(shared / "data" / "activitynet_cg" / "train.json", "train"))
+    train = read_annotations(shared / "data" / "activitynet_cg" / "train.json", "train").to_list()
     with caplog.at_level(logging.WARNING):
         kept = training_rows(dataset(train))
     assert len(kept) == 36720
@@ -187,17 +187,15 @@ def test_published_form_with_negatives_of_ones_own(published, tmp_path):
 
 
 def test_published_rows_are_checked(published):
-    for change, message in (({"duration": 0.0}, r"train, row 1 \(qid"), ({"query": ""}, "empty query")):
+    for change, message in (({"duration": 0.0}, r"train, row 1 \(qid"), ({"query": ""}, "field query")):
         rows = make_rows(4)
         rows[1] |= change
         dataset(rows).to_parquet(published / "train-00000-of-00001.parquet")
         with pytest.raises(ValueError, match=message):
             load_splits(DataArguments(dataset=str(published)))
     for split in ("train", "test"):
-        dataset(make_rows(4)).remove_columns("relevant_windows").to_parquet(
-            published / f"{split}-00000-of-00001.parquet"
-        )
-    with pytest.raises(ValueError, match="no column relevant_windows"):
+        dataset(make_rows(4)).remove_columns("duration").to_parquet(published / f"{split}-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match="no field duration"):
         load_splits(DataArguments(dataset=str(published)))
 
 

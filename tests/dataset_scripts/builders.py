@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from shine_hf.data import sources
+from shine_hf.data.datasets import DATASETS
 from tests.data.made_up import write_jsonl
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "dataset_scripts"
@@ -65,15 +65,14 @@ def authors_rows(train: dict) -> list[dict]:
 
 def use_made_up_sources(monkeypatch) -> None:
     """Let the builders take made-up files for the public ones: nothing is known of their SHA-256."""
-    for dataset in sources.ANNOTATIONS:
-        monkeypatch.setitem(
-            sources.ANNOTATIONS,
-            dataset,
-            {split: replace(file, sha256=None) for split, file in sources.ANNOTATIONS[dataset].items()},
+    for name in ("charades_cg", "activitynet_cg"):
+        spec = DATASETS[name]
+        unchecked = replace(
+            spec,
+            originals={split: replace(file, sha256=None) for split, file in spec.originals.items()},
+            authors_negatives=replace(spec.authors_negatives, sha256=None),
         )
-        monkeypatch.setitem(
-            sources.AUTHORS_NEGATIVES, dataset, replace(sources.AUTHORS_NEGATIVES[dataset], sha256=None)
-        )
+        monkeypatch.setitem(DATASETS, name, unchecked)
 
 
 def write_public_files(folder: Path, dataset: str = "charades_cg", authors: bool = True) -> Path:
@@ -83,5 +82,5 @@ def write_public_files(folder: Path, dataset: str = "charades_cg", authors: bool
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(made_up_annotations(split)))
     if authors:
-        write_jsonl(folder / sources.AUTHORS_NEGATIVES[dataset].local, authors_rows(made_up_annotations("train")))
+        write_jsonl(folder / DATASETS[dataset].authors_negatives.local, authors_rows(made_up_annotations("train")))
     return folder

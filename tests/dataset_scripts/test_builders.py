@@ -9,9 +9,11 @@ import yaml
 from datasets import load_dataset
 
 from shine_hf.builders.tree import build_tree, main
-from shine_hf.data.annotations import SPLITS, read_compositional
+from shine_hf.data.annotations import read_original
+from shine_hf.data.datasets import COMPOSITIONAL_SPLITS as SPLITS
+from shine_hf.data.datasets import DATASETS
 from shine_hf.data.loading import DataArguments, load_splits, training_rows
-from shine_hf.data.sources import ANNOTATIONS, SourceFile
+from shine_hf.data.sources import SourceFile
 from shine_hf.schema import FEATURES
 from tests.data.made_up import write_jsonl
 
@@ -50,7 +52,7 @@ def files_of(folder):
 
 
 def test_load_dataset_gives_the_rows_of_the_sources(whole_tree, sources, tmp_path):
-    expected = read_compositional("charades_cg", sources)
+    expected = read_original("charades_cg", sources)
     for options in ({}, {"name": "gpt-3.5-turbo"}):
         dataset = load_dataset(str(whole_tree), cache_dir=str(tmp_path / "cache"), **options)
         assert list(dataset) == list(SPLITS)
@@ -182,7 +184,7 @@ def test_changed_sources_are_refused(tmp_path, capsys):
 
 
 def test_downloads_are_pinned_and_checked(tmp_path):
-    train = ANNOTATIONS["charades_cg"]["train"]
+    train = DATASETS["charades_cg"].originals["train"]
     assert train.url == (
         "https://raw.githubusercontent.com/YYJMJC/Compositional-Temporal-Grounding/2372337e9166b8e26b83ce936a8474c6ae127290/"
         "Charades-CG/train.json"
@@ -256,7 +258,7 @@ def test_real_charades_cg(shared, tmp_path):
     assert {split: len(rows) for split, rows in dataset.items()} == {
         "train": 8281, "test_trivial": 3096, "novel_composition": 3442, "novel_word": 695,
     }  # fmt: skip
-    for split, rows in read_compositional("charades_cg", shared / "data").items():
+    for split, rows in read_original("charades_cg", shared / "data").items():
         assert (
             dataset[split].remove_columns("negative_flags").to_list()
             == rows.remove_columns("negative_flags").to_list()
@@ -273,7 +275,7 @@ def test_real_generated_configs(shared, tmp_path, builder, train):
     tree = build_tree(builder, tmp_path / "tree", data_dir=shared / "data", configs=["lexical", "random"])
     for config in ("lexical", "random"):
         dataset = load_dataset(str(tree), config, cache_dir=str(tmp_path / "cache"))
-        for split, rows in read_compositional(builder.dataset, shared / "data", "none").items():
+        for split, rows in read_original(builder.dataset, shared / "data", "none").items():
             found, names = (
                 dataset[split],
                 [name for name in FEATURES if "masked" not in name and "negative" not in name],

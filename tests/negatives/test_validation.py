@@ -148,9 +148,9 @@ FACTS = {
 
 
 def test_counts_of_the_released_negatives(shared, tagger):
-    from shine_hf.data.annotations import read_compositional
+    from shine_hf.data.annotations import read_original
 
-    train = read_compositional("charades_cg", shared / "data", "gpt-3.5-turbo")["train"]
+    train = read_original("charades_cg", shared / "data", "gpt-3.5-turbo")["train"]
     checked, summary = validate_dataset(train, tagger=tagger)
     for name, expected in FACTS.items():
         found = [counter[name] for counter in summary.flags]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shine_hf.data.annotations import read_jsonl
+from shine_hf.data.annotations import read_annotations
 from shine_hf.encoders.video_reader import read_clips, video_duration
 from shine_hf.schema import FEATURES, check_rows
 from shine_hf.shapes_cg.rendering import SHAPES, contact_sheet, render_video
@@ -182,7 +182,7 @@ def test_written_files_can_be_read_and_written_again(tmp_path):
     world = ShapesCG(train_videos=3, test_trivial_videos=1, novel_composition_videos=1, duration=21.0, events=3)
     folder = world.write(tmp_path / "world", workers=2)
     for split in SPLITS:
-        assert read_jsonl(folder / f"{split}.jsonl").to_list() == list(world.rows(split))
+        assert read_annotations(folder / f"{split}.jsonl").to_list() == list(world.rows(split))
     videos = sorted((folder / "videos").iterdir())
     assert [path.name for path in videos] == [
         "novel_composition_00000.mp4", "test_trivial_00000.mp4", "train_00000.mp4", "train_00001.mp4", "train_00002.mp4",

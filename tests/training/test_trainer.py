@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from shine_hf import DataCollatorForMomentRetrieval, MomentRetrievalProcessor, ShineTrainer, ShineTrainingArguments
-from shine_hf.data.annotations import read_compositional
+from shine_hf.data.annotations import read_original
 from shine_hf.features.base import FeatureStore
 from shine_hf.features.text import TextFeatures
 from shine_hf.training import cpu_kernels
@@ -34,7 +34,7 @@ class Toy(nn.Module):
 
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory):
-    return read_compositional("charades_cg", write_charades_cg(tmp_path_factory.mktemp("data")))
+    return read_original("charades_cg", write_charades_cg(tmp_path_factory.mktemp("data")))
 
 
 def make_trainer(splits, output, model=None, **settings):

@@ -32,6 +32,4 @@ def read_splits(args: argparse.Namespace) -> dict | None:
         return None
     from ...data.loading import DataArguments, load_splits
 
-    return load_splits(
-        DataArguments(dataset=args.dataset, data_dir=args.data_dir, negatives="none" if args.data_dir else None)
-    )
+    return load_splits(DataArguments(dataset=args.dataset, data_dir=args.data_dir, negatives="none"))
