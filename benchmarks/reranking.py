@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from shine_hf.data.loading import VALIDATION
+from shine_hf.schema import VALIDATION
 
 from .study import BENCHMARKS, Study, collect, read_study
 from .study_report import Run, write_report

@@ -38,8 +38,14 @@ SALIENCY_FEATURES = Features(
 )
 """QVHighlights' graded saliency, which only some files have: the clips that are relevant, and the grades of each by every annotator."""
 
-SALIENCY_CLIP_SECONDS = 2.0
-"""Length of the clips that `relevant_clip_ids` count, whatever the clip length of a model."""
+SALIENCY_CLIP_LENGTH = 2.0
+"""Seconds per clip of graded saliency and of `pred_saliency_scores` (QVHighlights), whatever the clip length of a model is."""
+
+VALIDATION = "validation"
+"""The split on which a model is selected."""
+
+SPLIT_ALIASES = {"val": VALIDATION, "valid": VALIDATION, "dev": VALIDATION}
+"""What people call it."""
 
 REQUIRED_COLUMNS = ("qid", "vid", "query", "duration")
 NEGATIVE_COLUMNS = ("masked_queries", "negative_queries", "negative_flags")
@@ -55,6 +61,11 @@ OTHER_NAMES = {
     "duration": ("length", "video_duration", "video_length", "seconds"),
     "relevant_windows": ("windows", "window", "timestamps", "timestamp", "times", "moments", "segments", "spans"),
 }
+
+
+def canonical_split(name: str) -> str:
+    """Return the name of a split here: `val`, `valid` and `dev` are `validation`."""
+    return SPLIT_ALIASES.get(name, name)
 
 
 def annotation_flags(duration: float, windows: Sequence[Sequence[float]]) -> list[str]:
@@ -326,7 +337,7 @@ def _saliency(raw: Mapping, row: Mapping, where: str) -> dict[str, list]:
     except _NotUnderstood:
         raise _bad_field(where, row, "saliency_scores", "a list of numbers for each relevant clip", scores) from None
     # A video whose length is no multiple of 2 s ends with a shorter clip.
-    clips = math.ceil(row["duration"] / SALIENCY_CLIP_SECONDS - 1e-6)
+    clips = math.ceil(row["duration"] / SALIENCY_CLIP_LENGTH - 1e-6)
     if not ids and len(scores) == clips:
         return {"relevant_clip_ids": list(range(clips)), "saliency_scores": scores}
     try:
@@ -336,12 +347,12 @@ def _saliency(raw: Mapping, row: Mapping, where: str) -> dict[str, list]:
     if len(ids) != len(scores):
         raise ValueError(
             f"{_at(where, row)}, field relevant_clip_ids: expected one id for each of the {len(scores)} saliency_scores "
-            f"(or no ids and one score for each of the {clips} clips of {SALIENCY_CLIP_SECONDS:g} s); found {len(ids)} ids"
+            f"(or no ids and one score for each of the {clips} clips of {SALIENCY_CLIP_LENGTH:g} s); found {len(ids)} ids"
         )
     if beyond := [clip for clip in ids if not 0 <= clip < clips]:
         raise ValueError(
             f"{_at(where, row)}, field relevant_clip_ids: expected clips 0 to {clips - 1}, since {row['duration']:g} s hold {clips} clips "
-            f"of {SALIENCY_CLIP_SECONDS:g} s; found {beyond[0]}"
+            f"of {SALIENCY_CLIP_LENGTH:g} s; found {beyond[0]}"
         )
     if len(set(ids)) < len(ids):
         raise _bad_field(where, row, "relevant_clip_ids", "each clip once", ids)

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.datasets import DATASETS
-from ..data.loading import VALIDATION, DataArguments, dataset_files
+from ..data.loading import DataArguments, dataset_files
 from ..hub.publish import public_spec
 from ..io import atomic_file
+from ..schema import VALIDATION
 from .dataset_card import CARD_FILE
 from .eval_results import EVAL_RESULTS_FILE, REPORTED_METRICS, TASK, eval_results_yaml, model_index_results
 from .template import render_template

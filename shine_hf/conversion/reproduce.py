@@ -162,11 +162,9 @@ def format_table(dataset: str, results: Results) -> str:
 
 
 def _read_rows(path: Path, split: str) -> list[dict[str, Any]]:
-    from ..data.annotations import compositional_rows, read_jsonl
+    from ..data.annotations import read_annotations
 
-    if ".jsonl" in path.suffixes:
-        return read_jsonl(path).to_list()
-    return list(compositional_rows(path, split))
+    return read_annotations(path, split).to_list()
 
 
 def _predict(downloads: Downloads, model, processor, split: str, progress: bool) -> list[dict[str, Any]]:

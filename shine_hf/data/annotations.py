@@ -10,22 +10,22 @@ from typing import Any
 
 from datasets import Dataset, Features
 
-from ..schema import FEATURES, NEGATIVE_COLUMNS, SALIENCY_FEATURES, check_levels, parse_fields, parse_rows
+from ..schema import (
+    FEATURES,
+    NEGATIVE_COLUMNS,
+    SALIENCY_FEATURES,
+    canonical_split,
+    check_levels,
+    parse_fields,
+    parse_rows,
+)
 from .datasets import AUTHORS_NEGATIVES, DATASETS, find_dataset
 from .files import RawRow, raw_rows
 
 logger = logging.getLogger(__name__)
 
-VALIDATION = "validation"
-# What people call the split on which a model is selected.
-SPLIT_ALIASES = {"val": VALIDATION, "valid": VALIDATION, "dev": VALIDATION}
 # A single file without a column `split`.
 UNNAMED_SPLIT = "test"
-
-
-def canonical_split(name: str) -> str:
-    """Return the name of a split here: `val`, `valid` and `dev` are `validation`."""
-    return SPLIT_ALIASES.get(name, name)
 
 
 def read_annotations(path: str | Path, split: str = "") -> Dataset:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..schema import FEATURES, NEGATIVE_COLUMNS, parse_rows, trainable
+from ..schema import FEATURES, NEGATIVE_COLUMNS, canonical_split, parse_rows, trainable
 from .annotations import (
     as_dataset,
-    canonical_split,
     is_negatives_file,
     merge_negatives,
     negatives_file,

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..features.grid import SALIENCY_CLIP_LENGTH, TimeGrid
+from ..features.grid import TimeGrid
 from ..modeling.processing_moment_retrieval import covered_seconds
+from ..schema import SALIENCY_CLIP_LENGTH
 
 
 def clip_windows(windows: Sequence[Sequence[float]], num_clips: int, clip_length: float) -> np.ndarray:

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SALIENCY_CLIP_LENGTH = 2.0
-"""Seconds per clip of graded saliency and of `pred_saliency_scores` (QVHighlights), whatever the clip length of a model is."""
-
 EXTRACTOR_SLACK_CLIPS = 2
 """Extractors of the same video differ by a clip or two at its end."""
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..features.grid import SALIENCY_CLIP_LENGTH, TimeGrid
+from ..features.grid import TimeGrid
+from ..schema import SALIENCY_CLIP_LENGTH
 from .highlight_detection import HIGHLIGHT_GRADES, highlight_detection_metrics
 from .moment_retrieval import (
     AVERAGE_PRECISION_THRESHOLDS,

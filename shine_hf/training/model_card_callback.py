@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, TrainerCallback
 
 from .. import __version__
 from ..cards.model_card import DataFacts, ModelFacts, SaliencyExample, public_settings
-from ..data.loading import VALIDATION
+from ..schema import VALIDATION
 
 # Accelerate's names of mixed precision.
 PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": "float8"}

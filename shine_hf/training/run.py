@@ -13,7 +13,6 @@ from ..cards.model_card import describe_data, public_settings
 from ..data.collator import DataCollatorForMomentRetrieval
 from ..data.loading import (
     DEFAULT_TEXT_FEATURES,
-    VALIDATION,
     load_splits,
     split_validation,
     text_features_of,
@@ -23,6 +22,7 @@ from ..data.loading import (
 )
 from ..features.grid import require_matching_grids
 from ..modeling import MomentRetrievalProcessor
+from ..schema import VALIDATION
 from .checkpoints import is_complete, last_complete_checkpoint, missing_state, restore_best_model
 from .memory import keep_freed_memory
 from .model_card_callback import ModelCardCallback

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from shine_hf.cards.model_card import SaliencyExample
-from shine_hf.data.loading import VALIDATION
+from shine_hf.schema import VALIDATION
 from shine_hf.training.model_card_callback import ModelCardCallback
 from shine_hf.training.saliency_example import ExampleRecorder
 
