@@ -124,7 +124,7 @@ def main() -> None:
 
         texts = TextFeatures.from_spec(f"words:dim={TEXT_DIM}")
         begin = time.perf_counter()
-        texts.prefetch([text for row in rows for text in (row["query"], *row["negative_queries"])], progress=True)
+        texts.prepare(rows, levels=3, progress=True)
         prefetch = time.perf_counter() - begin
         processor = MomentRetrievalProcessor.from_config(make_model(clip_length=CLIP_LENGTH).config)
         collator = DataCollatorForMomentRetrieval(processor, store, texts, query_pool=rows)

@@ -1,6 +1,7 @@
 """Shared test set-up: no network, one thread per worker, and where the reference material lies."""
 
 import os
+import tempfile
 from pathlib import Path
 
 # huggingface_hub reads these at import time, so they are set before any test module is imported.
@@ -8,6 +9,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Encoded sentences of the tests do not belong into the cache of whoever runs them.
+os.environ.setdefault("SHINE_HF_CACHE", tempfile.mkdtemp(prefix="shine_hf_tests_"))
 
 import pytest
 

@@ -93,15 +93,17 @@ def _from_features(args, model, processor):
     else:
         rows = [{"qid": f"{args.vid}_{i}", "vid": args.vid, "query": query} for i, query in enumerate(args.query)]
     store = video_store(data, splits, model.config.clip_length)
+    texts, progress = text_source(data), bool(args.split) and sys.stderr.isatty()
     if args.split:
         require_matching_grids(store, {args.split: rows}, model.config.clip_length)
+        texts.prepare(rows.select_columns(["qid", "vid", "query"]), progress=progress)
     return predict_from_features(
         model,
         processor,
         rows,
         store,
-        text_source(data),
-        progress=bool(args.split) and sys.stderr.isatty(),
+        texts,
+        progress=progress,
         top_k=args.top_k,
         nms_threshold=args.nms_threshold,
     )

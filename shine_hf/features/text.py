@@ -1,17 +1,23 @@
-"""Token features of queries and their negatives: encoded on the fly, or from a store keyed by qid."""
+"""Token features of queries and their negatives: encoded once into a store, or read from one keyed by qid."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..encoders import TextEncoder, is_text_encoder_spec, text_encoder
 from .base import FeatureStore
+from .encoded import EncodedSentences, sentence_folder
 
-BATCH_SIZE = 256
+PUBLIC_TEXT_SOURCES = (
+    "CLIP text features of QVHighlights are public with moment_detr (github.com/jayleicn/moment_detr), those of SHINE with its code "
+    "(github.com/zxccade/SHINE); `--text_features clip:openai/clip-vit-base-patch32` encodes the sentences here"
+)
+# How many sentences that nobody announced with `prepare` are kept.
+MAX_KEPT = 4096
 
 
 class TextFeatures:
@@ -26,27 +32,49 @@ class TextFeatures:
 
     @staticmethod
     def from_spec(spec: str) -> TextFeatures:
-        """`words:[options]` or `clip:MODEL` encode on the fly; `npz:DIR`, `hdf5:FILE`, … read a store keyed by qid.
+        """Open the text features that a specification describes.
+
+        Args:
+            spec: `words:[options]`, `clip:MODEL` or another encoder; else a store keyed by qid, see [`FeatureStore.from_spec`].
 
         Raises:
             ValueError: for an unknown kind. FileNotFoundError: where the folder or file does not exist.
         """
-        if is_text_encoder_spec(spec):
+        if ":" in spec and is_text_encoder_spec(spec):
             return EncodedText(text_encoder(spec))
         return StoredText(FeatureStore.from_spec(spec))
 
     def __call__(self, *, query: str, qid: str, level: int | None = None) -> np.ndarray:
         raise NotImplementedError
 
-    def prefetch(self, queries: Iterable[str], progress: bool = True) -> None:
-        """Encode sentences in batches before they are asked for one by one. Stored features need none of that."""
+    def prepare(self, rows: Iterable[Mapping], levels: int = 0, progress: bool = True) -> None:
+        """Get ready for the queries of some rows and their negatives, before they are asked for one by one.
+
+        Args:
+            rows: With `qid`, `vid`, `query`, and `negative_queries` where `levels` is positive.
+            levels: How many negatives of each row are needed.
+            progress: Show a bar.
+
+        Raises:
+            KeyError: where a store has no features of some of them. ValueError: for a sentence that cannot be encoded.
+        """
+        raise NotImplementedError
 
 
 class StoredText(TextFeatures):
-    """Features from a store. The authors name a query's features by its qid, those of its negatives `{qid}_recomposed_gpt_{0,1,2}`."""
+    """
+    Features from a store.
+
+    A query is looked up as `{qid}` or `qid{qid}`, else by its video; its negatives as the authors name them, with `_recomposed_gpt_{0,1,2}`
+    after that.
+
+    Args:
+        store: Any store.
+    """
 
     def __init__(self, store: FeatureStore):
         self.store = store
+        self._videos: dict[str, str] = {}
 
     @property
     def dim(self) -> int:
@@ -57,26 +85,56 @@ class StoredText(TextFeatures):
         return self.store.public_spec
 
     def __call__(self, *, query: str, qid: str, level: int | None = None) -> np.ndarray:
-        return self.store[qid if level is None else f"{qid}_recomposed_gpt_{level - 1}"]
+        key = self._key(qid, level)
+        if key is None:
+            name = qid if level is None else f"{qid}_recomposed_gpt_{level - 1}"
+            raise KeyError(f"no features of {name!r} (nor 'qid{name}') in {self.store.spec}. {PUBLIC_TEXT_SOURCES}")
+        return self.store[key]
+
+    def prepare(self, rows: Iterable[Mapping], levels: int = 0, progress: bool = True) -> None:
+        """Check that everything is there, so that nothing is missed in the middle of a training; see [`TextFeatures.prepare`]."""
+        missing, count = [], 0
+        for row in rows:
+            # TVSum has one query per video, and its features are named by the video.
+            self._videos[row["qid"]] = row["vid"]
+            negatives = (row.get("negative_queries") or ())[:levels] if levels else ()
+            for level in (None, *(index for index, query in enumerate(negatives, start=1) if query)):
+                count += 1
+                if self._key(row["qid"], level) is None:
+                    missing.append(row["qid"] if level is None else f"{row['qid']}, level {level}")
+        if missing:
+            shown = "; ".join(missing[:3]) + ("; …" if len(missing) > 3 else "")
+            raise KeyError(
+                f"{self.store.spec} has no features of {len(missing):,} of {count:,} queries and negatives ({shown}). {PUBLIC_TEXT_SOURCES}"
+            )
+
+    def _key(self, qid: str, level: int | None) -> str | None:
+        suffix = "" if level is None else f"_recomposed_gpt_{level - 1}"
+        names = [f"{qid}{suffix}", f"qid{qid}{suffix}"]
+        if level is None and qid in self._videos:
+            names.append(self._videos[qid])
+        return next((name for name in names if name in self.store), None)
 
 
 class EncodedText(TextFeatures):
-    """Features from an encoder. The sentences that were used last are kept, so that an epoch does not encode them again.
+    """
+    Features from an encoder. Sentences announced with [`prepare`] are encoded once, in batches, into a memory-mapped store that processes
+    share and the next run finds again; see [`EncodedSentences`].
 
     Args:
         encoder: Encodes the sentences.
-        max_kept (`int`): How many sentences to keep: 65,536 CLIP sentences of 12 tokens take 1.6 GB.
+        folder: Where to store them; by default a folder of the cache for this very encoder, and none for an encoder without a network, which
+            is as fast as reading.
     """
 
-    def __init__(self, encoder: TextEncoder, max_kept: int = 65536):
-        self.encoder, self.max_kept = encoder, max_kept
+    def __init__(self, encoder: TextEncoder, folder: str | Path | None = None):
+        self.encoder = encoder
+        folder = folder or sentence_folder(encoder)
+        self.sentences = EncodedSentences(encoder, folder) if folder else None
         self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
 
     def __getstate__(self):
-        return {"encoder": self.encoder, "max_kept": self.max_kept}
-
-    def __setstate__(self, state):
-        self.__init__(**state)
+        return {**self.__dict__, "_kept": OrderedDict()}
 
     @property
     def dim(self) -> int:
@@ -87,33 +145,21 @@ class EncodedText(TextFeatures):
         return self.encoder.spec
 
     def __call__(self, *, query: str, qid: str, level: int | None = None) -> np.ndarray:
+        if self.sentences is not None and query in self.sentences:
+            return self.sentences[query]
         if query not in self._kept:
             try:
-                self._keep(query, self.encoder.encode([query])[0])
+                self._kept[query] = self.encoder.encode([query])[0]
             except ValueError as error:
                 raise ValueError(f"qid {qid!r}: {error}") from error
+            if len(self._kept) > MAX_KEPT:
+                self._kept.popitem(last=False)
         self._kept.move_to_end(query)
         return self._kept[query]
 
-    def prefetch(self, queries: Iterable[str], progress: bool = True) -> None:
-        """Encode sentences in batches before they are asked for one by one; no more than are kept.
-
-        Raises:
-            ValueError: for a sentence that cannot be encoded.
-        """
-        new = [query for query in dict.fromkeys(queries) if query not in self._kept][: self.max_kept]
-        new.sort(key=len)  # Sentences of like length waste little padding.
-        with tqdm(
-            total=len(new), desc=f"Encoding with {self.encoder.spec}", unit=" texts", disable=not progress
-        ) as bar:
-            for start in range(0, len(new), BATCH_SIZE):
-                batch = new[start : start + BATCH_SIZE]
-                for query, features in zip(batch, self.encoder.encode(batch)):
-                    # A copy: a view would keep the padding of its whole batch alive.
-                    self._keep(query, features.copy())
-                bar.update(len(batch))
-
-    def _keep(self, query: str, features: np.ndarray) -> None:
-        self._kept[query] = features
-        if len(self._kept) > self.max_kept:
-            self._kept.popitem(last=False)
+    def prepare(self, rows: Iterable[Mapping], levels: int = 0, progress: bool = True) -> None:
+        """Encode what is not stored yet; see [`TextFeatures.prepare`]."""
+        if self.sentences is None:
+            return
+        wanted = [[row["query"], *(row.get("negative_queries") or ())[:levels]] for row in rows]
+        self.sentences.add([query for queries in wanted for query in queries if query], progress)

@@ -287,6 +287,7 @@ def _pad(arrays: Sequence[np.ndarray | None], width: int) -> tuple[torch.Tensor,
     mask = torch.zeros(len(arrays), length, dtype=torch.long)
     for row, array in enumerate(arrays):
         if array is not None:
-            padded[row, : len(array)] = torch.from_numpy(array)
+            # Through NumPy: torch warns of read-only arrays, e.g. of a memory-mapped store.
+            padded.numpy()[row, : len(array)] = array
             mask[row, : len(array)] = 1
     return padded, mask

@@ -125,9 +125,12 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
     }
     require_matching_grids(videos, used, model.config.clip_length, model.config.max_video_length)
     processor = MomentRetrievalProcessor.from_config(model.config)
-    sentences = [query for rows in splits.values() for query in rows["query"]]
-    sentences += [query for rows in splits.values() for negatives in rows["negative_queries"] for query in negatives]
-    texts.prefetch([query for query in sentences if query], progress=not args.disable_tqdm)
+    # As many as the margins of the fine loss are for.
+    evaluated_levels = max(data.num_levels, len(args.fine_margins) - 1)
+    for name in sorted({"train", *used} & splits.keys()):
+        levels = evaluated_levels if name != "train" else data.num_levels if args.fine_weight > 0 else 0
+        rows = splits[name].select_columns(["qid", "vid", "query", "negative_queries"])
+        texts.prepare(rows, levels, progress=not args.disable_tqdm)
 
     collator = DataCollatorForMomentRetrieval(
         processor,
@@ -135,8 +138,7 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
         texts,
         query_pool=splits.get("train") or next(iter(splits.values())),
         num_levels=data.num_levels,
-        # As many as the margins of the fine loss are for.
-        evaluated_levels=max(data.num_levels, len(args.fine_margins) - 1),
+        evaluated_levels=evaluated_levels,
         skip_flagged=data.skip_flagged,
         irrelevant=data.irrelevant,
         soft_boundary_seconds=data.soft_boundary_seconds,
