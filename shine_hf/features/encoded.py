@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 256
 # Sentences per file: what an interrupted run loses at most.
-FILE_SIZE = 8192
+FILE_SIZE = 2048
 
 
 class EncodedSentences:
