@@ -1,17 +1,48 @@
-"""Raw text (and video) to features. One specification string says which encoder, and is recorded in the model's configuration."""
+"""Raw text and video to features. One specification names the encoders, and is recorded in the model's configuration."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ..specs import Spec
+
 if TYPE_CHECKING:
     from .video_base import VideoEncoder
+    from .video_source import VideoFrames
 
-TEXT_ENCODERS = ("words", "clip")
-VIDEO_ENCODERS = ("pixels", "clip", "auto")
+__all__ = [
+    "TEXT_ENCODERS",
+    "VIDEO_ENCODERS",
+    "TextEncoder",
+    "VideoFrames",
+    "is_text_encoder_spec",
+    "is_video_encoder_spec",
+    "text_encoder",
+    "video_encoder",
+]
+
+# Kind -> option -> type of its value.
+TEXT_ENCODERS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
+    "words": {"dim": int, "seed": int},
+    "clip": {},
+    "auto": {"layer": int},
+    "vectors": {"vocabulary": str},
+}
+VIDEO_ENCODERS: Mapping[str, Mapping[str, Callable[[str], Any]]] = {
+    "pixels": {"size": int, "frames": int},
+    "clip": {"frames": int},
+    "auto": {"frames": int},
+    "slowfast": {},
+}
+_OPTIONS_ONLY = ("words", "pixels")
+_NEEDS_WHERE = {
+    "auto": "the name of a model, e.g. auto:MCG-NJU/videomae-base or auto:sentence-transformers/all-MiniLM-L6-v2",
+    "vectors": "a file of word vectors, e.g. vectors:glove.6B.300d.txt",
+    "slowfast": "a file of weights, e.g. slowfast:SLOWFAST_8x8_R50.pyth",
+}
 
 
 class TextEncoder(Protocol):
@@ -24,70 +55,103 @@ class TextEncoder(Protocol):
         """The specification that rebuilds this encoder."""
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token features `(L, dim)` float32 of each text."""
+        """Return token features `(L, dim)` float32 of each text."""
 
 
 def is_text_encoder_spec(spec: str) -> bool:
-    """Whether a specification names a text encoder (and not a feature store)."""
-    return spec.partition(":")[0] in TEXT_ENCODERS
+    """Return whether a specification names a text encoder (and not a feature store)."""
+    return Spec.parse(spec, TEXT_ENCODERS).kind in TEXT_ENCODERS
 
 
 def text_encoder(spec: str, device: str | None = None) -> TextEncoder:
-    """The text encoder of a specification: `words:[dim=…,seed=…]`, or `clip:MODEL` with a Hub name or a local folder.
+    """Return the text encoder of a specification.
 
-    `device` is where a model runs; by default a GPU if there is one.
+    Args:
+        spec: `words:[dim=…,seed=…]`; `clip:[MODEL]`; `auto:MODEL[,layer=…]` for any text model of transformers; or
+            `vectors:FILE[,vocabulary=FILE]` for word vectors. MODEL is a Hub name or a local folder.
+        device: Where a model runs; by default a GPU if there is one.
 
     Raises:
         ValueError: for an unknown kind or option.
     """
-    kind, _, options = spec.partition(":")
-    if kind == "words":
-        from ..specs import parse_options
+    parsed = _checked(Spec.parse(spec, TEXT_ENCODERS), spec, "text", TEXT_ENCODERS)
+    if parsed.kind == "words":
         from .words import WordsTextEncoder
 
-        return WordsTextEncoder(**parse_options(options, {"dim": int, "seed": int}, "words:"))
-    if kind == "clip":
+        return WordsTextEncoder(**parsed.options)
+    if parsed.kind == "vectors":
+        from .vectors import VectorsTextEncoder
+
+        return VectorsTextEncoder(parsed.where, **parsed.options)
+    if parsed.kind == "clip":
         from .clip import ClipTextEncoder
 
-        return ClipTextEncoder(*filter(None, [options]), device=device)
-    raise ValueError(f"unknown text encoder {spec!r}; expected {' or '.join(f'{kind}:' for kind in TEXT_ENCODERS)}")
+        return ClipTextEncoder(*filter(None, [parsed.where]), device=device)
+    from .auto import AutoTextEncoder
+
+    return AutoTextEncoder(parsed.where, **parsed.options, device=device)
 
 
 def is_video_encoder_spec(spec: str) -> bool:
-    """Whether a specification names a video encoder (and not a feature store)."""
-    return spec.partition(":")[0] in VIDEO_ENCODERS
+    """Return whether a specification names video encoders (and no feature store)."""
+    return all(part.kind in VIDEO_ENCODERS for part in Spec.parse_all(spec, VIDEO_ENCODERS))
 
 
 def video_encoder(spec: str, device: str | None = None) -> VideoEncoder:
-    """The video encoder of a specification: `pixels:[size=…,frames=…]`, `clip:MODEL[,frames=…]`, or `auto:MODEL[,frames=…]` for any video
-    model of transformers. MODEL is a Hub name or a local folder.
+    """Return the video encoder of a specification; several joined by `+` are concatenated.
 
-    `device` is where a model runs; by default a GPU if there is one.
+    Args:
+        spec: `pixels:[size=…,frames=…]`; `clip:[MODEL][,frames=…]`; `auto:MODEL[,frames=…]` for any image or video model of transformers; or
+            `slowfast:FILE`. MODEL is a Hub name or a local folder.
+        device: Where a model runs; by default a GPU if there is one.
 
     Raises:
         ValueError: for an unknown kind or option.
     """
-    from ..specs import parse_options
+    encoders = [_video_encoder(part, spec, device) for part in Spec.parse_all(spec, VIDEO_ENCODERS)]
+    if len(encoders) == 1:
+        return encoders[0]
+    from .video_base import JointEncoder
 
-    kind, _, options = spec.partition(":")
-    if kind == "pixels":
+    return JointEncoder(encoders)
+
+
+def _video_encoder(parsed: Spec, spec: str, device: str | None) -> VideoEncoder:
+    parsed = _checked(parsed, spec, "video", VIDEO_ENCODERS)
+    if parsed.kind == "pixels":
         from .pixels import PixelEncoder
 
-        return PixelEncoder(**parse_options(options, {"size": int, "frames": int}, "pixels:"))
-    if kind not in VIDEO_ENCODERS:
-        raise ValueError(
-            f"unknown video encoder {spec!r}; expected {', '.join(f'{kind}:' for kind in VIDEO_ENCODERS)} and its options"
-        )
-    # The name of a model may hold a comma as long as no option seems to follow it.
-    model, separator, frames = options.rpartition(",frames=")
-    settings = parse_options(f"frames={frames}" if separator else "", {"frames": int}, f"{kind}:")
-    model = model if separator else options
-    if kind == "clip":
+        return PixelEncoder(**parsed.options)
+    if parsed.kind == "clip":
         from .clip import ClipVideoEncoder
 
-        return ClipVideoEncoder(*filter(None, [model]), **settings, device=device)
-    if not model:
-        raise ValueError("auto: needs the name of a model, auto:MCG-NJU/videomae-base say")
+        return ClipVideoEncoder(*filter(None, [parsed.where]), **parsed.options, device=device)
+    if parsed.kind == "slowfast":
+        from .slowfast import SlowFastEncoder
+
+        return SlowFastEncoder(parsed.where, device=device)
     from .auto import AutoVideoEncoder
 
-    return AutoVideoEncoder(model, **settings, device=device)
+    return AutoVideoEncoder(parsed.where, **parsed.options, device=device)
+
+
+def _checked(parsed: Spec, spec: str, what: str, kinds: Mapping[str, Any]) -> Spec:
+    if parsed.kind not in kinds:
+        raise ValueError(
+            f"unknown {what} encoder {parsed.where!r}{f' in {spec!r}' if parsed.where != spec else ''}; expected "
+            f"{' or '.join(f'{kind}:' for kind in kinds)}"
+        )
+    if parsed.kind in _NEEDS_WHERE and not parsed.where:
+        raise ValueError(f"{parsed.kind}: needs {_NEEDS_WHERE[parsed.kind]}")
+    if parsed.kind in _OPTIONS_ONLY and parsed.where:
+        raise ValueError(f"{parsed.kind}: has no option {parsed.where!r}; there are {', '.join(kinds[parsed.kind])}")
+    return parsed
+
+
+def __getattr__(name: str) -> Any:
+    # Without this, a look at the kinds would load PyAV.
+    if name == "VideoFrames":
+        from .video_source import VideoFrames
+
+        return VideoFrames
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,64 +1,198 @@
-"""Any video model of transformers as an encoder: VideoMAE, TimeSformer, ViViT, …"""
+"""Any image or video model of transformers as an encoder of video, and any text model as an encoder of text."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from .pixel_settings import pixel_settings, preprocessor_values
 from .video_base import VideoEncoder
+from .video_reader import Sampling
+
+_DEFAULT_VIDEO_FRAMES = 16
+_DEFAULT_IMAGE_FRAMES = 1
+_MAX_TOKENS = 512
+
+
+def default_device() -> str:
+    """Return the accelerator of this process, if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class AutoVideoEncoder(VideoEncoder):
-    """
-    The mean of the last hidden state over all patches of a clip.
+    """One vector per clip from an image or video model: SigLIP 2, PE-Video, VideoPrism, V-JEPA 2, VideoMAE, TimeSformer, DINOv3, …
+
+    Models that were trained with texts give the features that they compare with texts. Other video models give the mean of the last hidden
+    state over all patches. Other image models give their pooled output, or that mean where they were not trained with one. The features of an
+    image model are averaged over the frames of a clip.
 
     Args:
-        model (`str`): Hub name or local folder of a video model with its image processor.
-        frames (`int`, *optional*): Frames per clip; by default as many as the model was trained with.
+        model (`str`): Hub name or local folder of a model with its image or video processor.
+        frames (`int`, *optional*): Frames per clip; by default as many as a video model was trained with, and one for an image model.
         device (`str`, *optional*): Where to run; a GPU if there is one.
 
     Raises:
-        ValueError: for a model that takes no video.
+        ValueError: for a model that takes no images or videos.
     """
 
     batch_clips = 4
 
     def __init__(self, model: str, frames: int | None = None, device: str | None = None):
-        from transformers import AutoConfig, AutoImageProcessor, AutoModel
+        from transformers import AutoModel
 
-        config = AutoConfig.from_pretrained(model)
-        trained_frames = getattr(config, "num_frames", None) or getattr(config, "frames_per_clip", None)
-        if trained_frames is None:
+        self.name, self.device = model, device or default_device()
+        loaded, info = AutoModel.from_pretrained(model, output_loading_info=True)
+        self.model = loaded.to(self.device).eval()
+        self._has_pooler = not any("pooler" in name for name in info["missing_keys"])
+        self._is_video = _takes_videos(self.model)
+        if not self._is_video and not hasattr(self.model, "get_image_features") and self._main_input != "pixel_values":
             raise ValueError(
-                f"auto:{model} is a {config.model_type} model, whose configuration names no number of frames: not a video model. "
-                "Models of images and text such as CLIP are read by clip:"
+                f"auto:{model} is a {loaded.config.model_type} model, which takes neither images nor videos"
             )
-        self.name, self.frames_per_clip, self.trained_frames = model, frames or trained_frames, trained_frames
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        # Pixels are prepared by PIL everywhere, so that features do not depend on whether torchvision is installed.
-        self.processor = AutoImageProcessor.from_pretrained(model, backend="pil")
-        self.model = AutoModel.from_pretrained(model).to(self.device).eval()
-        self.dim = config.hidden_size
+        self.trained_frames = _trained_frames(loaded.config) if self._is_video else None
+        count = frames or self.trained_frames or (_DEFAULT_VIDEO_FRAMES if self._is_video else _DEFAULT_IMAGE_FRAMES)
+        # Processors that cut images into patches of a number that depends on their proportions do more than scaling.
+        self._processor = _processor(model) if "max_num_patches" in preprocessor_values(model) else None
+        self._settings = None if self._processor else pixel_settings(model, count)
+        self.sampling = Sampling(count) if self._processor else self._settings.sampling
+        self.dim = self.encode_clips(np.zeros((1, count, *self._some_size(), 3), np.uint8)).shape[1]
 
     @property
     def spec(self) -> str:
         return f"auto:{self.name},frames={self.frames_per_clip}"
 
+    @property
+    def _main_input(self) -> str:
+        return self.model.main_input_name
+
+    def _some_size(self) -> tuple[int, int]:
+        short = self.sampling.short_side or 64
+        return self.sampling.crop or self.sampling.size or (short, short)
+
     @torch.no_grad()
     def encode_clips(self, clips: np.ndarray) -> np.ndarray:
-        """`(N, F, H, W, 3)` uint8 -> `(N, D)` float32."""
-        pixels = torch.cat(
-            [self.processor(list(clip), return_tensors="pt")["pixel_values"].flatten(0, -4) for clip in clips]
-        )
-        pixels = pixels.unflatten(0, (len(clips), -1)).to(self.device)
+        """Encode `(N, F, H, W, 3)` uint8 frames to `(N, D)` float32."""
         try:
-            states = self.model(**{self.model.main_input_name: pixels}).last_hidden_state
-        except RuntimeError as error:
-            if self.frames_per_clip == self.trained_frames or isinstance(error, torch.OutOfMemoryError):
+            features = self._encode_videos(clips) if self._is_video else self._encode_images(clips)
+        except (RuntimeError, ValueError) as error:
+            count = clips.shape[1]
+            if isinstance(error, torch.OutOfMemoryError) or self.trained_frames in (None, count):
                 raise
             # Some models take any number of frames, others have a position for each.
             raise ValueError(
-                f"auto:{self.name} was trained with {self.trained_frames} frames per clip and takes no other number, so not "
-                f"{self.frames_per_clip} ({error})"
+                f"auto:{self.name} was trained with {self.trained_frames} frames per clip and does not take {count} ({error})"
             ) from error
-        return states.mean(dim=1).float().cpu().numpy()
+        return features.float().cpu().numpy()
+
+    def _encode_videos(self, clips: np.ndarray) -> torch.Tensor:
+        pixels = self._settings.normalize(clips, self.device).to(self.model.dtype)
+        if hasattr(self.model, "get_video_features"):
+            return self.model.get_video_features(pixel_values_videos=pixels).pooler_output.flatten(1)
+        if hasattr(
+            self.model, "video_encoder"
+        ):  # PE-Video, whose `get_video_features` transformers 5.23 hides by mistake.
+            return self.model.video_head(self.model.video_encoder(pixel_values_videos=pixels).pooler_output)
+        if hasattr(self.model, "get_vision_features"):  # V-JEPA 2: without its predictor.
+            return self.model.get_vision_features(pixels).mean(dim=1)
+        return self.model(**{self._main_input: pixels}).last_hidden_state.mean(dim=1)
+
+    def _encode_images(self, clips: np.ndarray) -> torch.Tensor:
+        frames = clips.reshape(-1, *clips.shape[2:])
+        if self._processor:
+            inputs = self._processor(list(frames), return_tensors="pt").to(self.device)
+        else:
+            inputs = {"pixel_values": self._settings.normalize(clips, self.device).flatten(0, 1)}
+        inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+        outputs = getattr(self.model, "get_image_features", self.model)(**inputs)
+        pooled = outputs.pooler_output if self._has_pooler and "pooler_output" in outputs else None
+        pooled = outputs.last_hidden_state.mean(dim=1) if pooled is None else pooled.flatten(1)
+        return pooled.unflatten(0, clips.shape[:2]).mean(dim=1)
+
+
+def _processor(model: str):
+    from transformers import AutoImageProcessor
+
+    # The PIL version everywhere, so that features do not depend on whether torchvision is installed.
+    return AutoImageProcessor.from_pretrained(model, backend="pil")
+
+
+def _takes_videos(model) -> bool:
+    return (
+        hasattr(model, "get_video_features")
+        or hasattr(model, "video_encoder")
+        or model.main_input_name == "pixel_values_videos"
+        or _trained_frames(model.config) is not None
+    )
+
+
+def _trained_frames(config) -> int | None:
+    for part in (config, getattr(config, "vision_config", None), getattr(config, "video_config", None)):
+        for name in ("num_frames", "frames_per_clip"):
+            if count := getattr(part, name, None):
+                return count
+    return None
+
+
+class AutoTextEncoder:
+    """Token states of any text model of transformers, e.g. a sentence encoder or a language model.
+
+    Args:
+        model (`str`): Hub name or local folder of a model with its tokenizer. Of an encoder-decoder the encoder is used, of a model of texts
+            and images the text model.
+        layer (`int`, *optional*): Which hidden states: 0 for the embeddings, up to the number of layers, the default. The specification
+            records it in any case, since for language models there is no usual choice.
+        device (`str`, *optional*): Where to run; a GPU if there is one.
+
+    Raises:
+        ValueError: for a layer that the model does not have.
+    """
+
+    def __init__(self, model: str, layer: int | None = None, device: str | None = None):
+        from transformers import AutoModel, AutoTokenizer
+
+        self.name, self.device = model, device or default_device()
+        self.tokenizer = AutoTokenizer.from_pretrained(model)
+        self.tokenizer.padding_side = "right"
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        loaded = AutoModel.from_pretrained(model, dtype="auto" if self.device != "cpu" else torch.float32)
+        if loaded.config.is_encoder_decoder:
+            loaded = loaded.get_encoder()
+        self.model = getattr(loaded, "text_model", loaded).to(self.device).eval()
+        config = self.model.config.get_text_config()
+        layers = config.num_hidden_layers
+        self.layer = layers if layer is None else layer
+        if not 0 <= self.layer <= layers:
+            raise ValueError(f"auto:{model} has hidden states 0 to {layers}; there is no layer {self.layer}")
+        self._is_last = self.layer == layers
+        self.max_tokens = min(
+            self.tokenizer.model_max_length,
+            getattr(config, "max_position_embeddings", None) or _MAX_TOKENS,
+            _MAX_TOKENS,
+        )
+        self.dim = config.hidden_size
+
+    @property
+    def spec(self) -> str:
+        """The specification that rebuilds this encoder."""
+        return f"auto:{self.name},layer={self.layer}"
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return token features `(L, dim)` float32 of each text, special tokens included; longer texts are cut.
+
+        Raises:
+            ValueError: for an empty text.
+        """
+        for text in texts:
+            if not text.strip():
+                raise ValueError("cannot encode an empty query")
+        tokens = self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        ).to(self.device)
+        outputs = self.model(**tokens, output_hidden_states=not self._is_last)
+        states = outputs.last_hidden_state if self._is_last else outputs.hidden_states[self.layer]
+        lengths = tokens["attention_mask"].sum(dim=1).tolist()
+        return [row[:length] for row, length in zip(states.float().cpu().numpy(), lengths)]

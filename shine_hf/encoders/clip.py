@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
+from .auto import AutoTextEncoder, default_device
+from .pixel_settings import pixel_settings
 from .video_base import VideoEncoder
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 
 
-class ClipTextEncoder:
-    """Token features from CLIP's text model: its last hidden state, as QD-DETR and SHINE use it.
+class ClipTextEncoder(AutoTextEncoder):
+    """Token features from CLIP's text model: its last hidden state, as QD-DETR and SHINE use it. Texts are cut to CLIP's 77 tokens.
 
     Args:
         model (`str`): Hub name or local folder of a CLIP model with its tokenizer.
@@ -21,70 +21,48 @@ class ClipTextEncoder:
     """
 
     def __init__(self, model: str = DEFAULT_MODEL, device: str | None = None):
-        from transformers import AutoTokenizer, CLIPTextModel
-
-        self.name = model
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.tokenizer = AutoTokenizer.from_pretrained(model)
-        self.model = CLIPTextModel.from_pretrained(model).to(self.device).eval()
-        self.dim = self.model.config.hidden_size
+        super().__init__(model, device=device)
 
     @property
     def spec(self) -> str:
-        """The specification that rebuilds this encoder."""
         return f"clip:{self.name}"
-
-    @torch.no_grad()
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token features `(L, dim)` float32 of each text, start and end tokens included; longer texts are cut to CLIP's 77 tokens.
-
-        Raises:
-            ValueError: for an empty text.
-        """
-        for text in texts:
-            if not text.strip():
-                raise ValueError("cannot encode an empty query")
-        tokens = self.tokenizer(
-            list(texts),
-            padding=True,
-            truncation=True,
-            max_length=self.model.config.max_position_embeddings,
-            return_tensors="pt",
-        ).to(self.device)
-        states = self.model(**tokens).last_hidden_state.float().cpu().numpy()
-        return [row[:length] for row, length in zip(states, tokens["attention_mask"].sum(dim=1).tolist())]
 
 
 class ClipVideoEncoder(VideoEncoder):
-    """
-    CLIP's image features (after the projection), averaged over the frames of a clip.
+    """CLIP's image features (after the projection), averaged over the frames of a clip.
+
+    With one frame per clip these are the features of the field: frames are chosen, scaled, cropped and normalized as by `run_on_video` of
+    Moment-DETR and QD-DETR (and HERO's extractor before them), which runs FFmpeg's filters `fps=1/clip_length`, `scale` (bicubic, the shorter
+    side to the input size of the model) and `crop`. Three things differ: a video shorter than a clip gives one clip and not several,
+    rotated videos are upright, and pixels that are not square are shown as they should.
 
     Args:
         model (`str`): Hub name or local folder of a CLIP model with its image processor.
         frames (`int`): Frames per clip.
         device (`str`, *optional*): Where to run; a GPU if there is one.
+
+    Raises:
+        ValueError: for a number of frames that is not positive.
     """
 
-    def __init__(self, model: str = DEFAULT_MODEL, frames: int = 2, device: str | None = None):
-        from transformers import AutoImageProcessor, CLIPModel
+    def __init__(self, model: str = DEFAULT_MODEL, frames: int = 1, device: str | None = None):
+        from transformers import CLIPModel
 
         if frames < 1:
             raise ValueError(f"clip: frames must be positive, got {frames}")
-        self.name, self.frames_per_clip = model, frames
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        # Pixels are prepared by PIL everywhere, so that features do not depend on whether torchvision is installed.
-        self.processor = AutoImageProcessor.from_pretrained(model, backend="pil")
+        self.name, self.device = model, device or default_device()
+        self.settings = pixel_settings(model, frames, strictly_before=True)
+        self.sampling = self.settings.sampling
         self.model = CLIPModel.from_pretrained(model).to(self.device).eval()
         self.dim = self.model.config.projection_dim
 
     @property
     def spec(self) -> str:
-        """The specification that rebuilds this encoder."""
         return f"clip:{self.name},frames={self.frames_per_clip}"
 
     @torch.no_grad()
     def encode_clips(self, clips: np.ndarray) -> np.ndarray:
-        """`(N, F, H, W, 3)` uint8 -> `(N, D)` float32."""
-        frames = self.processor(list(clips.reshape(-1, *clips.shape[2:])), return_tensors="pt").to(self.device)
-        features = self.model.get_image_features(**frames).pooler_output
+        """Encode `(N, F, H, W, 3)` uint8 frames to `(N, D)` float32."""
+        pixels = self.settings.normalize(clips, self.device).flatten(0, 1)
+        features = self.model.get_image_features(pixel_values=pixels).pooler_output
         return features.unflatten(0, clips.shape[:2]).mean(dim=1).float().cpu().numpy()

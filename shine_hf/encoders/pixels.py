@@ -5,18 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from .video_base import VideoEncoder
+from .video_reader import Sampling
 
 
 class PixelEncoder(VideoEncoder):
-    """
-    The average of the clip's frames, scaled down to `size` by `size` (0 is black, 1 is white), followed by the motion energy: the mean absolute
-    difference of frames that follow each other, over all colours.
+    """Average of the clip's frames, scaled down to `size` by `size` (0 is black, 1 is white), followed by the motion energy.
 
-    Enough for simple scenes such as Shapes-CG, and a floor for anything else.
+    Motion energy is the mean absolute difference of successive frames, over all colors. Enough for simple scenes such as Shapes-CG, and a
+    floor for anything else.
 
     Args:
         size (`int`): Height and width of the small frames.
         frames (`int`): Frames per clip.
+
+    Raises:
+        ValueError: for numbers that are not positive.
     """
 
     batch_clips = 64
@@ -24,16 +27,15 @@ class PixelEncoder(VideoEncoder):
     def __init__(self, size: int = 20, frames: int = 4):
         if size < 1 or frames < 1:
             raise ValueError(f"pixels: size and frames must be positive, got {size} and {frames}")
-        self.size, self.frames_per_clip = size, frames
-        self.frame_size = (size, size)
+        self.sampling = Sampling(frames, size=(size, size))
         self.dim = (3 + 1) * size * size
 
     @property
     def spec(self) -> str:
-        return f"pixels:size={self.size},frames={self.frames_per_clip}"
+        return f"pixels:size={self.sampling.size[0]},frames={self.frames_per_clip}"
 
     def encode_clips(self, clips: np.ndarray) -> np.ndarray:
-        """`(N, F, size, size, 3)` uint8 -> `(N, 4 * size * size)` float32."""
+        """Encode `(N, F, size, size, 3)` uint8 frames to `(N, 4 * size * size)` float32."""
         frames = clips.astype(np.float32) / 255
         still = frames.mean(axis=1)
         motion = np.zeros(still.shape[:-1], np.float32)

@@ -1,17 +1,17 @@
-"""What every encoder of video has in common: clips of frames in, one vector per clip out, a few clips in memory at a time."""
+"""What all encoders of video have in common: clips of frames in, one vector per clip out, a few clips in memory at a time."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from math import ceil
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from .video_reader import read_clips, video_duration
+from .video_reader import Sampling, read_samples, video_duration
 from .video_source import open_video, video_name
 
 # Fewer clips than `batch_clips` are read at once where their frames would take more: those of a 4K film are 25 MB each.
@@ -19,29 +19,46 @@ MAX_BATCH_BYTES = 256 * 2**20
 
 
 class VideoEncoder(ABC):
-    """
-    Video files in, clip features out. A model's configuration records `spec`, so that inference encodes as training did.
+    """Videos in, clip features out. A model's configuration records `spec`, so that inference encodes as training did.
 
     Attributes:
         dim (`int`): Width of the features (D).
-        frames_per_clip (`int`): Frames that a clip is encoded from (F).
-        frame_size (`(height, width)`, *optional*): Size to read frames in; `None` for that of the video.
+        sampling (`Sampling`): Which frames of a clip are read, and how they are scaled.
         batch_clips (`int`): Clips that are encoded at once, and held in memory, at most; fewer of large frames.
     """
 
     dim: int
-    frames_per_clip: int
-    frame_size: tuple[int, int] | None = None
+    sampling: Sampling
     batch_clips: int = 16
 
     @property
     @abstractmethod
     def spec(self) -> str:
-        """The specification that rebuilds this encoder, every setting that changes its features included."""
+        """The specification that rebuilds this encoder, with every setting that changes its features."""
 
     @abstractmethod
     def encode_clips(self, clips: np.ndarray) -> np.ndarray:
-        """`(N, F, H, W, 3)` uint8 RGB -> `(N, D)` float32."""
+        """Encode `(N, F, H, W, 3)` uint8 RGB frames, as `sampling` reads them, to `(N, D)` float32."""
+
+    @property
+    def frames_per_clip(self) -> int:
+        """Frames that a clip is encoded from (F)."""
+        return self.sampling.frames
+
+    @property
+    def parts(self) -> Sequence[VideoEncoder]:
+        """The encoders whose features are concatenated; only this one unless it is a [`JointEncoder`]."""
+        return (self,)
+
+    @property
+    def dims(self) -> list[int]:
+        """Width of each feature type that is concatenated."""
+        return [part.dim for part in self.parts]
+
+    def encode_batch(self, batch: Sequence[np.ndarray]) -> np.ndarray:
+        """Encode a batch of clips as [`read_batches`] yields it, to `(N, D)` float32."""
+        encoded = [part.encode_clips(clips) for part, clips in zip(self.parts, batch)]
+        return np.concatenate(encoded, axis=1).astype(np.float32, copy=False)
 
     def encode_video(self, video: Any, clip_length: float, progress: bool = False) -> np.ndarray:
         """Return clip features of a video.
@@ -55,7 +72,7 @@ class VideoEncoder(ABC):
             `(T, D)` float32, at least one clip. A clip is encoded from its own frames only, so where a video is cut changes nothing.
 
         Raises:
-            FileNotFoundError, ValueError: for a file that is missing or not a video (see [`read_clips`]).
+            FileNotFoundError, ValueError: for a file that is missing or not a video (see [`read_samples`]).
         """
         with (
             open_video(video) as source,
@@ -67,15 +84,50 @@ class VideoEncoder(ABC):
             ) as bar,
         ):
             encoded = []
-            for batch in _batches(
-                read_clips(source, clip_length, self.frames_per_clip, self.frame_size), self.batch_clips
-            ):
-                encoded.append(self.encode_clips(batch).astype(np.float32, copy=False))
-                bar.update(len(batch))
+            for batch in read_batches(source, clip_length, self.parts):
+                encoded.append(self.encode_batch(batch))
+                bar.update(len(batch[0]))
         return np.concatenate(encoded)
 
 
-def _batches(clips: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
+class JointEncoder(VideoEncoder):
+    """Several encoders on one time grid, their features side by side. A video is decoded once for all of them.
+
+    A clip exists where each of them has one.
+    """
+
+    def __init__(self, parts: Sequence[VideoEncoder]):
+        self._parts = tuple(parts)
+
+    @property
+    def parts(self) -> Sequence[VideoEncoder]:
+        return self._parts
+
+    @property
+    def dim(self) -> int:
+        return sum(self.dims)
+
+    @property
+    def spec(self) -> str:
+        return "+".join(part.spec for part in self.parts)
+
+    def encode_clips(self, clips: np.ndarray) -> np.ndarray:
+        raise TypeError("encoders that are joined read different frames: use encode_video or encode_batch")
+
+
+def read_batches(video: Any, clip_length: float, encoders: Sequence[VideoEncoder]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield the clips of a video in batches: for each encoder one `(N, F, H, W, 3)` uint8 array.
+
+    Args:
+        video: As of [`open_video`].
+        clip_length: Seconds per clip.
+        encoders: Say which frames they need, and how many clips at once.
+
+    Raises:
+        As [`read_samples`].
+    """
+    clips = read_samples(video, clip_length, [encoder.sampling for encoder in encoders])
+    most = min(encoder.batch_clips for encoder in encoders)
     for first in clips:
-        room = max(1, min(size, MAX_BATCH_BYTES // first.nbytes))
-        yield np.stack([first, *islice(clips, room - 1)])
+        room = max(1, min(most, MAX_BATCH_BYTES // sum(clip.nbytes for clip in first)))
+        yield tuple(map(np.stack, zip(*chain([first], islice(clips, room - 1)))))

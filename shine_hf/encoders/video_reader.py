@@ -170,6 +170,16 @@ def read_film_strip(
         return [((index + 0.5) * step, clip[0]) for index, clip in enumerate(clips)]
 
 
+def scale_clips(clips: np.ndarray, sampling: Sampling) -> np.ndarray:
+    """Scale and crop `(N, F, H, W, 3)` uint8 frames as a sampling says; frames that it read itself stay as they are."""
+    if clips.shape[2:4] == (sampling.crop or sampling.size) or not (sampling.size or sampling.short_side):
+        return clips
+    av, to_rgb = import_av(), _ToRgb(sampling)
+    frames = (av.VideoFrame.from_ndarray(frame, "rgb24") for frame in clips.reshape(-1, *clips.shape[2:]))
+    scaled = np.stack([to_rgb((frame, 1.0)) for frame in frames])
+    return scaled.reshape(*clips.shape[:2], *scaled.shape[1:])
+
+
 class _Sampler:
     """Collects the clips of one sampling while frames pass by."""
 

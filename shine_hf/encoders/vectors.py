@@ -1,0 +1,159 @@
+"""Word vectors of a file, e.g. GloVe or word2vec, as an encoder of text."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .words import tokenize
+
+logger = logging.getLogger(__name__)
+
+_TABLES = (".npy", ".safetensors")
+_VOCABULARY_SUFFIXES = (".txt", ".vocab", ".json")
+
+
+class VectorsTextEncoder:
+    """One vector per word of the query, looked up in a table.
+
+    Words are looked up in lower case. One that the table lacks has the mean of all vectors, as the authors of GloVe advise.
+
+    Args:
+        path (`str`): A text file with a word and its numbers on each line, as GloVe and word2vec write it (also `.gz`; a first line with the
+            two sizes is skipped); or a table `(words, dim)` as `.npy` or `.safetensors` with a vocabulary.
+        vocabulary (`str`, *optional*): Name of a file beside the table: a word a line, or a JSON list or dictionary of positions. By default
+            one that has the table's name, up to a trailing `_f16` or the like, with the extension `.txt`, `.vocab` or `.json`.
+
+    Raises:
+        FileNotFoundError: for a missing file. ValueError: for one that holds no such table.
+    """
+
+    def __init__(self, path: str, vocabulary: str | None = None):
+        self.path, self.vocabulary = Path(path).expanduser(), vocabulary
+        if not self.path.is_file():
+            raise FileNotFoundError(f"no file of word vectors {self.path}")
+        if self.path.suffix in _TABLES:
+            self._vectors = _read_table(self.path)
+            words = _read_vocabulary(self._vocabulary_path())
+            if len(words) != len(self._vectors):
+                raise ValueError(
+                    f"{self.path} has {len(self._vectors):,} rows, its vocabulary {self._vocabulary_path()} {len(words):,} words"
+                )
+        elif vocabulary:
+            raise ValueError(f"{self.path} is a text file, whose lines begin with the words; it takes no vocabulary")
+        else:
+            words, self._vectors = _read_text(self.path)
+        # Where a file has a word several times, e.g. in two spellings, the first is the more frequent one.
+        self._rows: dict[str, int] = {}
+        for row, word in enumerate(words):
+            self._rows.setdefault(word.lower(), row)
+        self._mean = self._vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+        self.dim = self._vectors.shape[1]
+        self._missed: set[str] = set()
+
+    @property
+    def spec(self) -> str:
+        """The specification that rebuilds this encoder."""
+        return f"vectors:{self.path}" + (f",vocabulary={self.vocabulary}" if self.vocabulary else "")
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return token features `(L, dim)` float32 of each text, L its number of words and signs.
+
+        Raises:
+            ValueError: for a text without a word.
+        """
+        encoded = []
+        for text in texts:
+            words = tokenize(text)
+            if not words:
+                raise ValueError(f"the query {text!r} has no words")
+            encoded.append(np.stack([self._vector(word) for word in words]))
+        return encoded
+
+    def _vector(self, word: str) -> np.ndarray:
+        row = self._rows.get(word)
+        if row is not None:
+            return self._vectors[row].astype(np.float32)
+        if word not in self._missed:
+            self._missed.add(word)
+            logger.info("%s has no vector of %r; the mean of all vectors is used", self.path.name, word)
+        return self._mean
+
+    def _vocabulary_path(self) -> Path:
+        if self.vocabulary:
+            if Path(self.vocabulary).name != self.vocabulary:
+                raise ValueError(f"vocabulary={self.vocabulary}: give the name of a file in {self.path.parent}")
+            return self.path.with_name(self.vocabulary)
+        stems = [self.path.stem, self.path.stem.rpartition("_")[0]]
+        candidates = [self.path.with_name(stem + suffix) for stem in stems if stem for suffix in _VOCABULARY_SUFFIXES]
+        for candidate in candidates:
+            if candidate.is_file():
+                return candidate
+        raise FileNotFoundError(
+            f"no vocabulary beside {self.path}: neither {' nor '.join(path.name for path in candidates)} exists; "
+            f"name it: vectors:{self.path.name},vocabulary=NAME"
+        )
+
+
+def _read_table(path: Path) -> np.ndarray:
+    if path.suffix == ".npy":
+        table = np.load(path, allow_pickle=False, mmap_mode="r")
+    else:
+        from safetensors.numpy import load_file
+
+        tensors = load_file(path)
+        if len(tensors) != 1:
+            raise ValueError(f"{path} should hold one table of vectors; it holds {', '.join(tensors) or 'nothing'}")
+        (table,) = tensors.values()
+    if table.ndim != 2 or table.dtype.kind != "f" or not table.size:
+        raise ValueError(
+            f"{path} holds an array of shape {table.shape} and type {table.dtype}; (words, dim) is expected"
+        )
+    return table
+
+
+def _read_vocabulary(path: Path) -> list[str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no vocabulary {path}")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".json":
+        # `splitlines` would split at more than line ends.
+        return [line.rstrip("\r") for line in text.rstrip("\n").split("\n")]
+    words = json.loads(text)
+    return sorted(words, key=words.get) if isinstance(words, dict) else list(words)
+
+
+def _read_text(path: Path) -> tuple[list[str], np.ndarray]:
+    words, rows, dim = [], [], None
+    for number, line in enumerate(_lines(path), start=1):
+        if number == 1 and len(sizes := line.split()) == 2 and all(size.isdigit() for size in sizes):
+            continue  # word2vec begins with the number of words and the width.
+        # Some words of GloVe's 840B hold spaces, so the numbers are counted from the end.
+        parts = line.rstrip().split(" ")
+        dim = dim or len(parts) - 1
+        try:
+            if dim < 1 or len(parts) <= dim:
+                raise ValueError
+            rows.append(np.array(parts[-dim:], dtype=np.float32))
+        except ValueError:
+            raise ValueError(
+                f"{path}, line {number}: a word and {dim} numbers are expected, got {line[:60]!r}"
+            ) from None
+        words.append(" ".join(parts[:-dim]))
+    if not words:
+        raise ValueError(f"{path} holds no word vectors")
+    return words, np.stack(rows)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8", newline="\n") as file:
+            yield from file
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text; binary word2vec files are not read: save it as text") from error

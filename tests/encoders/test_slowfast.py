@@ -1,0 +1,119 @@
+"""SlowFast R50 8x8 with random weights: shapes and names of the published ones."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from shine_hf.encoders import video_encoder
+from shine_hf.encoders.slowfast import SlowFast
+
+from .videos import gray, write_video
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    network = SlowFast().eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            module.running_mean.normal_(std=0.1)
+    return network
+
+
+@pytest.fixture(scope="module")
+def weights(network, tmp_path_factory):
+    """A file as PySlowFast writes it."""
+    path = tmp_path_factory.mktemp("slowfast") / "SLOWFAST_8x8_R50.pyth"
+    state = network.state_dict() | {"head.projection.weight": torch.zeros(400, 2304)}
+    torch.save({"epoch": 196, "model_state": state, "optimizer_state": {}, "cfg": "TRAIN:"}, path)
+    return path
+
+
+def test_the_network_is_that_of_the_paper(network):
+    state = network.state_dict()
+    # PySlowFast's model zoo: 34.57 million parameters, of which the classifier has 2304 * 400 + 400.
+    parameters = sum(parameter.numel() for parameter in network.parameters()) + 2304 * 400 + 400
+    assert round(parameters / 1e6, 2) == 34.57
+    for name, shape in {
+        "s1.pathway0_stem.conv.weight": (64, 3, 1, 7, 7),
+        "s1.pathway1_stem.conv.weight": (8, 3, 5, 7, 7),
+        "s1_fuse.conv_f2s.weight": (16, 8, 7, 1, 1),
+        "s2.pathway0_res0.branch1.weight": (256, 80, 1, 1, 1),
+        "s2.pathway0_res0.branch2.a.weight": (64, 80, 1, 1, 1),
+        "s3.pathway0_res0.branch1.weight": (512, 320, 1, 1, 1),
+        "s4.pathway0_res5.branch2.a.weight": (256, 1024, 3, 1, 1),
+        "s4_fuse.conv_f2s.weight": (256, 128, 7, 1, 1),
+        "s5.pathway0_res0.branch2.b.weight": (512, 512, 1, 3, 3),
+        "s5.pathway1_res2.branch2.c.weight": (256, 64, 1, 1, 1),
+        "s5.pathway1_res0.branch1_bn.running_var": (256,),
+    }.items():
+        assert tuple(state[name].shape) == shape
+
+
+def test_features_of_a_clip(network, weights, tmp_path):
+    encoder = video_encoder(f"slowfast:{weights}")
+    assert (encoder.dim, encoder.frames_per_clip, encoder.spec) == (2304, 32, f"slowfast:{weights}")
+    frames = [np.roll(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8), i, 0) for i in range(40)]
+    features = encoder.encode_video(write_video(tmp_path / "a.mp4", frames, fps=20), 2.0)
+    assert features.shape == (1, 2304) and features.dtype == np.float32
+    (clips,) = next(iter(_batches(tmp_path / "a.mp4", encoder)))
+    assert clips.shape == (1, 32, 224, 224, 3)
+    pixels = (torch.from_numpy(clips).float() / 255 - 0.45) / 0.225
+    with torch.no_grad():
+        expected = network(pixels.permute(0, 4, 1, 2, 3))
+    np.testing.assert_allclose(features, expected, atol=1e-4)
+
+
+def _batches(path, encoder):
+    from shine_hf.encoders.video_base import read_batches
+
+    return read_batches(path, 2.0, encoder.parts)
+
+
+def test_weights_of_pytorchvideo_and_safetensors(network, weights, tmp_path):
+    """PyTorchVideo counts stages from 0 and names norms otherwise."""
+    renamed = {}
+    for name, tensor in network.state_dict().items():
+        stage, _, rest = name.partition(".")
+        block = int(stage[1]) - 1
+        rest = rest.replace("branch1.", "branch1_conv.").replace("branch1_bn.", "branch1_norm.")
+        for letter in "abc":
+            rest = rest.replace(f"branch2.{letter}.", f"branch2.conv_{letter}.")
+            rest = rest.replace(f"branch2.{letter}_bn.", f"branch2.norm_{letter}.")
+        if stage.endswith("fuse"):
+            rest = rest.replace("conv_f2s", "conv_fast_to_slow").replace("bn.", "norm.")
+            rest = f"multipathway_fusion.{rest}"
+        else:
+            pathway, _, rest = rest.partition(".")
+            number, kind = pathway.removeprefix("pathway").split("_")
+            where = "" if kind == "stem" else f"res_blocks.{kind.removeprefix('res')}."
+            rest = f"multipathway_blocks.{number}.{where}{rest if where else rest.replace('bn.', 'norm.')}"
+        renamed[f"blocks.{block}.{rest}"] = tensor
+    renamed["blocks.6.proj.weight"] = torch.zeros(400, 2304)
+    torch.save({"model_state": renamed}, tmp_path / "pytorchvideo.pyth")
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, tmp_path / "a.safetensors")
+    clips = np.random.default_rng(0).integers(0, 255, (1, 32, 224, 224, 3), dtype=np.uint8)
+    expected = video_encoder(f"slowfast:{weights}").encode_clips(clips)
+    for path in (tmp_path / "pytorchvideo.pyth", tmp_path / "a.safetensors"):
+        np.testing.assert_array_equal(video_encoder(f"slowfast:{path}").encode_clips(clips), expected)
+
+
+def test_other_files_are_refused(tmp_path):
+    torch.save({"model_state": {"conv.weight": torch.zeros(1)}}, tmp_path / "other.pyth")
+    (tmp_path / "caffe2.pkl").write_bytes(pickle.dumps({"blobs": {"conv1_w": np.zeros(1)}}, protocol=2))
+    for name, kind, message in (
+        ("other.pyth", ValueError, "does not hold the weights of SlowFast R50 8x8"),
+        ("caffe2.pkl", ValueError, "Caffe2 files"),
+        ("gone.pyth", FileNotFoundError, "no file of SlowFast weights"),
+    ):
+        with pytest.raises(kind, match=message):
+            video_encoder(f"slowfast:{tmp_path / name}")
+
+
+def test_a_clip_of_a_gray_film(weights, tmp_path):
+    """A film shorter than a clip, of one shade."""
+    path = write_video(tmp_path / "short.mp4", [gray(90)] * 3, fps=4)
+    assert video_encoder(f"slowfast:{weights}").encode_video(path, 2.0).shape == (1, 2304)
