@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..data.datasets import DATASETS
 from ..data.loading import DataArguments, dataset_files
+from ..encoders import is_video_encoder_spec
 from ..hub.publish import public_spec
 from ..io import atomic_file
 from ..schema import VALIDATION
@@ -186,7 +187,7 @@ def render_model_card(facts: ModelFacts, figures: Iterable[str] = ()) -> str:
         interval=_with_interval,
         figures=set(figures),
         # Features of an encoder of shine_hf can be computed from a video file.
-        takes_videos=(facts.config.get("video_encoder") or "").partition(":")[0] in ("pixels", "clip", "auto"),
+        takes_videos=is_video_encoder_spec(facts.config.get("video_encoder") or ""),
         notes=_notes(facts.data) if facts.data else None,
     )
 

@@ -1,26 +1,30 @@
-"""Clip features of a folder of videos, once and for all: what training reads, by the code that inference runs."""
+"""Clip features of a folder of videos: what training reads, computed by the code that inference runs."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from ..io import atomic_file
 from . import video_encoder
+from .decoding import decode_videos
 from .video_base import VideoEncoder
 
 SETTINGS_FILE = "features.json"
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp", ".ts")
+# How often the finished videos of all processes are counted.
+_COUNT_SECONDS = 2.0
 
 
 def find_videos(folder: str | Path) -> list[Path]:
-    """All video files below a folder, by their extensions, in order.
+    """Return all video files below a folder, by their extensions, in order.
 
     Raises:
         FileNotFoundError: where there is no such folder, or no video in it.
@@ -44,16 +48,16 @@ def extract_features(
 ) -> list[tuple[Path, str]]:
     """Write `folder/{name of the video}.npz` with `features (T, D)` for each video; training reads the folder as `npz:FOLDER`.
 
-    Videos whose file is there are passed over, so an interrupted run can be repeated. Under `accelerate launch` each process, on its own GPU
-    if there is one, takes its share of the videos.
+    Videos that have their file are skipped, so an interrupted run can be repeated. Under `accelerate launch`, on one machine or several that
+    share the folder, each process takes its share of the videos, on its own GPU if there is one.
 
     Args:
         videos: Video files; a video is known by its file name without extension.
         folder: Where to write. `features.json` in it records encoder and clip length.
         encoder: A [`VideoEncoder`] or its specification.
         clip_length: Seconds per clip.
-        workers: Threads per process; more than one helps while the decoding of video is what takes the time.
-        progress: Show a bar.
+        workers: Processes that decode videos, per process that encodes; 0 decodes in that process, between the batches.
+        progress: Show a bar that counts the videos of all processes.
 
     Returns:
         The videos that could not be read, with the reason, in order; of all processes.
@@ -71,42 +75,85 @@ def extract_features(
             raise ValueError(f"{other} and {video} would share the file {video.stem}.npz; video names must be unique")
     # Before the encoder is loaded, so that on several GPUs each process loads it to its own.
     state = PartialState(cpu=_several_processes_without_accelerator())
-    encoder = video_encoder(encoder) if isinstance(encoder, str) else encoder
-    # Listed before any process writes, since each takes every n-th of one and the same list.
+    if isinstance(encoder, str):
+        encoder = video_encoder(encoder, device=str(state.device))
+    # Listed before any process writes, since each takes its share of one and the same list. The largest come first, so that the shares end
+    # at about the same time.
     missing = [video for name, video in by_name.items() if not (folder / f"{name}.npz").is_file()]
-    _record_settings(folder, {"encoder": encoder.spec, "clip_length": float(clip_length)}, state)
+    missing.sort(key=_size, reverse=True)
+    _record_settings(folder, _settings(encoder, clip_length), state)
     share = missing[state.process_index :: state.num_processes]
-    unreadable = []
-
-    def extract(video: Path) -> None:
-        try:
-            features = encoder.encode_video(video, clip_length)
-        except (ValueError, OSError) as error:
-            unreadable.append((video, str(error)))
-            return
-        _write(folder / f"{video.stem}.npz", features)
-
-    with (
-        ThreadPoolExecutor(workers) as pool,
-        tqdm(
-            total=len(share), desc="Encoding videos", unit="video", disable=not (progress and state.is_main_process)
-        ) as bar,
-    ):
-        for _ in pool.map(extract, share):
-            bar.update()
-    if state.num_processes > 1:
-        unreadable = gather_object(unreadable)
+    unreadable: list[tuple[Path, str]] = []
+    with tqdm(
+        total=len(missing), desc="Encoding videos", unit="video", disable=not (progress and state.is_main_process)
+    ) as bar:
+        count = _progress_of_all(bar, folder, missing, unreadable)
+        for video, outcome in _encode_share(share, encoder, clip_length, workers):
+            if isinstance(outcome, str):
+                unreadable.append((video, outcome))
+            else:
+                with atomic_file(folder / f"{video.stem}.npz", "wb") as file:
+                    np.savez(file, features=outcome)
+            count()
+        if state.num_processes > 1:
+            state.wait_for_everyone()
+            unreadable = gather_object(unreadable)
+        bar.update(len(missing) - bar.n)
     return sorted(unreadable)
 
 
+def _encode_share(
+    videos: Sequence[Path], encoder: VideoEncoder, clip_length: float, workers: int
+) -> Iterator[tuple[Path, np.ndarray | str]]:
+    """Yield each video with its features, or with the reason why it could not be read, as they are finished."""
+    encoded: dict[int, list[np.ndarray]] = {}
+    for index, batch in decode_videos(videos, clip_length, encoder.parts, workers):
+        if isinstance(batch, tuple):
+            encoded.setdefault(index, []).append(encoder.encode_batch(batch))
+        elif batch is None:
+            yield videos[index], np.concatenate(encoded.pop(index))
+        else:
+            encoded.pop(index, None)
+            yield videos[index], batch
+
+
+def _progress_of_all(bar: tqdm, folder: Path, missing: Iterable[Path], unreadable: Sequence) -> Callable[[], None]:
+    """Return what moves the bar: it counts the files of all processes, every now and then."""
+    names, counted = {f"{video.stem}.npz" for video in missing}, 0.0
+
+    def count() -> None:
+        nonlocal counted
+        if bar.disable or time.monotonic() - counted < _COUNT_SECONDS:
+            return
+        counted = time.monotonic()
+        done = sum(entry.name in names for entry in os.scandir(folder)) + len(unreadable)
+        bar.update(max(0, done - bar.n))
+
+    return count
+
+
+def _settings(encoder: VideoEncoder, clip_length: float) -> dict[str, Any]:
+    settings: dict[str, Any] = {"encoder": encoder.spec, "clip_length": float(clip_length)}
+    if len(encoder.parts) > 1:
+        settings["dims"] = encoder.dims
+    return settings
+
+
+def _size(video: Path) -> int:
+    try:
+        return video.stat().st_size
+    except OSError:
+        return 0  # It will be reported as unreadable.
+
+
 def _several_processes_without_accelerator() -> bool:
-    """Accelerate takes each process for the only one unless it is told that they are to talk to each other by CPU."""
+    """Return whether Accelerate has to be asked for communication by CPU; otherwise it takes each process for the only one."""
     import torch
 
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
 
 
-def _record_settings(folder: Path, settings: dict, state) -> None:
+def _record_settings(folder: Path, settings: dict[str, Any], state) -> None:
     file = folder / SETTINGS_FILE
     recorded = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else settings
     # Every process looks before the first one writes, so that all of them stop where something is wrong.
@@ -114,12 +161,6 @@ def _record_settings(folder: Path, settings: dict, state) -> None:
     if recorded != settings:
         raise ValueError(f"{folder} holds features made with {recorded}, not with {settings}; choose another folder")
     if state.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(file) as new:
-            new.write(json.dumps(settings, indent=2) + "\n")
+        with atomic_file(file) as text:
+            text.write(json.dumps(settings, indent=2) + "\n")
     state.wait_for_everyone()
-
-
-def _write(path: Path, features: np.ndarray) -> None:
-    with atomic_file(path, "wb") as file:
-        np.savez(file, features=features)

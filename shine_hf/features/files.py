@@ -13,7 +13,9 @@ from typing import IO
 
 import numpy as np
 
+from ..encoders import VIDEO_ENCODERS
 from ..encoders.extract import SETTINGS_FILE
+from ..specs import split_specs
 from .base import PUBLIC_SOURCES, ConcatenatedFeatures, FeatureStore
 from .formats import FORMATS, READ_ERRORS, choose_name, shaped
 
@@ -72,14 +74,24 @@ class FolderFeatures(FileFeatures):
         if not place.is_dir():
             raise FileNotFoundError(f"no feature folder {place}. {PUBLIC_SOURCES}")
         super().__init__(kind, place, suffix)
-        self._root = place.resolve()
+        self._root, self._dims = place.resolve(), None
         record = place / SETTINGS_FILE
         if record.is_file():
             try:
                 settings = json.loads(record.read_text(encoding="utf-8"))
                 self.encoder, self.clip_length = str(settings["encoder"]), float(settings["clip_length"])
+                # Widths of the encoders that were joined, each of which is normalized on its own.
+                self._dims = [int(dim) for dim in settings["dims"]] if "dims" in settings else None
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{record} should name the encoder and the clip_length ({error!r})") from error
+
+    @property
+    def dims(self) -> list[int]:
+        return self._dims or super().dims
+
+    @property
+    def encoders(self) -> list[str | None]:
+        return split_specs(self.encoder, VIDEO_ENCODERS) if self._dims else super().encoders
 
     def keys(self) -> Iterator[str]:
         names = sorted(entry.name for entry in os.scandir(self.place) if entry.name.endswith(self.suffix))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import yaml
 from ..cards.dataset_card import BUILD_FILE, CARD_FILE, read_builds, render_dataset_card
 from ..cards.eval_results import EVAL_RESULTS_FILE
 from ..cards.template import render_template
+from ..encoders import TEXT_ENCODERS, VIDEO_ENCODERS
+from ..specs import Spec
 from .commit import IGNORED, Head, PublishedCommit, publish_folder
 
 # Weights are safetensors; a pickle runs code where it is loaded.
@@ -246,8 +247,5 @@ def public_config(path: Path) -> bytes:
 
 def public_spec(spec: str) -> str:
     """A specification of an encoder or of features; in place of a path on this machine the name that it ends with."""
-    kind, colon, where = spec.partition(":")
-    path, comma, options = where.partition(",")
-    if path and (os.path.isabs(path) or path.startswith("~") or os.path.exists(path)):
-        path = os.path.basename(os.path.normpath(path))
-    return kind + colon + path + comma + options
+    kinds = {**TEXT_ENCODERS, **VIDEO_ENCODERS}
+    return "+".join(part.public() for part in Spec.parse_all(spec, kinds))

@@ -7,7 +7,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from shine_hf.encoders import video_encoder
+from shine_hf.encoders import extract, video_encoder
 from shine_hf.encoders.extract import extract_features, find_videos
 from shine_hf.encoders.pixels import PixelEncoder
 from shine_hf.features.base import FeatureStore
@@ -41,22 +41,48 @@ def test_features_are_those_of_inference(videos, tmp_path):
     }
 
 
-def test_a_run_goes_on_where_it_stopped(videos, tmp_path, monkeypatch):
-    encoded, encode = [], PixelEncoder.encode_video
+@pytest.mark.parametrize("workers", [0, 1, 2, 8])
+def test_any_number_of_decoding_processes(videos, tmp_path, workers):
+    """Also with several batches per video, which interleave."""
+    encoder = video_encoder(SPEC)
+    encoder.batch_clips = 1
+    (videos / "broken.mp4").write_bytes(b"no video at all")
+    listed = extract_features(find_videos(videos), tmp_path / "f", encoder, 0.5, workers=workers, progress=False)
+    assert [path.name for path, _ in listed] == ["broken.mp4"]
+    store = FeatureStore.from_spec(f"npz:{tmp_path / 'f'}")
+    for path in find_videos(videos):
+        if path.stem != "broken":
+            np.testing.assert_array_equal(store[path.stem], video_encoder(SPEC).encode_video(path, 0.5))
 
-    def stop_at_the_second(self, path, *args):
+
+def test_joined_encoders_are_recorded_with_their_widths(videos, tmp_path):
+    spec = f"{SPEC}+pixels:size=2,frames=1"
+    assert extract_features(find_videos(videos), tmp_path / "f", spec, 0.5, workers=0, progress=False) == []
+    assert json.loads((tmp_path / "f" / "features.json").read_text()) == {
+        "encoder": spec, "clip_length": 0.5, "dims": [64, 16],
+    }  # fmt: skip
+    store = FeatureStore.from_spec(f"npz:{tmp_path / 'f'}")
+    # Each is normalized on its own.
+    assert (store.dims, store.dim, store.encoder, store.encoders) == ([64, 16], 80, spec, spec.split("+"))
+    np.testing.assert_array_equal(store["a"], video_encoder(spec).encode_video(videos / "a.mp4", 0.5))
+
+
+def test_a_run_goes_on_where_it_stopped(videos, tmp_path, monkeypatch):
+    encoded, encode = [], PixelEncoder.encode_batch
+
+    def stop_at_the_second(self, batch):
         if len(encoded) == 1:
             raise KeyboardInterrupt
-        encoded.append(path.stem)
-        return encode(self, path, *args)
+        encoded.append(len(batch[0]))
+        return encode(self, batch)
 
-    monkeypatch.setattr(PixelEncoder, "encode_video", stop_at_the_second)
+    monkeypatch.setattr(PixelEncoder, "encode_batch", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5, progress=False)
-    assert encoded == ["a"]
-    monkeypatch.setattr(PixelEncoder, "encode_video", lambda *args: encoded.append(args[1].stem) or encode(*args))
+    assert len(list((tmp_path / "features").glob("*.npz"))) == 1
+    monkeypatch.setattr(PixelEncoder, "encode_batch", lambda self, batch: encoded.append(0) or encode(self, batch))
     assert extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5, progress=False) == []
-    assert encoded == ["a", "b", "c"]
+    assert len(encoded) == 3 and len(list((tmp_path / "features").glob("*.npz"))) == 3
     assert not list((tmp_path / "features").glob(".*"))
 
 
@@ -64,7 +90,7 @@ def test_every_process_takes_its_share_of_one_list(videos, tmp_path, monkeypatch
     class Second:
         """The second of two processes; the first has written its file as soon as it may."""
 
-        process_index, num_processes, is_main_process = 1, 2, False
+        process_index, num_processes, is_main_process, device = 1, 2, False, "cpu"
 
         def __init__(self, cpu):
             self.waits = 0
@@ -73,16 +99,21 @@ def test_every_process_takes_its_share_of_one_list(videos, tmp_path, monkeypatch
             self.waits += 1
             if self.waits == 2:
                 (tmp_path / "features").mkdir()
-                (tmp_path / "features" / "a.npz").touch()
+                (tmp_path / "features" / "first.npz").touch()
 
-    encoded = []
     monkeypatch.setattr("accelerate.PartialState", Second)
     monkeypatch.setattr("accelerate.utils.gather_object", lambda items: items)
-    monkeypatch.setattr(
-        PixelEncoder, "encode_video", lambda self, path, *args: encoded.append(path.stem) or np.ones((1, 1))
-    )
+    by_size = sorted(find_videos(videos), key=lambda path: path.stat().st_size, reverse=True)
     extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5, progress=False)
-    assert encoded == ["b"]
+    written = sorted(path.stem for path in (tmp_path / "features").glob("*.npz"))
+    assert written == sorted(["first", by_size[1].stem])
+
+
+def test_one_bar_counts_the_videos_of_all_processes(videos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(extract, "_COUNT_SECONDS", 0.0)
+    extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5, workers=0)
+    shown = capsys.readouterr().err
+    assert "Encoding videos: 100%" in shown and "3/3" in shown
 
 
 def test_unreadable_videos_are_listed_and_tried_again(videos, tmp_path):
@@ -136,12 +167,13 @@ def test_processes_share_the_videos(videos, tmp_path):
         textwrap.dedent(f"""
         from accelerate import PartialState
         from shine_hf.encoders.extract import extract_features, find_videos
-        from shine_hf.encoders.pixels import PixelEncoder
-        encode = PixelEncoder.encode_video
-        def counted(self, path, *args):
-            open(r"{tmp_path}/" + f"{{path.stem}}.{{PartialState().process_index}}", "x").close()
-            return encode(self, path, *args)
-        PixelEncoder.encode_video = counted
+        from shine_hf.encoders import extract
+        encode_share = extract._encode_share
+        def counted(videos, *args):
+            for video in videos:
+                open(r"{tmp_path}/" + f"{{video.stem}}.{{PartialState().process_index}}", "x").close()
+            return encode_share(videos, *args)
+        extract._encode_share = counted
         listed = extract_features(find_videos(r"{videos}"), r"{tmp_path}/features", "{SPEC}", 0.5)
         assert [path.name for path, _ in listed] == ["broken.mp4"], listed
         PartialState().destroy_process_group()

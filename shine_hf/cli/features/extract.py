@@ -12,11 +12,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encoder",
         required=True,
         metavar="SPEC",
-        help="pixels:[size=…,frames=…], clip:MODEL[,frames=…], or auto:MODEL[,frames=…] for any video model of transformers",
+        help="pixels:[size=…,frames=…], clip:[MODEL][,frames=…], auto:MODEL[,frames=…] for any image or video model of transformers, or "
+        "slowfast:FILE; several joined by + are concatenated",
     )
     parser.add_argument("--clip-length", type=float, required=True, metavar="SECONDS", help="seconds per clip")
     parser.add_argument("--output", required=True, metavar="DIR", help="one .npz per video; train with it as it is")
-    parser.add_argument("--workers", type=int, default=1, help="threads per process")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes that decode videos, per process that encodes; 0 decodes between the batches",
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -25,8 +31,10 @@ def main(args: argparse.Namespace) -> int:
 
     from ...encoders.extract import extract_features, find_videos
 
-    if args.clip_length <= 0 or args.workers < 1:
-        raise ValueError(f"--clip-length and --workers must be positive; got {args.clip_length} and {args.workers}")
+    if args.clip_length <= 0 or args.workers < 0:
+        raise ValueError(
+            f"--clip-length must be positive and --workers not negative; got {args.clip_length} and {args.workers}"
+        )
     videos = find_videos(args.videos)
     unreadable = extract_features(videos, args.output, args.encoder, args.clip_length, args.workers)
     state = PartialState()
