@@ -13,7 +13,7 @@ from ..specs import Spec
 from .base import KINDS, PUBLIC_SOURCES, FeatureStore, Kind, known_kinds
 from .files import Hdf5Features, file_features, tar_members
 from .formats import FORMATS
-from .packed import INDEX_FILE, PackedFeatures
+from .packed import INDEX_FILE, PackedFeatures, is_packed
 
 # Kind -> suffix of its files, in order of preference for messages. `i3d:` is what `.npy` folders were called first.
 SUFFIXES = {"npy": (".npy",), "i3d": (".npy",), "npz": (".npz",), "pt": (".pt", ".pth")}
@@ -69,7 +69,8 @@ def open_detected(spec: Spec, rows: Sequence[Mapping] | None = None, clip_length
                 f"unknown feature store {spec.where!r}: expected a path, or one of {known_kinds()} and a path"
             )
         raise FileNotFoundError(f"no features at {spec.where!r}: no such file or folder. {PUBLIC_SOURCES}")
-    return _open_folder(path) if path.is_dir() else _open_file(path)
+    store = _open_folder(path) if path.is_dir() else _open_file(path)
+    return _named(store, store.spec.partition(":")[0], spec.where, path)
 
 
 def _open_file(path: Path) -> FeatureStore:
@@ -85,7 +86,7 @@ def _open_file(path: Path) -> FeatureStore:
 
 def _open_folder(folder: Path) -> FeatureStore:
     """A packed folder; else one file per key; else the only HDF5 file, tar or folder in it that holds features."""
-    if (folder / INDEX_FILE).is_file():
+    if is_packed(folder):
         return PackedFeatures(folder)
     names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
     suffix = _only_suffix(names, folder)
@@ -106,7 +107,7 @@ def _open_folder(folder: Path) -> FeatureStore:
 
 def _holds_features(path: Path) -> bool:
     if path.is_dir():
-        return (path / INDEX_FILE).is_file() or any(
+        return is_packed(path) or any(
             entry.name.endswith(_all_suffixes()) or (entry.is_dir() and _holds_features(Path(entry.path)))
             for entry in os.scandir(path)
             if not entry.name.startswith(".")
@@ -157,18 +158,27 @@ def _open_files(spec: Spec, rows: Sequence[Mapping] | None, clip_length: float) 
     """Open a folder or tar of files of one kind."""
     path = local_path(_where(spec))
     if path.is_file():
-        return _open_tar(spec.kind, path)
+        return _named(_open_tar(spec.kind, path), spec.kind, spec.where, path)
     suffixes = SUFFIXES[spec.kind]
     found = next((s for s in suffixes if path.is_dir() and any(path.glob(f"*{s}"))), suffixes[0])
-    return file_features(spec.kind, path, found)
+    return _named(file_features(spec.kind, path, found), spec.kind, spec.where, path)
 
 
 def _open_hdf5(spec: Spec, rows: Sequence[Mapping] | None, clip_length: float) -> FeatureStore:
-    return Hdf5Features(local_path(_where(spec)))
+    path = local_path(_where(spec))
+    return _named(Hdf5Features(path), spec.kind, spec.where, path)
 
 
 def _open_packed(spec: Spec, rows: Sequence[Mapping] | None, clip_length: float) -> FeatureStore:
-    return PackedFeatures(local_path(_where(spec)))
+    path = local_path(_where(spec))
+    return _named(PackedFeatures(path), spec.kind, spec.where, path)
+
+
+def _named(store: FeatureStore, kind: str, where: str, path: Path) -> FeatureStore:
+    """The store, called by its name on the Hub and not by the cache that it was downloaded into."""
+    if path != Path(where).expanduser():
+        store.spec = f"{kind}:{where}"
+    return store
 
 
 def _where(spec: Spec) -> str:

@@ -207,6 +207,12 @@ def _write_shard(folder: Path, number: int, arrays: dict[str, np.ndarray]) -> di
     return {"file": path.name, "sha256": file_sha256(path)}
 
 
+def is_packed(folder: Path) -> bool:
+    """Return whether a folder is a packed one, of this version or the first, whose shards were safetensors."""
+    shards = [*folder.glob("features-*.arrow"), *folder.glob("features-*.safetensors")]
+    return bool(shards) and (folder / INDEX_FILE).is_file()
+
+
 def _read_index(folder: Path) -> dict:
     path = folder / INDEX_FILE
     if not path.is_file():
@@ -214,7 +220,7 @@ def _read_index(folder: Path) -> dict:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         if index["format"] != FORMAT:
-            raise ValueError(f"its format is {index['format']!r}, not {FORMAT!r}")
+            raise ValueError(f"its format is {index['format']!r}, not {FORMAT!r}; pack the features again")
         if absent := {"dtype", "encoder", "encoders", "clip_length", "missing"} - index.keys():
             raise ValueError(f"it has no {', '.join(sorted(absent))}")
         if sum(index["dims"]) != index["dim"]:

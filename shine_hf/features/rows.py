@@ -39,7 +39,7 @@ def as_rows(array: np.ndarray, layers: int | None = None) -> tuple[np.ndarray, s
     long_axes = [size for size in array.shape if size > 1]
     if len(long_axes) == 2:
         return array.reshape(long_axes), f"squeezed from {array.shape}"
-    if len(long_axes) < 2 and array.shape[0] == 1:
+    if len(long_axes) < 2 and array.shape[:1] == (1,):
         return array.reshape(1, -1), f"squeezed from {array.shape}"
     raise ValueError(
         f"have shape {array.shape}; (length, channels) is needed, and which of these axes is which cannot be told. Save one vector per "

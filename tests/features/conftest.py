@@ -1,0 +1,3 @@
+"""The local Hub, for stores that are read from it."""
+
+from ..hub.conftest import hub, online, run_client  # noqa: F401

@@ -1,0 +1,257 @@
+"""The layouts in which the field distributes features: made-up files, exactly so named and shaped, read from a bare path."""
+
+import os
+import pickle
+import tarfile
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import HfApi
+
+from shine_hf.features.base import FeatureStore
+from shine_hf.features.inspection import inspect_store
+from shine_hf.features.text import TextFeatures
+
+RNG = np.random.default_rng(0)
+
+
+def numbers(*shape, dtype=np.float32):
+    return RNG.standard_normal(shape).astype(dtype)
+
+
+def write_npy(name, array):
+    return lambda folder: np.save(folder / f"{name}.npy", array)
+
+
+def write_npz(name, **arrays):
+    return lambda folder: np.savez(folder / f"{name}.npz", **arrays)
+
+
+def write_pt(name, content):
+    return lambda folder: torch.save(content, folder / f"{name}.pt")
+
+
+def write_hdf5(file, content):
+    def write(folder):
+        with h5py.File(folder / file, "w") as opened:
+            for name, array in content.items():
+                opened[name] = array
+
+    return write
+
+
+CLIP, SLOWFAST, I3D, C3D = numbers(75, 512), numbers(75, 2304), numbers(61, 1024), numbers(9, 500)
+INTERN, STREAMS, LAYERS = numbers(75, 768), [numbers(20, 8), numbers(20, 8)], numbers(5, 4, 50, 32, dtype=np.float16)
+TOKENS, WORDS_OF_LAYERS = numbers(12, 512), numbers(7, 4, 64, dtype=np.float16)
+
+# Folder, what is written into it, the key, what reading it gives, and what `inspect` says.
+VIDEO = {
+    "moment_detr clip_features": ("clip_features", [write_npz("vid_60.0_210.0", features=CLIP)], "vid_60.0_210.0", CLIP, "npz"),
+    "slowfast, float64": ("slowfast", [write_npz("v", features=SLOWFAST.astype(np.float64))], "v", SLOWFAST, "npz"),
+    "InternVideo2, a tensor": ("internvideo2", [write_pt("v", torch.from_numpy(INTERN))], "v", INTERN, "pt"),
+    "InternVideo2, a dictionary": ("iv2", [write_pt("v", {"features": torch.from_numpy(INTERN), "fps": 2.0})], "v", INTERN, "pt"),
+    "bfloat16 tensor": ("bf16", [write_pt("v", torch.ones(3, 8).bfloat16())], "v", np.ones((3, 8)), "pt"),
+    "tensor with a gradient": ("gradient", [write_pt("v", torch.ones(3, 8, requires_grad=True))], "v", np.ones((3, 8)), "pt"),
+    "TVSum in two streams": (
+        "tvsum", [write_npy("v_rgb", STREAMS[0]), write_npy("v_opt", STREAMS[1])], "v", np.concatenate(STREAMS, axis=1), "npy"
+    ),
+    "VSLNet I3D": ("i3d", [write_npy("AO8RW", I3D)], "AO8RW", I3D, "npy"),
+    "R2-Tuning": ("clip_b32_vid_k4", [write_npy("v", LAYERS)], "v", LAYERS[:, -1, 0], "first token of the last of 4 layers"),
+    "one video of R2-Tuning": ("clip_b32_vid_k4", [write_npy("v", LAYERS[:1])], "v", LAYERS[:1, -1, 0], "first token of the last"),
+    "MS-2D-TAN": ("c3d", [write_hdf5("sub_activitynet_v1-3.c3d.hdf5", {"v_x/c3d_features": C3D})], "v_x", C3D, "a group per key"),
+    "MESM, UniVTG": ("h5py", [write_hdf5("vid_slowfast.hdf5", {"v": SLOWFAST})], "v", SLOWFAST, "a dataset per key"),
+    "HDF5 by itself": ("any", [write_hdf5("features.h5", {"v/anything": C3D})], "v", C3D, "anything of shape (9, 500)"),
+    "a batch axis": ("batch", [write_npy("v", I3D[None])], "v", I3D, "squeezed from (1, 61, 1024)"),
+    "an axis in the middle": ("middle", [write_npy("v", I3D[:, None])], "v", I3D, "squeezed from (61, 1, 1024)"),
+    "axes of space at the end": ("space", [write_npy("v", I3D[:, :, None, None])], "v", I3D, "squeezed from (61, 1024, 1, 1)"),
+    "axes of space before": ("space2", [write_npy("v", I3D[:, None, None])], "v", I3D, "squeezed from (61, 1, 1, 1024)"),
+    "arr_0": ("arr", [lambda folder: np.savez(folder / "v.npz", I3D)], "v", I3D, "arr_0 of shape"),
+    "Fortran order": ("fortran", [write_npy("v", np.asfortranarray(I3D))], "v", I3D, "npy"),
+    "half precision": ("half", [write_npy("v", I3D.astype(np.float16))], "v", I3D.astype(np.float16), "float16"),
+    "one level down": ("outer", [lambda folder: (folder / "inner").mkdir(), lambda folder: np.save(folder / "inner/v.npy", I3D)], "v", I3D, "npy"),
+    "files beside": ("beside", [write_npy("v", I3D), lambda folder: (folder / "README.md").write_text("I3D")], "v", I3D, "npy"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_video_features_are_read_as_they_are_distributed(tmp_path, name):
+    folder, writers, key, expected, words = VIDEO[name]
+    (tmp_path / folder).mkdir()
+    for write in writers:
+        write(tmp_path / folder)
+    store = FeatureStore.from_spec(str(tmp_path / folder))
+    assert list(store) == [key] and key in store and store.num_rows(key) == len(expected)
+    read = store[key]
+    assert read.dtype == np.float32 and read.flags.c_contiguous and store.dim == expected.shape[1]
+    np.testing.assert_array_equal(read, expected.astype(np.float32))
+    facts = inspect_store(store, {key: 2.0 * len(expected)})[0]
+    assert words in " ".join(facts.values()) and facts["seconds per row"].startswith("2 by the durations")
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(store))[key], read)
+
+
+@pytest.mark.parametrize("name", [name for name in VIDEO if "one level" not in name])
+def test_the_same_in_a_plain_tar(tmp_path, name):
+    folder, writers, key, expected, _ = VIDEO[name]
+    (tmp_path / folder).mkdir()
+    for write in writers:
+        write(tmp_path / folder)
+    if any(path.suffix in (".hdf5", ".h5") for path in (tmp_path / folder).iterdir()):
+        pytest.skip("an HDF5 file is a store by itself")
+    path = tmp_path / f"{folder}.tar"
+    with tarfile.open(path, "w") as tar:
+        tar.add(tmp_path / folder, f"features/{folder}")
+    store = FeatureStore.from_spec(str(path))
+    np.testing.assert_array_equal(store[key], expected.astype(np.float32))
+    assert list(store) == [key] and "gone" not in store
+    with pytest.raises(KeyError, match=r"no features of 'gone'.*tar:features/.*gone"):
+        store["gone"]
+
+
+TEXT = {
+    "moment_detr": ("clip_text_features", [write_npz("qid9769", last_hidden_state=TOKENS, pooler_output=TOKENS[0])], TOKENS),
+    "pooled": ("pooled", [write_npz("qid9769", pooler_output=TOKENS[0])], TOKENS[:1]),
+    "TACoS, UniVTG": ("txt_clip", [write_npz("9769", last_hidden_state=TOKENS)], TOKENS),
+    "FlashVTG": ("llama", [write_pt("qid9769", torch.from_numpy(TOKENS))], TOKENS),
+    "R2-Tuning": ("clip_b32_txt_k4", [write_npy("9769", WORDS_OF_LAYERS)], WORDS_OF_LAYERS[:, -1]),
+    "UniVTG HDF5": ("h5py", [write_hdf5("txt_clip.hdf5", {"9769/last_hidden_state": TOKENS})], TOKENS),
+    "tokens of a video": ("token", [write_npz("v", token=TOKENS)], TOKENS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_text_features_are_read_as_they_are_distributed(tmp_path, name):
+    folder, writers, expected = TEXT[name]
+    (tmp_path / folder).mkdir()
+    for write in writers:
+        write(tmp_path / folder)
+    texts = TextFeatures.from_spec(str(tmp_path / folder))
+    texts.prepare([{"qid": "9769", "vid": "v", "query": "a query"}])
+    np.testing.assert_array_equal(texts(query="a query", qid="9769"), expected.astype(np.float32))
+    assert texts.dim == expected.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (numbers(8, 7, 7, 16), r"shape \(8, 7, 7, 16\).*cannot be told"),
+        (numbers(8, 3, 16), r"shape \(8, 3, 16\).*cannot be told"),
+        (numbers(8, 1, 1), r"shape \(8, 1, 1\)"),
+        (numbers(0, 16), r"shape \(0, 16\); at least one row"),
+        (np.zeros((), np.float32), r"shape \(\)"),
+        (np.full((3, 16), np.nan), "NaN or infinite numbers in row 0"),
+        (np.full((3, 16), 1e300), "NaN or infinite numbers in row 0"),
+        (numbers(16, 5), "5 channels, the others 16; they seem to be transposed"),
+        (np.ones((3, 16), complex), "type complex128"),
+        (np.array([["words"] * 16]), "type <U5|type .S1"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_what_is_ambiguous_or_broken_is_refused_in_words(tmp_path, kind, array, message):
+    for name, content in (("a", numbers(5, 16)), ("bad", array)):
+        (write_npy(name, content) if kind == "npy" else write_npz(name, features=content))(tmp_path)
+    store = FeatureStore.from_spec(str(tmp_path))
+    with pytest.raises(ValueError, match=message) as error:
+        store["bad"]
+    assert f"bad.{kind}" in str(error.value) and "'bad'" in str(error.value)
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("/tmp/shine_hf_was_here",)
+
+
+def test_nothing_of_a_pickle_runs(tmp_path):
+    for name, content in (("npy", np.array([Malicious()], dtype=object)), ("pt", Malicious())):
+        folder = tmp_path / name
+        folder.mkdir()
+        if name == "npy":
+            np.save(folder / "v.npy", content, allow_pickle=True)
+        else:
+            torch.save(content, folder / "v.pt")
+        with pytest.raises(ValueError, match=rf"v\.{name} cannot be read"):
+            FeatureStore.from_spec(str(folder))["v"]
+    assert not os.path.exists("/tmp/shine_hf_was_here")
+    torch.save({"scores": [1, 2]}, tmp_path / "pt" / "v.pt")
+    with pytest.raises(ValueError, match=r"v\.pt cannot be read: it holds nothing, but none of features"):
+        FeatureStore.from_spec(str(tmp_path / "pt"))["v"]
+
+
+def test_what_a_path_holds_must_be_clear(tmp_path):
+    for name in ("clip_features", "slowfast_features"):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "v.npz", features=CLIP)
+    with pytest.raises(ValueError, match=r"several stores of features \(clip_features, slowfast_features\)"):
+        FeatureStore.from_spec(str(tmp_path))
+    np.save(tmp_path / "clip_features" / "v.npy", CLIP)
+    with pytest.raises(ValueError, match=r"several kinds \(1 \.npy, 1 \.npz\).*write npy:.* or npz:"):
+        FeatureStore.from_spec(str(tmp_path / "clip_features"))
+    assert FeatureStore.from_spec(f"npz:{tmp_path / 'clip_features'}").dim == 512
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"empty holds no features: expected files \.npy, \.npz"):
+        FeatureStore.from_spec(str(tmp_path / "empty"))
+    (tmp_path / "notes.txt").write_text("none")
+    with pytest.raises(ValueError, match=r"notes\.txt is no store of features"):
+        FeatureStore.from_spec(str(tmp_path / "notes.txt"))
+    with pytest.raises(FileNotFoundError, match="no features at"):
+        FeatureStore.from_spec(str(tmp_path / "gone"))
+
+
+def test_compressed_tars_are_refused_with_the_command_that_helps(tmp_path):
+    np.save(tmp_path / "v.npy", I3D)
+    with tarfile.open(tmp_path / "features.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "v.npy", "features/v.npy")
+    with pytest.raises(ValueError, match=r"no plain tar.*`tar xf features\.tar\.gz`"):
+        FeatureStore.from_spec(str(tmp_path / "features.tar.gz"))
+
+
+def test_a_tar_of_several_folders_is_refused(tmp_path):
+    np.save(tmp_path / "v.npy", I3D)
+    with tarfile.open(tmp_path / "features.tar", "w") as tar:
+        for name in ("clip", "slowfast"):
+            tar.add(tmp_path / "v.npy", f"{name}/v.npy")
+    with pytest.raises(ValueError, match=r"several folders of features \(clip, slowfast\)"):
+        FeatureStore.from_spec(str(tmp_path / "features.tar"))
+
+
+@pytest.fixture
+def repository(hub, online):
+    """A dataset repository with clip features, a tar of them, and text features."""
+    api = HfApi(endpoint=hub.endpoint, token=os.environ["HF_TOKEN"])
+    api.create_repo("shine/field", repo_type="dataset")
+
+    def upload(folder, where=""):
+        api.upload_folder(repo_id="shine/field", repo_type="dataset", folder_path=folder, path_in_repo=where)
+
+    return upload
+
+
+def test_a_dataset_repository_of_the_hub(tmp_path, repository):
+    for name in ("video", "text"):
+        (tmp_path / name).mkdir()
+    np.savez(tmp_path / "video" / "v.npz", features=CLIP)
+    np.savez(tmp_path / "text" / "qid1.npz", last_hidden_state=TOKENS)
+    repository(tmp_path / "video", "qvhighlights/clip_features")
+    store = FeatureStore.from_spec("shine/field")
+    np.testing.assert_array_equal(store["v"], CLIP)
+    assert store.spec == "npz:shine/field"
+    repository(tmp_path / "text", "qvhighlights/clip_text_features")
+    with pytest.raises(ValueError, match=r"several stores of features \(clip_features, clip_text_features\)"):
+        FeatureStore.from_spec("shine/field@main")
+    for spec in ("shine/field/qvhighlights/clip_features", "npz:shine/field/qvhighlights/clip_features@main"):
+        np.testing.assert_array_equal(FeatureStore.from_spec(spec)["v"], CLIP)
+    texts = TextFeatures.from_spec("shine/field/qvhighlights/clip_text_features")
+    np.testing.assert_array_equal(texts(query="q", qid="1"), TOKENS)
+    with pytest.raises(FileNotFoundError, match="'shine/gone' is neither a folder nor a dataset repository"):
+        FeatureStore.from_spec("shine/gone")
+
+
+def test_a_tar_on_the_hub(tmp_path, repository):
+    (tmp_path / "upload").mkdir()
+    np.save(tmp_path / "v.npy", I3D)
+    with tarfile.open(tmp_path / "upload" / "features.tar", "w") as tar:
+        tar.add(tmp_path / "v.npy", "features/v.npy")
+    repository(tmp_path / "upload")
+    for spec in ("shine/field", "shine/field/features.tar"):
+        np.testing.assert_array_equal(FeatureStore.from_spec(spec)["v"], I3D)
