@@ -24,7 +24,7 @@ class TrainedRun:
 
     def evaluate(self, split: str, weight: float) -> dict[str, float]:
         """Figures of a split, `{split}_{metric}`; those of every query are in `queries/{split}.jsonl` of the scratch folder."""
-        self.trainer.processing_class.saliency_weight = weight
+        self.trainer.model.config.saliency_weight = weight
         metrics = self.trainer.evaluate(self.splits[split], metric_key_prefix=split)
         self.trainer.save_query_results(split, self.splits[split])
         return metrics

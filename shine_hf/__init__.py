@@ -12,6 +12,7 @@ _HOME = {
         "MomentDetrConfig", "MomentDetrForMomentRetrieval", "MomentDetrModel", "MomentRetrievalModelOutput",
         "MomentRetrievalOutput", "MomentRetrievalProcessor", "QDDetrConfig", "QDDetrForMomentRetrieval", "QDDetrModel",
     ),
+    "shine_hf.inference.retriever": ("Moment", "MomentRetriever", "RetrievalResult"),
     "shine_hf.losses": ("CoarseRankingLoss", "ShineLoss", "coarse_ranking_loss", "fine_ranking_loss"),
     "shine_hf.data.collator": ("DataCollatorForMomentRetrieval",),
     "shine_hf.features.base": ("FeatureStore",),

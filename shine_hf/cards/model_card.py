@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..data.datasets import DATASETS
 from ..data.loading import DataArguments, dataset_files
-from ..encoders import is_video_encoder_spec
+from ..encoders import is_text_encoder_spec, is_video_encoder_spec
 from ..hub.publish import public_spec
 from ..io import atomic_file
 from ..schema import VALIDATION
@@ -47,10 +47,11 @@ class DataFacts:
 
     Args:
         name: Of the dataset, as people know it.
-        splits: Split -> `queries`, `videos`, and `fingerprint`, the SHA-256 of its rows.
+        splits: Split -> `queries`, `videos`, `fingerprint` (the SHA-256 of its rows) and `annotated` (queries with a moment; all if left
+            out).
         negatives: Where the hard negatives come from.
         hub_id, revision: The dataset on the Hub and its commit, where it has them.
-        eval_limit: The evaluation takes no more than so many queries of a split; None for all.
+        eval_limit: The evaluation takes at most so many queries of a split; None for all.
         is_simulated: Whether the video features are planted from the annotations.
     """
 
@@ -131,6 +132,17 @@ class ModelFacts:
     license: str = "mit"
 
     @property
+    def unscored(self) -> list[str]:
+        """Evaluated splits without any annotated moment: there is nothing to score."""
+        splits = self.data.splits if self.data is not None else {}
+        return [name for name, split in splits.items() if name != "train" and split.get("annotated") == 0]
+
+    @property
+    def scored(self) -> dict[str, dict[str, float]]:
+        """The results of the splits that have answers."""
+        return {split: metrics for split, metrics in self.results.items() if split not in self.unscored}
+
+    @property
     def architecture(self) -> str:
         return ARCHITECTURES.get(self.config.get("model_type"), (self.class_name,))[0]
 
@@ -172,7 +184,7 @@ def render_model_card(facts: ModelFacts, figures: Iterable[str] = ()) -> str:
     """
     links = {
         name: None
-        for metrics in facts.results.values()
+        for metrics in facts.scored.values()
         for name in metrics
         if re.fullmatch(r"[a-z0-9]+>[a-z0-9]+", name)
     }
@@ -181,13 +193,13 @@ def render_model_card(facts: ModelFacts, figures: Iterable[str] = ()) -> str:
         header=_header(facts),
         facts=facts,
         paper=ARCHITECTURES.get(facts.config.get("model_type"), (None, None))[1],
-        metrics=[name for name in REPORTED_METRICS if any(name in result for result in facts.results.values())],
+        metrics=[name for name in REPORTED_METRICS if any(name in result for result in facts.scored.values())],
         links=[*links, "chain"] if links else [],
-        has_intervals=any(name.endswith("_low") for metrics in facts.results.values() for name in metrics),
+        has_intervals=any(name.endswith("_low") for metrics in facts.scored.values() for name in metrics),
         interval=_with_interval,
         figures=set(figures),
-        # Features of an encoder of shine_hf can be computed from a video file.
         takes_videos=is_video_encoder_spec(facts.config.get("video_encoder") or ""),
+        takes_sentences=is_text_encoder_spec(facts.config.get("text_encoder") or ""),
         notes=_notes(facts.data) if facts.data else None,
     )
 
@@ -217,7 +229,10 @@ def _describe_split(rows) -> dict:
     columns = [name for name in FINGERPRINTED if name in rows.column_names]
     for row in rows.select_columns(columns):
         digest.update(json.dumps(row, sort_keys=True).encode())
-    return {"queries": len(rows), "videos": len(set(rows["vid"])), "fingerprint": digest.hexdigest()}
+    described = {"queries": len(rows), "videos": len(set(rows["vid"])), "fingerprint": digest.hexdigest()}
+    if "relevant_windows" in rows.column_names:
+        described["annotated"] = sum(bool(windows) for windows in rows["relevant_windows"])
+    return described
 
 
 def _dataset_name(dataset: str) -> str:
@@ -266,7 +281,7 @@ def _benchmarked(facts: ModelFacts) -> dict[str, dict[str, float]]:
     """The results that others can compare with: of these weights, and not on the part of the training videos on which the model was selected."""
     if facts.results_step not in (None, facts.step):
         return {}
-    return {split: metrics for split, metrics in facts.results.items() if split != VALIDATION}
+    return {split: metrics for split, metrics in facts.scored.items() if split != VALIDATION}
 
 
 def _header(facts: ModelFacts) -> str:
@@ -302,7 +317,7 @@ def _figures(facts: ModelFacts) -> dict[str, bytes]:
     figures = {}
     for name, plot, content in (
         ("training_curves", plot_training_curves, [_drawn(entry) for entry in facts.log_history]),
-        ("saliency_hierarchy", plot_saliency_hierarchy, facts.results),
+        ("saliency_hierarchy", plot_saliency_hierarchy, facts.scored),
         *([("saliency_example", _plot_example, facts.example)] if facts.example else []),
     ):
         try:

@@ -8,7 +8,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render_template(name: str, **values) -> str:
-    """A template of `hub/templates/` with its values; a value that is missing is an error, not an empty place."""
+    """Render a template of `cards/templates/`. A missing value is an error, not an empty string."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     # Markdown, not HTML: nothing is escaped.
@@ -22,4 +22,5 @@ def render_template(name: str, **values) -> str:
     )
     environment.filters["thousands"] = lambda number: f"{number:,}"
     environment.filters["percent"] = lambda part, whole: f"{100 * part / whole:.1f} %" if whole else "–"
+    environment.filters["codespan"] = lambda text: f"`{text}`"
     return environment.get_template(name).render(**values)

@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from ..metrics.submission import submitted_saliency
-from .windows import find_moments
+from ..modeling.windows import find_moments
 
 
 @torch.no_grad()
@@ -23,16 +23,16 @@ def predict_from_features(
     progress: bool = True,
     **post_processing,
 ) -> Iterator[dict]:
-    """Predict the moments of each row. A video longer than the model takes goes through overlapping windows, see [`find_moments`].
+    """Predict the moments of each row. A video longer than the model takes goes through overlapping windows (see [`find_moments`]).
 
     Args:
         model, processor: Of `from_pretrained`.
         rows: With `qid`, `vid`, `query`, and `duration` (seconds) where it is known; no annotations are needed.
-        video_features: `video_features[vid]` -> `(T, Dv)`, a [`FeatureStore`] say.
-        text_features: `text_features(query=…, qid=…, level=None)` -> `(L, Dt)`, a [`TextFeatures`] say.
+        video_features: `video_features[vid]` -> `(T, Dv)`, e.g. a [`FeatureStore`].
+        text_features: `text_features(query=…, qid=…, level=None)` -> `(L, Dt)`, e.g. [`TextFeatures`].
         batch_size: Queries per forward pass.
         progress: Show a progress bar.
-        post_processing: `top_k`, `score_threshold`, `round_to_clip_length`, `nms_threshold` of `processor.post_process`.
+        post_processing: `top_k`, `threshold`, `round_to_clip_length`, `nms_threshold` of `processor.post_process_moment_retrieval`.
 
     Yields:
         For each row, in order: `{"qid", "vid", "query", "moments", "saliency", "clip_length"}`.
@@ -43,8 +43,8 @@ def predict_from_features(
         videos = [video_features[row["vid"]] for row in batch]
         texts = [text_features(query=row["query"], qid=row["qid"], level=None) for row in batch]
         longest = processor.max_video_length or max(map(len, videos))
-        whole = [item for item in zip(batch, videos, texts) if len(item[1]) <= longest]
-        results = iter(_predict_batch(model, processor, whole, **post_processing))
+        fitting = [item for item in zip(batch, videos, texts) if len(item[1]) <= longest]
+        results = iter(_predict_batch(model, processor, fitting, **post_processing))
         for row, video, text in zip(batch, videos, texts):
             if len(video) <= longest:
                 result = next(results)
@@ -56,20 +56,20 @@ def predict_from_features(
 
 
 def _predict_batch(model, processor, items: Sequence[tuple], **post_processing) -> list[dict]:
-    """The results of `(row, video, text)` items that are no longer than the model takes."""
+    """Return the results of `(row, video, text)` items that are no longer than the model takes."""
     if not items:
         return []
     rows, videos, texts = map(list, zip(*items))
     inputs = processor(videos, texts, names=[row["qid"] for row in rows]).to(model.device, model.dtype)
     # Where a duration is not known, the clips say how long the video is.
     durations = [row.get("duration") or np.inf for row in rows]
-    return processor.post_process(
+    return processor.post_process_moment_retrieval(
         model(**inputs), inputs["video_attention_mask"], durations=durations, **post_processing
     )
 
 
 def as_submission(result: Mapping) -> dict:
-    """A prediction in the field's submission format, which `shine-hf evaluate --submission` scores."""
+    """Return a prediction in the field's submission format, which `shine-hf evaluate --submission` scores."""
     return {
         "qid": result["qid"],
         "query": result["query"],

@@ -1,30 +1,28 @@
-"""`pipeline("video-moment-retrieval", model=…)`: a video file and a query in, moments out. Importing this module registers the task."""
+"""`pipeline("video-moment-retrieval", model=…)`: a video and a sentence in, moments out. Importing this module registers the task."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from transformers import AutoModel, Pipeline
+from transformers import AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from ..encoders import is_text_encoder_spec, is_video_encoder_spec, text_encoder, video_encoder
 from ..encoders.video_reader import video_duration
-from ..encoders.video_source import open_video
-from ..modeling import MomentRetrievalProcessor
-from .windows import find_moments
+from ..encoders.video_source import VideoFrames, open_video
+from ..modeling.pipeline_moment_retrieval import TASK, MomentRetrievalPipeline, is_frames
 
-TASK = "video-moment-retrieval"
-
-# What `open_video` takes, or clip features.
-Video = Any
+__all__ = ["TASK", "VideoMomentRetrievalPipeline"]
 
 
-class VideoMomentRetrievalPipeline(Pipeline):
+class VideoMomentRetrievalPipeline(MomentRetrievalPipeline):
     """
-    Finds the moments of a video that a query describes.
+    Find the moments of a video that a query describes.
 
     ```python
     >>> find = pipeline("video-moment-retrieval", model="PATH_OR_REPOSITORY")
@@ -32,118 +30,60 @@ class VideoMomentRetrievalPipeline(Pipeline):
     {"moments": [{"start": 12.5, "end": 18.0, "score": 0.93}], "saliency": [...], "clip_length": 0.5}
     ```
 
-    Video and query are encoded as the model's configuration records, so as in training. A video is decoded and encoded once for all its
-    queries; only its features stay in memory. One longer than the model takes goes through overlapping windows.
+    Video and query are encoded as the model's configuration records, so as in training. What a call takes and returns is described at
+    [`MomentRetrievalPipeline`]; videos may be anything that [`open_video`] opens.
 
     Args:
         video_encoder, text_encoder (`str`, *optional*): Specifications (see `shine_hf.encoders`) instead of those of the configuration,
-            or encoders themselves.
+            or encoders.
+        kept_videos (`int`): Keep the features of so many videos for the next call.
     """
 
-    _load_processor = False
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = False
-
-    def __init__(self, *args, video_encoder=None, text_encoder=None, **kwargs):
+    def __init__(self, *args, video_encoder=None, text_encoder=None, kept_videos: int = 0, **kwargs):
         super().__init__(*args, **kwargs)
-        # Once and for all: switched for each call, and back, it would be switched under another thread's call.
-        self.model.eval()
-        # The configuration records all that the processor needs.
-        self.feature_extractor = self.feature_extractor or MomentRetrievalProcessor.from_config(self.model.config)
         self._video_encoder = video_encoder or self.model.config.video_encoder
         self._text_encoder = text_encoder or self.model.config.text_encoder
+        self._kept_videos = kept_videos
+        self._kept: OrderedDict[tuple, tuple[np.ndarray, float | None]] = OrderedDict()
 
-    def __call__(self, video: Video | Sequence[Video], query: str | Sequence | None = None, **kwargs) -> Any:
-        """
+    def encode_video(
+        self, video: Any, fps: float | None = None, progress: bool = False
+    ) -> tuple[np.ndarray, float | None]:
+        """Return clip features `(T, D)` of a video and its duration in seconds, if it is known better than by its clips.
+
         Args:
-            video: A path, an `http(s)://` address, the bytes of a file, a value of a `datasets` Video column, or `VideoFrames(frames, fps)`;
-                or `(T, D)` clip features of the kind the model was trained on; or a list of them.
-            query: For one video a query, or a list of queries. For a list of videos a query to ask of each, or a list with an entry
-                per video: a query, or a list of queries.
-            top_k (`int`, *optional*), score_threshold (`float`): Keep the best `top_k` moments with at least this score.
-            nms_threshold (`float`, *optional*): IoU above which the worse of two moments goes.
-            round_to_clip_length (`bool`): Move both ends to the nearest multiple of the clip length.
-            window_seconds (`float`, *optional*), overlap (`float`): Length of the windows of a long video, and the share of a window that the
-                next one repeats.
-            batch_size (`int`): Pairs of window and query per forward pass.
-            progress (`bool`): Show a bar while a video is encoded.
-
-        Returns:
-            `{"moments": [{"start", "end", "score"}, …], "saliency": [...], "clip_length": s}` with times in seconds, best moment first, and a
-            saliency score per clip; in a list where `query` is a list, and in a list where `video` is one.
+            video: Whatever [`open_video`] opens, or frames.
+            fps: Frames per second of frames.
+            progress: Show a bar.
 
         Raises:
-            FileNotFoundError, ValueError: for a video that cannot be read, an empty query, or a model trained on features that cannot be
-                computed here.
+            FileNotFoundError, ValueError: for a video that cannot be read, frames without a rate, or a model trained on features that
+                cannot be computed here.
         """
-        videos = list(video) if isinstance(video, list | tuple) else [video]
-        if isinstance(video, list | tuple):
-            queries = [query] * len(videos) if isinstance(query, str) else list(query or ())
-        else:
-            queries = [query]
-        if len(videos) != len(queries):
-            raise ValueError(
-                f"{len(videos)} videos, but {len(queries)} queries: give one query for all videos, or an entry (a query or a list) per video"
-            )
-        for asked in queries:
-            for text in [asked] if isinstance(asked, str) or asked is None else asked:
-                if not isinstance(text, str) or not text.strip():
-                    raise ValueError(f"a query must be a sentence, got {text!r}")
-        preprocess, forward, postprocess = self._sanitize_parameters(**kwargs)
-        parameters = (
-            self._preprocess_params | preprocess,
-            self._forward_params | forward,
-            self._postprocess_params | postprocess,
-        )
+        encoder = self.video_encoder
+        if is_frames(video):
+            if fps is None:
+                raise ValueError("frames do not say how fast they follow each other; give their rate, e.g. fps=25")
+            video = VideoFrames(video, fps)
+        key = self._kept_videos and _identity(video)
+        if key and key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        clip_length = self.feature_extractor.clip_length
+        with open_video(video) as source:
+            features = encoder.encode_video(source, clip_length, progress=progress)
+            duration = video_duration(source)
+        if duration <= (len(features) - 1) * clip_length:
+            duration = None  # The header is wrong: there are more frames than it promises.
+        if key:
+            self._kept[key] = features, duration
+            while len(self._kept) > self._kept_videos:
+                self._kept.popitem(last=False)
+        return features, duration
 
-        # A video that is named several times is encoded once.
-        asked_of: dict[Any, list[int]] = {}
-        for index, item in enumerate(videos):
-            asked_of.setdefault(str(item) if isinstance(item, str | Path) else id(item), []).append(index)
-        results: list = [None] * len(videos)
-        for indices in asked_of.values():
-            per_index = [[queries[i]] if isinstance(queries[i], str) else list(queries[i]) for i in indices]
-            texts = [text for texts in per_index for text in texts]
-            answers = iter(self.run_single((videos[indices[0]], texts), *parameters) if texts else ())
-            for i, texts in zip(indices, per_index):
-                of_video = [next(answers) for _ in texts]
-                results[i] = of_video[0] if isinstance(queries[i], str) else of_video
-        return results if isinstance(video, list | tuple) else results[0]
-
-    def _sanitize_parameters(self, progress=None, window_seconds=None, **kwargs):
-        forward = {name: kwargs.pop(name) for name in _FORWARD_OPTIONS if name in kwargs}
-        if kwargs:
-            raise ValueError(
-                f"unknown option {', '.join(kwargs)}; there are {', '.join(_FORWARD_OPTIONS)}, window_seconds and progress"
-            )
-        if window_seconds is not None:
-            clip_length = self.model.config.clip_length
-            if window_seconds < clip_length:
-                raise ValueError(
-                    f"window_seconds must hold at least one clip of {clip_length} s, got {window_seconds}"
-                )
-            forward["window_clips"] = round(window_seconds / clip_length)
-        return {} if progress is None else {"progress": progress}, forward, {}
-
-    def preprocess(self, input_: tuple[Video, Sequence[str]], progress: bool = False) -> dict:
-        """Encode a video and its queries."""
-        video, queries = input_
-        duration = None
-        if not (isinstance(video, np.ndarray) and video.ndim == 2):
-            clip_length = self.feature_extractor.clip_length
-            encoder = self.video_encoder
-            with open_video(video) as source:
-                video = encoder.encode_video(source, clip_length, progress=progress)
-                duration = video_duration(source)
-        return {"video": video, "texts": self.text_encoder.encode(queries), "duration": duration}
-
-    def _forward(self, input_tensors: dict, **options) -> list[dict]:
-        return find_moments(self.model, self.feature_extractor, **input_tensors, **options)
-
-    def postprocess(self, model_outputs: list[dict]) -> list[dict]:
-        return model_outputs
+    def encode_text(self, sentences: Sequence[str]) -> list[np.ndarray]:
+        """Return token features `(L, D)` of each sentence."""
+        return self.text_encoder.encode(sentences)
 
     @property
     def video_encoder(self):
@@ -156,9 +96,9 @@ class VideoMomentRetrievalPipeline(Pipeline):
             spec = self._video_encoder
             if spec is None or not is_video_encoder_spec(spec):
                 raise ValueError(
-                    f"this model was trained on {f'the features {spec!r}' if spec else 'features of unknown origin'}, which cannot be computed "
-                    "from a video file here. Give the clip features as a (T, D) array instead of the file, "
-                    'or name the encoder they come from: pipeline(…, video_encoder="clip:openai/clip-vit-base-patch32")'
+                    f"this model was trained on {f'the features {spec!r}' if spec else 'features of unknown origin'}, which cannot be "
+                    "computed from a video here. Give the clip features as a (T, D) array instead of the video, "
+                    'or name the encoder they come from: video_encoder="clip:openai/clip-vit-base-patch32"'
                 )
             self._video_encoder = video_encoder(spec, device=str(self.device))
         return self._video_encoder
@@ -174,18 +114,36 @@ class VideoMomentRetrievalPipeline(Pipeline):
             spec = self._text_encoder
             if spec is None or not is_text_encoder_spec(spec):
                 raise ValueError(
-                    f"this model was trained on {f'the text features {spec!r}' if spec else 'text features of unknown origin'}; name the encoder "
-                    'they come from: pipeline(…, text_encoder="clip:openai/clip-vit-base-patch32")'
+                    f"this model was trained on {f'the text features {spec!r}' if spec else 'text features of unknown origin'}. Give the "
+                    "token features as an (L, D) array instead of the sentence, or name the encoder they come from: "
+                    'text_encoder="clip:openai/clip-vit-base-patch32"'
                 )
             self._text_encoder = text_encoder(spec, device=str(self.device))
         return self._text_encoder
 
 
-_FORWARD_OPTIONS = ("top_k", "score_threshold", "nms_threshold", "round_to_clip_length", "overlap", "batch_size")
+def _identity(video: Any) -> tuple | None:
+    """Return a key that is equal for the same video and changes when it does; None for one that cannot be told apart cheaply."""
+    if isinstance(video, str) and "://" in video:
+        return ("address", video)
+    if isinstance(video, str | os.PathLike):
+        try:
+            stat = os.stat(video)
+        except OSError:
+            return None
+        return ("file", os.path.realpath(video), stat.st_size, stat.st_mtime_ns)
+    if isinstance(video, bytes):
+        return ("bytes", hashlib.sha256(video).digest())
+    if isinstance(video, Mapping):
+        return _identity(video["bytes"] if video.get("bytes") is not None else video.get("path"))
+    if isinstance(video, VideoFrames) and isinstance(video.frames, np.ndarray):
+        frames = np.ascontiguousarray(video.frames)
+        return ("frames", video.fps, frames.shape, frames.dtype.str, hashlib.sha256(frames.data).digest())
+    return None
+
 
 PIPELINE_REGISTRY.register_pipeline(
     TASK, pipeline_class=VideoMomentRetrievalPipeline, pt_model=AutoModel, type="multimodal"
 )
-# By this mark `save_pretrained` would copy this file beside the model, and loading would then ask for `trust_remote_code`; the package that
-# reads the video is needed anyway.
+# By this mark `save_pretrained` would copy this file beside the model. Models are saved with the pipeline that works without shine_hf.
 del VideoMomentRetrievalPipeline._registered_impl

@@ -36,8 +36,8 @@ class MomentRetrievalConfig(PreTrainedConfig):
         background_weight (`float`): Weight of the class "background" in the label term.
         matcher_span_cost, matcher_giou_cost, matcher_class_cost (`float`): Weights of the matching cost.
         saliency_margin (`float`): Margin of the saliency term on pairs of clips.
-        saliency_weight (`float`): How much the saliency counts where the processor ranks the candidates; 0, as in the papers, ranks them by
-            their class alone. No weight of the training; to try another: `AutoModel.from_pretrained(…, saliency_weight=2.0)`.
+        saliency_weight (`float`): How much the saliency counts where the processor ranks the candidates. 0, as in the papers, ranks them by
+            their class only. It plays no part in training. To try another: `AutoModel.from_pretrained(…, saliency_weight=2.0)`.
     """
 
     keys_to_ignore_at_inference = ["loss_dict", "auxiliary_outputs"]
@@ -72,6 +72,20 @@ class MomentRetrievalConfig(PreTrainedConfig):
     matcher_class_cost: Number = 4
     saliency_margin: Number = 0.2
     saliency_weight: Number = 0.0
+
+    def __post_init__(self, **kwargs):
+        if not __name__.startswith("transformers_modules"):
+            # Where shine_hf is installed, its own pipeline is registered, which reads videos too and needs no `trust_remote_code`.
+            kwargs.pop("custom_pipelines", None)
+        super().__post_init__(**kwargs)
+
+    def to_diff_dict(self) -> dict:
+        """Return what `config.json` holds. It names the pipeline for an environment without shine_hf."""
+        # transformers copies what this file imports beside the configuration; imported here, since it takes seconds.
+        from .pipeline_moment_retrieval import TASK, MomentRetrievalPipeline
+
+        implementation = f"pipeline_moment_retrieval.{MomentRetrievalPipeline.__name__}"
+        return super().to_diff_dict() | {"custom_pipelines": {TASK: {"impl": implementation, "pt": ["AutoModel"]}}}
 
     def validate_architecture(self):
         """Part of the `@strict` validation: sizes that no model can be built from are refused by name."""

@@ -58,6 +58,7 @@ class MomentRetrievalOutput(ModelOutput):
         pred_spans (`(B, Q, 2)`): Centre and width of the candidates, as fractions of the video.
         saliency_scores (`(B, T)`): How well each clip fits the query, unbounded. Numbers at padded clips mean nothing.
         negative_saliency_scores (`(B, N, T)`, with negatives): The same for each negative query.
+        saliency_weight (`(B,)`, with `config.saliency_weight`): It, for the processor, which ranks the candidates.
         auxiliary_outputs (list of dict, with `config.auxiliary_loss`): `logits` and `pred_spans` of the earlier decoder layers.
         last_hidden_state, video_states, encoder_hidden_states, decoder_hidden_states, encoder_attentions, decoder_attentions,
         cross_attentions: See [`MomentRetrievalModelOutput`].
@@ -70,6 +71,7 @@ class MomentRetrievalOutput(ModelOutput):
     pred_spans: torch.Tensor | None = None
     saliency_scores: torch.Tensor | None = None
     negative_saliency_scores: torch.Tensor | None = None
+    saliency_weight: torch.Tensor | None = None
     auxiliary_outputs: list[dict[str, torch.Tensor]] | None = None
     last_hidden_state: torch.Tensor | None = None
     video_states: torch.Tensor | None = None
@@ -362,6 +364,7 @@ class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
                 layer_terms=lambda matched: self.layer_losses(outputs, matched, text_attention_mask),
             )
 
+        weight = self.config.saliency_weight
         auxiliary = None
         if self.config.auxiliary_loss:
             auxiliary = [{"logits": a, "pred_spans": b} for a, b in zip(logits[:-1], spans[:-1])]
@@ -373,6 +376,7 @@ class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
             pred_spans=spans[-1],
             saliency_scores=saliency,
             negative_saliency_scores=negative_saliency,
+            saliency_weight=saliency.new_full(saliency.shape[:1], weight, dtype=torch.float32) if weight else None,
             auxiliary_outputs=auxiliary,
             last_hidden_state=outputs.last_hidden_state,
             video_states=outputs.video_states,

@@ -6,17 +6,20 @@ import numpy as np
 import torch
 from transformers import BatchFeature, FeatureExtractionMixin
 
-from .spans import span_to_window, temporal_iou
+from .ranking import saliency_contrast, temporal_nms
+from .spans import span_to_window
+
+Features = np.ndarray | torch.Tensor | Sequence[Sequence[float]]
 
 
 def covered_seconds(num_clips, clip_length: float):
-    """Length of video that `num_clips` clips cover, in seconds. Targets are divided and predictions multiplied by it."""
+    """Return the length of video that `num_clips` clips cover, in seconds. Targets are divided and predictions multiplied by it."""
     return num_clips * clip_length
 
 
 class MomentRetrievalProcessor(FeatureExtractionMixin):
     """
-    Prepares clip and token features for a model, and turns its outputs into moments.
+    Prepare clip and token features for a model, and turn its outputs into moments.
 
     Args:
         clip_length (`float`): Seconds that one clip covers.
@@ -25,14 +28,12 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         max_video_length (`int`, *optional*): Clips beyond which a video is cut.
         max_text_length (`int`): Tokens beyond which a query is cut.
         video_dim, text_dim (`int`, *optional*): Widths to insist on.
-        saliency_weight (`float`): How much the saliency counts in the score of a moment, see `decode_moments`.
     """
 
     model_input_names = ("video_features", "video_attention_mask", "text_features", "text_attention_mask")
 
     _CONFIG_FIELDS = (
         "clip_length", "normalize_features", "video_feature_dims", "max_video_length", "max_text_length", "video_dim", "text_dim",
-        "saliency_weight",
     )  # fmt: skip
 
     def __init__(
@@ -44,7 +45,6 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         max_text_length: int = 32,
         video_dim: int | None = None,
         text_dim: int | None = None,
-        saliency_weight: float = 0.0,
         **kwargs,
     ):
         self.clip_length = clip_length
@@ -54,73 +54,80 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         self.max_text_length = max_text_length
         self.video_dim = video_dim
         self.text_dim = text_dim
-        self.saliency_weight = saliency_weight
+        # Files of version 0.1 repeat it here. It belongs to the model's configuration, and its outputs carry it.
+        kwargs.pop("saliency_weight", None)
         super().__init__(**kwargs)
 
     @classmethod
     def from_config(cls, config) -> "MomentRetrievalProcessor":
-        """The processor that fits a model configuration, which is what training, evaluation and the pipeline go by; a saved processor repeats it."""
+        """Return the processor that fits a model configuration, as training, evaluation and the pipeline do; a saved processor repeats it."""
         return cls(**{name: getattr(config, name) for name in cls._CONFIG_FIELDS})
 
     # ---- inputs ----------------------------------------------------------------------------------------------------
 
-    def prepare_video(self, features: np.ndarray, name: str = "video") -> np.ndarray:
-        """`(T, D)` clip features -> at most `max_video_length` clips, normalised, float32. `name` is for error messages."""
+    def prepare_video(self, features: Features, name: str = "video") -> np.ndarray:
+        """Turn `(T, D)` clip features into at most `max_video_length` clips, normalized, float32. `name` is for error messages."""
         features = _checked(features, self.video_dim, f"video features of {name}")[: self.max_video_length]
         if not self.normalize_features:
             return features
         bounds = np.cumsum(self.video_feature_dims)[:-1] if self.video_feature_dims else []
         return np.concatenate([_normalized(part) for part in np.split(features, bounds, axis=1)], axis=1)
 
-    def prepare_text(self, features: np.ndarray, name: str = "query") -> np.ndarray:
-        """`(L, D)` token features -> at most `max_text_length` tokens, normalised, float32."""
+    def prepare_text(self, features: Features, name: str = "query") -> np.ndarray:
+        """Turn `(L, D)` token features into at most `max_text_length` tokens, normalized, float32."""
         features = _checked(features, self.text_dim, f"text features of {name}")[: self.max_text_length]
         return _normalized(features) if self.normalize_features else features
 
     def __call__(
         self,
-        video_features: np.ndarray | Sequence[np.ndarray],
-        text_features: np.ndarray | Sequence[np.ndarray],
-        negative_text_features: Sequence[Sequence[np.ndarray | None]] | None = None,
+        videos: Features | Sequence[Features],
+        text: Features | Sequence[Features],
+        negative_text: Sequence[Sequence[Features | None]] | None = None,
         names: Sequence[str] | None = None,
+        return_tensors: str | None = "pt",
     ) -> BatchFeature:
         """
+        Pad features to a batch.
+
         Args:
-            video_features: One `(T, D)` array per video, or a single one.
-            text_features: One `(L, D)` array per query, or a single one.
-            negative_text_features: For each query its negatives, the irrelevant query last; `None` for an absent one.
-            names: What to call each sample in an error message, the qid say.
+            videos: `(T, D)` clip features per video as a list, or of a single video; arrays, tensors or nested lists.
+            text: `(L, D)` token features per query likewise, one query per video.
+            negative_text: For each query its negatives, the irrelevant query last; `None` for an absent one.
+            names: What to call each sample in an error message, e.g. the qid.
+            return_tensors: `"pt"` or `"np"`.
 
         Returns:
-            Padded float32 tensors and int64 masks, as the models' `forward` takes them.
+            `video_features (B, T, Dv)`, `text_features (B, L, Dt)` and, with negatives, `negative_text_features (B, N, Ln, Dt)`, float32 and
+            padded with zeros, and for each an `…_attention_mask`, int64: what the models' `forward` takes.
 
         Raises:
-            ValueError: for NaN or infinite numbers, a wrong number of dimensions or channels, no clips or no tokens, or lists of
-                different length.
+            ValueError: for NaN or infinite numbers, a wrong number of dimensions or channels, no clips or no tokens, file names or
+                sentences, or lists of different length.
         """
-        if not isinstance(video_features, list | tuple):
-            video_features, text_features = [video_features], [text_features]
-        if len(video_features) != len(text_features):
-            raise ValueError(
-                f"{len(video_features)} videos for {len(text_features)} queries: one video per query is needed"
-            )
-        names = names or [f"sample {i}" for i in range(len(text_features))]
-        videos = [self.prepare_video(features, name) for features, name in zip(video_features, names)]
-        texts = [self.prepare_text(features, name) for features, name in zip(text_features, names)]
+        if return_tensors not in (None, "pt", "np"):
+            raise ValueError(f'return_tensors must be "pt" or "np", got {return_tensors!r}')
+        videos, text = _as_list(videos), _as_list(text)
+        if len(videos) != len(text):
+            raise ValueError(f"{len(videos)} videos for {len(text)} queries: one video per query is needed")
+        if not videos:
+            raise ValueError("no videos and no queries: there is nothing to prepare")
+        names = names or [f"sample {i}" for i in range(len(text))]
+        videos = [self.prepare_video(features, name) for features, name in zip(videos, names)]
+        text = [self.prepare_text(features, name) for features, name in zip(text, names)]
         inputs = {}
         inputs["video_features"], inputs["video_attention_mask"] = _pad(videos, videos[0].shape[1])
-        inputs["text_features"], inputs["text_attention_mask"] = _pad(texts, texts[0].shape[1])
-        if negative_text_features:
+        inputs["text_features"], inputs["text_attention_mask"] = _pad(text, text[0].shape[1])
+        if negative_text:
             negatives = [
                 None if features is None else self.prepare_text(features, f"a negative of {name}")
-                for row, name in zip(negative_text_features, names)
+                for row, name in zip(negative_text, names)
                 for features in row
             ]
-            padded, mask = _pad(negatives, texts[0].shape[1])
-            shape = (len(negative_text_features), -1)
+            padded, mask = _pad(negatives, text[0].shape[1])
+            shape = (len(negative_text), -1)
             inputs["negative_text_features"] = padded.unflatten(0, shape)
             inputs["negative_text_attention_mask"] = mask.unflatten(0, shape)
-        return BatchFeature(inputs)
+        return BatchFeature(inputs, tensor_type="np" if return_tensors == "np" else None)
 
     # ---- outputs ---------------------------------------------------------------------------------------------------
 
@@ -133,22 +140,25 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         round_to_clip_length: bool = False,
         nms_threshold: float | None = None,
         saliency_scores: torch.Tensor | None = None,
+        saliency_weight: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        r"""Candidates as moments, best first.
+        r"""
+        Return the candidates as moments, best first.
 
-        The score is the probability of the foreground. With a `saliency_weight` w, its logit is raised by w times the contrast of the saliency s:
-        what the ranking losses teach the saliency then counts in the choice of the moment.
+        The score is the probability of the foreground. With a `saliency_weight` w, its logit is raised by w times the contrast of the
+        saliency s: then what the ranking losses teach the saliency counts in the choice of the moment.
 
         $$ score = \sigma \Big( l_{fg} - l_{bg} + w \, (\bar s_{inside} - \bar s_{outside}) \Big) $$
 
         Args:
             logits (`(B, Q, 2)`, *optional*): Class scores; without them all candidates score 1.
-            pred_spans (`(B, Q, 2)`): Centre and width as fractions of the video.
-            video_attention_mask (`(B, T)`), durations (`(B,)` seconds, *optional*): Where the video ends: moments are clipped to it, those that
-                begin behind it to what it has of its last clip.
+            pred_spans (`(B, Q, 2)`): Center and width as fractions of the video.
+            video_attention_mask (`(B, T)`), durations (`(B,)` seconds, *optional*): Where the video ends. Moments are clipped to it; those
+                that begin after it become what the video has of its last clip.
             round_to_clip_length (`bool`): Move both ends to the nearest multiple of the clip length.
             nms_threshold (`float`, *optional*): Drop a moment whose temporal IoU with a better one is above it.
-            saliency_scores (`(B, T)`, *optional*): Needed where the processor has a `saliency_weight`.
+            saliency_scores (`(B, T)`, *optional*): Needed with a `saliency_weight`.
+            saliency_weight (`(B,)`, *optional*): Of the model's outputs, which take it from the configuration.
 
         Returns:
             `(B, Q, 3)` start and end in seconds and score. Dropped moments come last, with score -1.
@@ -163,105 +173,102 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
             windows = (windows / self.clip_length).round() * self.clip_length
         last = last.to(windows.dtype)
         start, end = windows.clamp(min=0).minimum(last.unsqueeze(-1)).unbind(-1)
-        # What begins behind the end was found in the last clip, of which the video fills only a part.
+        # What begins after the end was found in the last clip, of which the video fills only a part.
         last_clip = (torch.ceil(last / self.clip_length - 1e-4) - 1).clamp(min=0) * self.clip_length
         start = torch.where(start < last, start, last_clip)
         if logits is None:
             scores = torch.ones_like(start)
         else:
             foreground = logits[..., 0].float() - logits[..., 1].float()
-            if self.saliency_weight:
+            if saliency_weight is not None:
                 if saliency_scores is None:
-                    raise ValueError(f"a saliency_weight of {self.saliency_weight} needs saliency_scores")
+                    raise ValueError("a saliency_weight needs saliency_scores")
                 windows = torch.stack([start, end], dim=-1) / self.clip_length
-                contrast = _contrast(saliency_scores, last / self.clip_length, windows)
-                foreground = foreground + self.saliency_weight * contrast
+                contrast = saliency_contrast(saliency_scores, last / self.clip_length, windows)
+                foreground = foreground + saliency_weight.to(contrast).unsqueeze(1) * contrast
             scores = foreground.sigmoid()
         order = scores.argsort(dim=1, descending=True, stable=True)
         moments = torch.stack([start, end, scores], dim=-1)
         moments = moments.gather(1, order.unsqueeze(-1).expand(-1, -1, 3))
         return moments if nms_threshold is None else temporal_nms(moments, nms_threshold)
 
-    def post_process(
+    def post_process_moment_retrieval(
         self,
         outputs,
-        video_attention_mask: torch.Tensor,
-        durations: Sequence[float] | None = None,
+        video_attention_mask: torch.Tensor | None = None,
+        threshold: float = 0.0,
+        durations: Sequence[float] | torch.Tensor | None = None,
         top_k: int | None = None,
-        score_threshold: float = 0.0,
-        round_to_clip_length: bool = False,
         nms_threshold: float | None = None,
+        round_to_clip_length: bool = False,
     ) -> list[dict]:
-        """Model outputs to one result per sample: `{"moments": [{"start", "end", "score"}, …], "saliency": [...], "clip_length": s}`.
+        """
+        Turn model outputs into one result per sample.
 
         Args:
-            outputs (`MomentRetrievalOutput`), video_attention_mask (`(B, T)`): Of one forward pass.
+            outputs ([`MomentRetrievalOutput`]): Of one forward pass.
+            video_attention_mask (`(B, T)`, *optional*): That of the inputs; without it, no clip is taken for padding.
+            threshold (`float`): Keep moments with at least this score.
             durations (seconds, *optional*): Length of each video, where it is known better than by its clips.
-            top_k (`int`, *optional*), score_threshold (`float`): Keep the best `top_k` moments with at least this score.
-            round_to_clip_length, nms_threshold: See `decode_moments`.
+            top_k (`int`, *optional*): Keep so many moments, the best.
+            nms_threshold, round_to_clip_length: See `decode_moments`.
+
+        Returns:
+            `{"moments": [{"start", "end", "score"}, …], "saliency": [...], "clip_length": s}` per sample, times in seconds, best moment first.
+
+        Raises:
+            ValueError: where there is not one duration per sample.
         """
-        durations = None if durations is None else torch.as_tensor(durations, dtype=torch.float32)
+        spans, saliency = outputs["pred_spans"].detach(), outputs["saliency_scores"].detach()
+        mask = torch.ones(saliency.shape) if video_attention_mask is None else torch.as_tensor(video_attention_mask)
+        mask = mask.to(spans.device).bool()
+        if durations is not None:
+            durations = torch.as_tensor(durations, dtype=torch.float32)
+            if durations.shape != (len(spans),):
+                raise ValueError(f"one duration per sample is needed, got {durations.numel()} for {len(spans)}")
         moments = self.decode_moments(
-            outputs.logits.cpu(),
-            outputs.pred_spans.cpu(),
-            video_attention_mask.cpu(),
+            outputs.get("logits"),
+            spans,
+            mask,
             durations,
             round_to_clip_length,
             nms_threshold,
-            outputs.saliency_scores.cpu(),
+            saliency,
+            outputs.get("saliency_weight"),
         )
-        results = []
-        for sample, mask, saliency in zip(moments, video_attention_mask.cpu(), outputs.saliency_scores.float().cpu()):
-            kept = sample[sample[:, 2] >= max(score_threshold, 0.0)][:top_k]
-            results.append(
-                {
-                    "moments": [{"start": s, "end": e, "score": p} for s, e, p in kept.tolist()],
-                    "saliency": saliency[mask.bool()].tolist(),
-                    "clip_length": self.clip_length,
-                }
-            )
-        return results
+        return [
+            self.as_result(of_sample, scores[valid], threshold, top_k)
+            for of_sample, scores, valid in zip(moments.detach().cpu(), saliency.float().cpu(), mask.cpu())
+        ]
+
+    def as_result(
+        self, moments: torch.Tensor, saliency: torch.Tensor | np.ndarray, threshold: float = 0.0, top_k: int | None = None
+    ) -> dict:
+        """Return what `post_process_moment_retrieval` returns, of one sample: moments `(Q, 3)`, best first, and saliency `(T,)`."""
+        kept = moments[moments[:, 2] >= max(threshold, 0.0)][:top_k]
+        return {
+            "moments": [{"start": s, "end": e, "score": p} for s, e, p in kept.tolist()],
+            "saliency": saliency.tolist(),
+            "clip_length": self.clip_length,
+        }
 
 
-def temporal_nms(moments: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Non-maximum suppression over time, for a whole batch at once.
-
-    Args:
-        moments (`(B, Q, 3)`): Start, end and score, best first.
-        threshold (`float`): A moment goes whose IoU with a better one that stays is above it.
-
-    Returns:
-        `(B, Q, 3)`: the same moments, those that stay first, each group in its order; the others have score -1.
-    """
-    overlap = temporal_iou(moments[..., None, :2], moments[:, None, :, :2]) > threshold
-    keep = moments[..., 2] >= 0
-    for rank in range(moments.shape[1] - 1):
-        keep[:, rank + 1 :] &= ~(overlap[:, rank, rank + 1 :] & keep[:, rank, None])
-    moments = torch.cat([moments[..., :2], moments[..., 2:].masked_fill(~keep.unsqueeze(-1), -1.0)], dim=-1)
-    order = keep.to(torch.int8).argsort(dim=1, descending=True, stable=True)
-    return moments.gather(1, order.unsqueeze(-1).expand(-1, -1, 3))
+def _as_list(features) -> list:
+    """Split a batch of features; what is no batch becomes one of a single sample."""
+    if isinstance(features, list | tuple):
+        is_single = bool(features) and isinstance(features[0], list | tuple) and np.ndim(features[0]) == 1
+        return [features] if is_single else list(features)
+    return list(features) if np.ndim(features) == 3 else [features]
 
 
-def _contrast(saliency_scores: torch.Tensor, length: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
-    """Mean saliency inside each window minus that outside, `(B, Q)`; 0 for a window with nothing inside or outside.
-
-    Args:
-        saliency_scores (`(B, T)`): A score per clip.
-        length (`(B, 1)`): Length of the video in clips; of its last clip only the part that there is counts.
-        windows (`(B, Q, 2)`): Start and end in clips; a clip that is covered in part counts in part.
-    """
-    clips = torch.arange(saliency_scores.shape[1], device=windows.device, dtype=windows.dtype)
-    start, end = windows.split(1, dim=-1)
-    inside = (torch.minimum(end, clips + 1) - torch.maximum(start, clips)).clamp(0, 1)
-    outside = (length.unsqueeze(1) - clips).clamp(0, 1) - inside
-    scores = saliency_scores.to(windows.dtype).unsqueeze(1)
-    # Of less than a thousandth of a clip nothing is known but rounding errors.
-    means = [(scores * part).sum(-1) / part.sum(-1).clamp(min=1e-3) for part in (inside, outside)]
-    exists = (inside.sum(-1) > 1e-3) & (outside.sum(-1) > 1e-3)
-    return (means[0] - means[1]).masked_fill(~exists, 0.0)
-
-
-def _checked(features, width: int | None, what: str) -> np.ndarray:
+def _checked(features: Features, width: int | None, what: str) -> np.ndarray:
+    if isinstance(features, str | bytes) or hasattr(features, "__fspath__"):
+        raise ValueError(
+            f"{what} must be a (length, channels) array, got {features!r}: the processor encodes no files and sentences; "
+            "shine_hf.MomentRetriever does"
+        )
+    if isinstance(features, torch.Tensor):
+        features = features.detach().float().cpu().numpy()
     features = np.asarray(features, dtype=np.float32)
     if features.ndim != 2 or not len(features):
         raise ValueError(
@@ -281,7 +288,7 @@ def _normalized(rows: np.ndarray) -> np.ndarray:
 
 
 def _pad(arrays: Sequence[np.ndarray | None], width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(n_i, D)` arrays -> `(B, max n_i, D)` and `(B, max n_i)` mask; `None` becomes a row of padding alone."""
+    """Pad `(n_i, D)` arrays to `(B, max n_i, D)` with a mask `(B, max n_i)`; `None` becomes a row of padding only."""
     length = max((len(array) for array in arrays if array is not None), default=1)
     padded = torch.zeros(len(arrays), length, width)
     mask = torch.zeros(len(arrays), length, dtype=torch.long)

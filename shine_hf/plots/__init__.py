@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ..io import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -252,6 +255,19 @@ def plot_saliency_hierarchy(results: Mapping[str, Mapping[str, float]]) -> Figur
     axes.set_axisbelow(True)
     axes.set_xlabel("queries whose mean saliency inside the moment is in this order (%)", color=INK)
     return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike) -> None:
+    """Save a figure. A file of that name survives a failure.
+
+    Args:
+        path: Its extension is the format; without one, PNG.
+
+    Raises:
+        ValueError: for an unknown format.
+    """
+    with atomic_file(path, "wb") as file:
+        figure.savefig(file, format=os.path.splitext(path)[1][1:] or "png")
 
 
 # ---- panels of a query --------------------------------------------------------------------------------------------------

@@ -333,6 +333,7 @@ class ShineTrainer(CheckpointingTrainer):
             self.args.round_to_clip_length,
             self.args.nms_threshold,
             outputs["saliency_scores"],
+            outputs.get("saliency_weight"),
         )
         self._example.record(inputs, outputs, moments)
         return None, (moments.float(), _saliency_inside(outputs, inputs)), labels["windows"]

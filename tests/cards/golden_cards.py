@@ -1,6 +1,6 @@
 """Facts of made-up runs, and the cards in `model_cards/` that the renderer makes of them.
 
-python -m tests.hub.golden_cards      # after a change of the template: write the cards anew, and read what changed in `git diff`
+python -m tests.cards.golden_cards      # after a change of the template: write the cards again, and read `git diff`
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ ENVIRONMENT = {"shine_hf": "0.1.0", "Python": "3.11.0", "torch": "2.0.0", "devic
 
 
 def metrics(value: float, **links: float) -> dict[str, float]:
-    """Every figure of a split is the same, so that nobody takes them for measured ones."""
+    """Return the same number for every metric, so that nobody takes them for measured ones."""
     names = ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU", "mAP", "loss")
     return dict.fromkeys(names, value) | {name.replace("_over_", ">"): share for name, share in links.items()}
 
 
 def shine_on_simulated_features() -> ModelFacts:
-    """Everything that a card can say: measured on all splits, the best model, features that are no real ones."""
+    """Describe everything that a card can say: several splits, one of them without answers, the best model, simulated features."""
     split = {"queries": 1234, "videos": 567, "fingerprint": "0123456789abcdef" * 4}
     chain = {"positive_over_level1": 90.0, "level1_over_level2": 80.0, "level2_over_irrelevant": 70.0, "chain": 60.0}
     return ModelFacts(
@@ -38,7 +38,7 @@ def shine_on_simulated_features() -> ModelFacts:
         ranking=("coarse", "fine"),
         data=DataFacts(
             "Charades-CG",
-            dict.fromkeys(("train", "validation", "novel_composition"), split),
+            dict.fromkeys(("train", "validation", "novel_composition"), split) | {"hidden_test": split | {"annotated": 0}},
             negatives="gpt-3.5-turbo",
             hub_id="shine/charades-cg-negatives",
             revision="fedcba9876543210" * 2 + "01234567",
@@ -72,7 +72,7 @@ def shine_on_simulated_features() -> ModelFacts:
 
 
 def base_model_in_training() -> ModelFacts:
-    """A revision pushed on the way: the last evaluation is some steps old, the data is a folder, and videos can be given as files."""
+    """Describe a revision pushed during training: the last evaluation is some steps old, the data is a folder, and it takes video files."""
     return ModelFacts(
         name="shine/made-up-shapes-cg-base",
         class_name="MomentDetrForMomentRetrieval",
@@ -92,7 +92,7 @@ def base_model_in_training() -> ModelFacts:
 
 
 def a_stranger() -> ModelFacts:
-    """A model that is none of ours, trained with datasets that nobody described, before its first evaluation."""
+    """Describe a foreign model, trained with datasets that nobody described, before its first evaluation."""
     return ModelFacts(
         name="toy", class_name="Toy", parameters=42, step=1, max_steps=2, ranking=("coarse",), settings={"training": {"seed": 0}},
         environment=ENVIRONMENT,
@@ -100,7 +100,7 @@ def a_stranger() -> ModelFacts:
 
 
 def render_all() -> dict[str, str]:
-    """File name in `model_cards/` -> what belongs into it. Figures are named and not drawn: their pixels depend on the version of matplotlib."""
+    """Return file name in `model_cards/` -> content. Figures are named and not drawn: their pixels depend on the version of matplotlib."""
     simulated = shine_on_simulated_features()
     return {
         "shine_on_simulated_features.md": render_model_card(simulated, ALL_FIGURES),
@@ -111,7 +111,7 @@ def render_all() -> dict[str, str]:
 
 
 def main() -> None:
-    """Write the cards anew."""
+    """Write the cards again."""
     for name, content in render_all().items():
         (FOLDER / name).write_text(content, encoding="utf-8")
         print(FOLDER / name)

@@ -32,7 +32,7 @@ from .golden_cards import ALL_FIGURES, FOLDER, base_model_in_training, render_al
 @pytest.mark.parametrize(("name", "content"), render_all().items(), ids=render_all())
 def test_the_cards_in_model_cards_are_those_that_are_rendered(name, content):
     assert content == (FOLDER / name).read_text(encoding="utf-8"), (
-        "rendered differently now. If that is what you want: python -m tests.hub.golden_cards"
+        "rendered differently now. If that is what you want: python -m tests.cards.golden_cards"
     )
 
 
@@ -63,6 +63,27 @@ def test_results_of_other_weights_are_no_result_of_these(tmp_path):
     assert ModelCard(card).data.eval_results is None and "**Measured after step" in card
 
 
+@pytest.mark.parametrize("are_results_given", [True, False])
+def test_a_split_without_answers_is_not_scored_and_the_card_says_so(are_results_given):
+    """It stood there with mIoU 0.00, and was reported to the Hub."""
+    facts = shine_on_simulated_features()
+    if are_results_given:
+        facts.results["hidden_test"] = dict.fromkeys(("R1@0.5", "mIoU", "positive>level1"), 0.0)
+    files = card_files(facts, with_figures=False)
+    text = files[CARD_FILE].decode()
+    assert "Not scored, since its queries have no annotated moments: `hidden_test`." in text
+    assert "hidden_test" not in str(ModelCard(text).data.eval_results) + files[EVAL_RESULTS_FILE].decode()
+    assert "| hidden_test (simulated) |" not in text
+    facts.results = {}
+    assert "`hidden_test`.\n\nNothing else was measured." in render_model_card(facts)
+
+
+def test_annotated_queries_are_counted():
+    splits = {"train": rows(relevant_windows=[[[0.0, 1.0]], []]), "hidden": rows(relevant_windows=[[], []])}
+    facts = describe_data(DataArguments(dataset="charades_cg"), splits)
+    assert [facts.splits[name]["annotated"] for name in ("train", "hidden")] == [1, 0]
+
+
 def test_negatives_are_named_only_where_they_were_learned_from():
     facts = shine_on_simulated_features()
     assert "| hard negatives |" in render_model_card(facts) and "by a word or two" in render_model_card(facts)
@@ -83,10 +104,14 @@ def test_figures_are_drawn_and_named_only_where_there_is_something_to_draw(tmp_p
     assert {name for name in card_files(facts) if name.startswith("figures")} == {"figures/saliency_hierarchy.png"}
 
 
-def test_the_examples_of_a_model_that_takes_videos_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("video_encoder", "text_encoder", "count"),
+    [("pixels:size=2,frames=2", "words:dim=16", 2), ("i3d:", "words:dim=16", 2), ("i3d:", "npz:", 1)],
+)
+def test_the_examples_of_use_run(video_encoder, text_encoder, count, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = tiny_model(
-        "moment_detr", video_dim=16, text_dim=16, clip_length=1.0, video_encoder="pixels:size=2,frames=2", text_encoder="words:dim=16",
+        "moment_detr", video_dim=16, text_dim=16, clip_length=1.0, video_encoder=video_encoder, text_encoder=text_encoder,
     )  # fmt: skip
     facts = base_model_in_training()
     facts.name, facts.config = "published", model.config.to_dict()
@@ -96,12 +121,12 @@ def test_the_examples_of_a_model_that_takes_videos_run(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     write_video(tmp_path / "video.mp4", rng.integers(0, 255, (16, 24, 32, 3), dtype=np.uint8))
     blocks = re.findall(r"```python\n(.*?)```", (tmp_path / "published" / CARD_FILE).read_text(), re.S)
-    assert len(blocks) == 2
+    assert len(blocks) == count
     for block in blocks:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(block, {})
-        assert "'start'" in printed.getvalue()
+        assert "start" in printed.getvalue()
 
 
 # ---- facts -----------------------------------------------------------------------------------------------------------
@@ -112,7 +137,7 @@ def rows(**columns):
     return Dataset.from_dict(defaults | columns)
 
 
-def test_the_fingerprint_changes_with_what_is_learnt_and_with_nothing_else(tmp_path):
+def test_the_fingerprint_changes_with_what_is_learned_and_with_nothing_else(tmp_path):
     def fingerprint(**columns):
         facts = describe_data(DataArguments(dataset="charades_cg"), {"train": rows(**columns)})
         return facts.splits["train"]["fingerprint"]

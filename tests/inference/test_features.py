@@ -7,7 +7,7 @@ import torch
 from shine_hf import MomentRetrievalProcessor, QDDetrConfig, QDDetrForMomentRetrieval
 from shine_hf.features.text import TextFeatures
 from shine_hf.inference.features import as_submission, predict_from_features
-from shine_hf.inference.windows import find_moments
+from shine_hf.modeling.windows import find_moments
 
 TEXTS = TextFeatures.from_spec("words:dim=12")
 

@@ -1,15 +1,20 @@
 """Features to inputs, outputs to moments."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
-from transformers import AutoFeatureExtractor
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
 
 from shine_hf import MomentRetrievalOutput, MomentRetrievalProcessor, QDDetrConfig
-from shine_hf.modeling.processing_moment_retrieval import temporal_nms
+from shine_hf.modeling.pipeline_moment_retrieval import MomentRetrievalPipeline
+from shine_hf.modeling.ranking import temporal_nms
+
+from .helpers import tiny_model
 
 
-def test_each_feature_type_is_normalised_on_its_own():
+def test_each_feature_type_is_normalized_on_its_own():
     processor = MomentRetrievalProcessor(video_feature_dims=[2, 3])
     features = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
     normed = processor.prepare_video(features)
@@ -28,6 +33,39 @@ def test_padding_cutting_and_absent_negatives():
     assert inputs["text_attention_mask"].tolist() == [[1, 1], [1, 0]]
     assert inputs["negative_text_attention_mask"].tolist() == [[[1, 1], [0, 0]], [[0, 0], [1, 0]]]
     assert not inputs["video_features"][1, 2:].any() and inputs["negative_text_features"].shape == (2, 2, 2, 5)
+
+
+@pytest.mark.parametrize("wrap", [np.asarray, torch.as_tensor, np.ndarray.tolist])
+def test_arrays_tensors_and_nested_lists_are_the_same(wrap):
+    rng, processor = np.random.default_rng(0), MomentRetrievalProcessor()
+    video, text = rng.normal(size=(6, 3)), rng.normal(size=(2, 5))
+    expected = processor(videos=[video], text=[text], return_tensors="pt")
+    for videos, texts in (([wrap(video)], [wrap(text)]), (wrap(video), wrap(text)), (wrap(video[None]), [text])):
+        got = processor(videos=videos, text=texts, return_tensors="pt")
+        assert got.keys() == expected.keys()
+        for name in expected:
+            torch.testing.assert_close(got[name], expected[name])
+    half = processor(videos=torch.tensor(video, dtype=torch.bfloat16, requires_grad=True), text=text)
+    torch.testing.assert_close(half["video_features"], expected["video_features"], atol=0.02, rtol=0)
+
+
+def test_the_type_of_the_tensors_is_chosen():
+    processor = MomentRetrievalProcessor()
+    inputs = processor(videos=np.ones((6, 3)), text=np.ones((2, 5)), return_tensors="np")
+    assert isinstance(inputs["video_features"], np.ndarray) and inputs["video_features"].shape == (1, 6, 3)
+    with pytest.raises(ValueError, match='return_tensors must be "pt" or "np"'):
+        processor(videos=np.ones((6, 3)), text=np.ones((2, 5)), return_tensors="tf")
+
+
+def test_batches_that_do_not_fit_and_raw_inputs_are_refused(tmp_path):
+    processor, video, text = MomentRetrievalProcessor(), np.ones((6, 3)), np.ones((2, 5))
+    with pytest.raises(ValueError, match="1 videos for 2 queries"):
+        processor(videos=[video], text=[text, text])
+    with pytest.raises(ValueError, match="no videos"):
+        processor(videos=[], text=[])
+    for videos, texts in ((["kitchen.mp4"], [text]), (tmp_path / "kitchen.mp4", text), (video, "a person sits")):
+        with pytest.raises(ValueError, match="MomentRetriever does"):
+            processor(videos=videos, text=texts)
 
 
 @pytest.mark.parametrize(
@@ -59,17 +97,31 @@ def test_moments_in_seconds_best_first_and_inside_the_video():
     processor = MomentRetrievalProcessor(clip_length=2.0)
     mask = torch.tensor([[1, 1, 1, 1, 1, 0]])  # 5 clips: 10 s
     prediction = outputs([[0.5, 0.2], [0.9, 0.6], [0.05, 0.3]], [0.2, 0.9, 0.5])
-    (result,) = processor.post_process(prediction, mask)
+    (result,) = processor.post_process_moment_retrieval(prediction, mask)
     got = [(m["start"], m["end"], m["score"]) for m in result["moments"]]
     np.testing.assert_allclose(got, [(6, 10, 0.9), (0, 2, 0.5), (4, 6, 0.2)], atol=1e-5)
     assert result["saliency"] == [0, 1, 2, 3, 4] and result["clip_length"] == 2.0
-    (result,) = processor.post_process(prediction, mask, durations=[9.1], top_k=1)
+    (result,) = processor.post_process_moment_retrieval(prediction, mask, durations=[9.1], top_k=1)
     assert len(result["moments"]) == 1 and result["moments"][0]["end"] == pytest.approx(9.1)
-    (result,) = processor.post_process(prediction, mask, score_threshold=0.4)
+    (result,) = processor.post_process_moment_retrieval(prediction, mask, threshold=0.4)
     assert len(result["moments"]) == 2
 
 
-def test_what_begins_behind_the_end_is_what_the_video_has_of_its_last_clip():
+def test_post_processing_takes_what_a_forward_pass_gives():
+    """On any device and in any precision; without a mask no clip is padding; one duration per sample."""
+    processor = MomentRetrievalProcessor(clip_length=2.0)
+    prediction = outputs([[0.5, 0.2]], [0.5], clips=5)
+    prediction.pred_spans.requires_grad_()
+    (result,) = processor.post_process_moment_retrieval(prediction)
+    assert len(result["saliency"]) == 5
+    assert (
+        processor.post_process_moment_retrieval(prediction, np.ones((1, 5)), durations=torch.tensor([10.0])) == [result]
+    )
+    with pytest.raises(ValueError, match="one duration per sample is needed, got 2 for 1"):
+        processor.post_process_moment_retrieval(prediction, durations=[9.0, 9.0])
+
+
+def test_what_begins_after_the_end_is_what_the_video_has_of_its_last_clip():
     processor = MomentRetrievalProcessor(clip_length=2.0)
     spans, mask = torch.tensor([[[0.95, 0.1], [0.5, 0.2]]]), torch.ones(1, 5)
     moments = processor.decode_moments(None, spans, mask, torch.tensor([8.3]))
@@ -78,7 +130,7 @@ def test_what_begins_behind_the_end_is_what_the_video_has_of_its_last_clip():
 
 def test_rounding_to_the_clip_length():
     processor = MomentRetrievalProcessor(clip_length=2.0)
-    (result,) = processor.post_process(
+    (result,) = processor.post_process_moment_retrieval(
         outputs([[0.47, 0.3]], [0.5], clips=5), torch.ones(1, 5), round_to_clip_length=True
     )
     assert (result["moments"][0]["start"], result["moments"][0]["end"]) == (4.0, 6.0)
@@ -93,25 +145,64 @@ def test_saliency_counts_in_the_score_where_it_has_a_weight():
     mask, saliency = torch.tensor([[1, 1, 1, 1, 1, 0]]), torch.tensor([[0.0, 0.0, 1.0, 3.0, 3.0, 99.0]])
     contrasts = [0.5 / 2.5 - (0.5 + 6) / 2.5, 3.0 - 1 / 3, 0.0]
     for weight in (0.0, 0.5, 2.0):
-        processor = MomentRetrievalProcessor(clip_length=2.0, saliency_weight=weight)
-        moments = processor.decode_moments(logits, spans, mask, saliency_scores=saliency)[0]
+        processor = MomentRetrievalProcessor(clip_length=2.0)
+        moments = processor.decode_moments(
+            logits, spans, mask, saliency_scores=saliency, saliency_weight=torch.tensor([weight])
+        )[0]
         want = torch.tensor([2.0, 1.0, 0.0]) + weight * torch.tensor(contrasts)
         torch.testing.assert_close(moments[:, 2], want.sigmoid().sort(descending=True).values)
         assert moments[0, 0].item() == pytest.approx(0.0 if weight == 0 else 6.0)
     with pytest.raises(ValueError, match="saliency_scores"):
-        processor.decode_moments(logits, spans, mask)
+        processor.decode_moments(logits, spans, mask, saliency_weight=torch.ones(1))
+
+
+@pytest.mark.parametrize("kind", ["qd_detr", "moment_detr"])
+def test_the_configuration_owns_the_saliency_weight(kind, tmp_path):
+    """It stood in preprocessor_config.json too, so `AutoModel.from_pretrained(M, saliency_weight=2.0)` changed the pipeline only."""
+    tiny_model(kind, saliency_weight=1.0).save_pretrained(tmp_path)
+    MomentRetrievalProcessor.from_config(AutoConfig.from_pretrained(tmp_path)).save_pretrained(tmp_path)
+    assert "saliency_weight" not in (tmp_path / "preprocessor_config.json").read_text()
+    rng = np.random.default_rng(0)
+    video, text = rng.normal(size=(9, 12)), rng.normal(size=(4, 8))
+
+    def scores(**settings):
+        model = AutoModel.from_pretrained(tmp_path, **settings).eval()
+        processor = AutoFeatureExtractor.from_pretrained(tmp_path)
+        inputs = processor(videos=[video], text=[text], return_tensors="pt")
+        (by_snippet,) = processor.post_process_moment_retrieval(model(**inputs), inputs["video_attention_mask"])
+        by_pipeline = MomentRetrievalPipeline(model=model, device="cpu")(video=video, query=text)
+        assert by_snippet["moments"] == by_pipeline["moments"]
+        return [moment["score"] for moment in by_snippet["moments"]]
+
+    assert scores() == scores(saliency_weight=1.0) != scores(saliency_weight=2.0) != scores(saliency_weight=0.0)
+
+
+def test_files_that_repeat_the_saliency_weight_still_load(tmp_path):
+    tiny_model("qd_detr").save_pretrained(tmp_path)
+    MomentRetrievalProcessor(clip_length=2.0).save_pretrained(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"saliency_weight": 3.0}))
+    processor = AutoFeatureExtractor.from_pretrained(tmp_path)
+    assert processor.clip_length == 2.0
+    processor.save_pretrained(tmp_path)
+    assert "saliency_weight" not in path.read_text()
 
 
 def test_a_window_with_no_clip_inside_or_outside_has_no_contrast():
-    processor = MomentRetrievalProcessor(clip_length=1.0, saliency_weight=3.0)
+    processor, weight = MomentRetrievalProcessor(clip_length=1.0), torch.tensor([3.0])
     spans, logits = torch.tensor([[[0.5, 1.0], [0.5, 0.0]]]), torch.zeros(1, 2, 2)
     moments = processor.decode_moments(
-        logits, spans, torch.ones(1, 4), saliency_scores=torch.tensor([[5.0, -1, 2, 0]])
+        logits, spans, torch.ones(1, 4), saliency_scores=torch.tensor([[5.0, -1, 2, 0]]), saliency_weight=weight
     )
     assert moments[0, :, 2].tolist() == [0.5, 0.5]
-    # Behind the end of the video is not outside of the window, but nowhere.
+    # After the end of the video is not outside of the window, but nowhere.
     moments = processor.decode_moments(
-        logits, spans, torch.ones(1, 4), torch.tensor([3.4]), saliency_scores=torch.tensor([[5.0, 5, 5, -9]])
+        logits,
+        spans,
+        torch.ones(1, 4),
+        torch.tensor([3.4]),
+        saliency_scores=torch.tensor([[5.0, 5, 5, -9]]),
+        saliency_weight=weight,
     )
     assert moments[0, :, 2].tolist() == [0.5, 0.5]
 
@@ -123,7 +214,7 @@ def test_nms_drops_what_overlaps_a_better_one_that_stays():
     assert kept[:, 2].tolist() == pytest.approx([0.9, 0.7, 0.6, -1.0])
     processor = MomentRetrievalProcessor(clip_length=1.0)
     prediction = outputs([[0.5, 0.5], [0.5, 0.45]], [0.9, 0.8])
-    (result,) = processor.post_process(prediction, torch.ones(1, 6), nms_threshold=0.5)
+    (result,) = processor.post_process_moment_retrieval(prediction, torch.ones(1, 6), nms_threshold=0.5)
     assert len(result["moments"]) == 1
 
 
@@ -154,5 +245,5 @@ def test_it_is_saved_with_the_model_and_loads(tmp_path):
     processor.save_pretrained(tmp_path)
     QDDetrConfig().save_pretrained(tmp_path)
     loaded = AutoFeatureExtractor.from_pretrained(tmp_path)
-    assert type(loaded) is MomentRetrievalProcessor
+    assert type(loaded) is type(AutoProcessor.from_pretrained(tmp_path)) is MomentRetrievalProcessor
     assert (loaded.clip_length, loaded.video_dim, loaded.text_dim, loaded.max_text_length) == (1, 7, 3, 9)

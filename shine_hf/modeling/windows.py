@@ -1,4 +1,4 @@
-"""Moments of several queries in one video of any length: what is longer than a model has seen goes through overlapping windows."""
+"""Moments of several queries in one video of any length: a video longer than a model has seen goes through overlapping windows."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..modeling.processing_moment_retrieval import temporal_nms
+from .ranking import temporal_nms
 
-# For models that record no `max_video_length`; a window of so many clips keeps attention cheap.
+# For models that record no `max_video_length`. A window of this many clips keeps attention cheap.
 DEFAULT_WINDOW_CLIPS = 512
-# From this agreement on, what two windows found is taken for one moment.
+# Above this agreement, what two windows found is taken for one moment.
 SAME_MOMENT_IOU = 0.5
 
 
 def window_starts(num_clips: int, window_clips: int, overlap_clips: int) -> list[int]:
-    """First clips of the windows that cover a video. All are full; the last is moved back to the end of the video.
+    """Return the first clips of the windows that cover a video. All are full; the last is moved back to the end of the video.
 
     Raises:
         ValueError: for windows of no length, or an overlap that leaves no step between them.
@@ -43,34 +43,36 @@ def find_moments(
     overlap: float = 0.5,
     batch_size: int = 16,
     top_k: int | None = None,
-    score_threshold: float = 0.0,
+    threshold: float = 0.0,
     nms_threshold: float | None = None,
     round_to_clip_length: bool = False,
 ) -> list[dict]:
     """
-    Moments and saliency of each query. What several windows see of a moment is one moment in the result (see [`merge_moments`]), so it
-    may be longer than they are. The saliency of a clip is its mean over the windows that hold it.
+    Find the moments and the saliency of each query.
 
-    A model looks for its query in each window as if it had to be there. So with several windows the score of a moment is multiplied by the
-    sigmoid of its mean saliency, which training pushes towards 0 where a query has nothing to do with the video.
+    What several windows see of a moment is one moment in the result (see [`merge_moments`]), so it may be longer than a window. The
+    saliency of a clip is its mean over the windows that hold it.
+
+    A model looks for its query in each window as if it had to be there. So with several windows, the score of a moment is multiplied by the
+    sigmoid of its mean saliency, which training pushes toward 0 where a query has nothing to do with the video.
 
     Args:
         model, processor: Of `from_pretrained`.
-        video (`(T, D)`): Clip features of the whole video.
+        video (`(T, D)`): Clip features of the entire video.
         texts (list of `(L, D)`): Token features of each query.
         duration: Length of the video in seconds; by default that of its clips.
         window_clips: Clips per window; by default the model's `max_video_length`, else 512. A shorter video is one window.
         overlap: Share of a window that the next one repeats.
         batch_size: Pairs of window and query per forward pass.
-        top_k, score_threshold: Keep the best `top_k` moments with at least this score.
-        nms_threshold: IoU above which the worse of two moments goes; by default none does.
+        top_k, threshold: Keep the best `top_k` moments with at least this score.
+        nms_threshold: IoU above which the worse of two moments is dropped; by default none is.
         round_to_clip_length: Move both ends to the nearest multiple of the clip length.
 
     Returns:
         For each query `{"moments": [{"start", "end", "score"}, …], "saliency": [...], "clip_length": s}`, best moment first.
 
     Raises:
-        ValueError: for features that do not fit the model, or windows that make no sense.
+        ValueError: for features that do not fit the model, or windows that cannot cover it.
     """
     longest, clip_length = processor.max_video_length, processor.clip_length
     window_clips = window_clips or longest or DEFAULT_WINDOW_CLIPS
@@ -97,13 +99,14 @@ def find_moments(
         ).to(model.device, model.dtype)
         outputs = model(**inputs)
         moments = processor.decode_moments(
-            outputs.logits.cpu(),
-            outputs.pred_spans.cpu(),
-            inputs["video_attention_mask"].cpu(),
+            outputs.logits,
+            outputs.pred_spans,
+            inputs["video_attention_mask"],
             torch.tensor([duration - start * clip_length for start, _ in batch]),
             round_to_clip_length,
-            saliency_scores=outputs.saliency_scores.cpu(),
-        )
+            saliency_scores=outputs.saliency_scores,
+            saliency_weight=getattr(outputs, "saliency_weight", None),
+        ).cpu()
         scores = outputs.saliency_scores.float().cpu().numpy()
         for (start, query), window_moments, window_scores in zip(batch, moments, scores):
             offset = torch.tensor([start * clip_length, start * clip_length, 0.0])
@@ -120,20 +123,13 @@ def find_moments(
         moments = moments[moments[:, 2].argsort(descending=True, stable=True)]
         if nms_threshold is not None:
             moments = temporal_nms(moments[None], nms_threshold)[0]
-        kept = moments[moments[:, 2] >= max(score_threshold, 0.0)][:top_k]
-        results.append(
-            {
-                "moments": [{"start": s, "end": e, "score": p} for s, e, p in kept.tolist()],
-                "saliency": scores.tolist(),
-                "clip_length": clip_length,
-            }
-        )
+        results.append(processor.as_result(moments, scores, threshold, top_k))
     return results
 
 
 @dataclass
 class _Track:
-    """A moment that is followed from window to window, all in seconds. What lies behind `seen_to` no window has shown yet."""
+    """A moment that is followed from window to window, all in seconds. No window has shown anything after `seen_to` yet."""
 
     start: float
     end: float
@@ -142,7 +138,7 @@ class _Track:
     last_window: int
 
     def agreement(self, start: float, end: float, shared_from: float) -> float:
-        """Temporal IoU with another moment within what both windows show."""
+        """Return the temporal IoU with another moment within what both windows show."""
         a, b = max(self.start, shared_from), min(self.end, self.seen_to)
         c, d = max(start, shared_from), min(end, self.seen_to)
         if b <= a or d <= c:
@@ -153,10 +149,10 @@ class _Track:
 def merge_moments(
     per_window: Sequence[torch.Tensor], bounds: Sequence[tuple[float, float]], clip_length: float
 ) -> torch.Tensor:
-    """Moments of the whole video from those of its windows.
+    """Return the moments of the entire video from those of its windows.
 
-    A moment of a window continues one of the windows before if the two agree within what both windows show (temporal IoU at least 0.5); each
-    continues one at most, the better-scored first. Its ends are those of the better of the two, except where a window cut the moment off.
+    A moment continues one of an earlier window if the two agree within what both windows show (temporal IoU at least 0.5). Each continues at
+    most one, the better-scored first. Its ends are those of the better of the two, except where a window cut the moment off.
 
     Args:
         per_window (list of `(K, 3)`): Start and end in seconds of the video, and score, of each window.
@@ -187,7 +183,7 @@ def merge_moments(
 
 
 def _relevance(moments: torch.Tensor, saliency: np.ndarray, clip_length: float) -> torch.Tensor:
-    """Sigmoid of the mean saliency of the clips that each of the moments `(K, 3)` touches, `(K,)`."""
+    """Return the sigmoid of the mean saliency of the clips that each of the moments `(K, 3)` touches, `(K,)`."""
     first = (moments[:, 0] / clip_length + 1e-4).long().clamp(max=len(saliency) - 1)
     last = (moments[:, 1] / clip_length - 1e-4).long().clamp(max=len(saliency) - 1).maximum(first)
     summed = torch.from_numpy(np.concatenate([[0.0], np.cumsum(saliency)]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from shine_hf.inference.windows import find_moments, window_starts
+from shine_hf.modeling.windows import find_moments, window_starts
 from shine_hf.modeling import MomentRetrievalProcessor, QDDetrConfig, QDDetrForMomentRetrieval
 
 CLIP = 0.5
@@ -109,7 +109,7 @@ def test_top_k_and_threshold_count_over_all_windows():
     runs = [(3, 9, 1), (30, 36, 3), (60, 66, 2)]
     (result,), _ = ask([runs], clips=97, window_clips=16, top_k=2)
     assert [m["start"] for m in result["moments"]] == [15.0, 30.0]
-    (result,), _ = ask([runs], clips=97, window_clips=16, score_threshold=0.85)
+    (result,), _ = ask([runs], clips=97, window_clips=16, threshold=0.85)
     assert len(result["moments"]) == 2
 
 
@@ -159,7 +159,7 @@ def test_a_video_of_one_window_is_what_the_processor_makes_of_it():
     inputs = processor([video, video], texts)
     with torch.no_grad():
         outputs = model.eval()(**inputs)
-    expected = processor.post_process(outputs, inputs["video_attention_mask"], durations=[11.2, 11.2])
+    expected = processor.post_process_moment_retrieval(outputs, inputs["video_attention_mask"], durations=[11.2, 11.2])
     assert found == expected
     assert len(found[0]["moments"]) == config.num_queries and len(found[0]["saliency"]) == 23
 

@@ -1,0 +1,143 @@
+"""What the pipeline takes as video and query: each way of saying the same gives the same."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image
+
+from shine_hf.encoders.pixels import PixelEncoder
+from shine_hf.encoders.video_source import VideoFrames
+from shine_hf.inference.pipeline import VideoMomentRetrievalPipeline
+
+from ..encoders.videos import gray, write_video
+from .test_pipeline import CLIP, DIM, assert_same, tiny
+
+QUERY, OTHER = "a red star", "the dog barks"
+FPS = 4
+
+
+@pytest.fixture(scope="module")
+def find():
+    return VideoMomentRetrievalPipeline(model=tiny(), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return np.stack([gray(10 + 5 * index) for index in range(24)])
+
+
+@pytest.fixture(scope="module")
+def film(frames, tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("film") / "film.mp4", list(frames), fps=FPS)
+
+
+@pytest.fixture(scope="module")
+def expected(find, film):
+    return find(video=film, query=QUERY)
+
+
+@pytest.mark.parametrize("name", ["query", "text"])
+def test_a_query_has_two_names(find, film, expected, name):
+    assert find(film, **{name: QUERY}) == find(film, QUERY) == expected
+    assert find({"video": film, name: QUERY}) == expected
+    one, (other,) = find([{"video": str(film), name: QUERY}, {"video": film, name: [QUERY]}])
+    assert_same([one, other], [expected, expected])
+
+
+def test_both_names_at_once_are_refused(find, film):
+    with pytest.raises(ValueError, match="two names for one thing"):
+        find(film, QUERY, text=QUERY)
+
+
+def test_generators_and_datasets_are_answered_one_by_one(find, film, expected):
+    taken = []
+
+    def requests():
+        for query in (QUERY, OTHER):
+            taken.append(query)
+            yield {"video": str(film), "query": query}
+
+    answers = find(requests(), top_k=2)
+    assert next(answers)["moments"] == expected["moments"][:2] and taken == [QUERY]
+    assert len(list(answers)) == 1
+    rows = Dataset.from_list([{"video": str(film), "text": QUERY}] * 2)
+    assert list(find(rows)) == [expected] * 2
+    assert list(find((path for path in (film, film)), QUERY)) == [expected] * 2
+
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            if index >= 2:
+                raise IndexError
+            return {"video": film, "query": QUERY}
+
+    assert list(find(Rows())) == [expected] * 2
+
+
+def test_a_wrong_option_is_an_error_of_the_call_and_not_of_the_first_row(find):
+    with pytest.raises(ValueError, match="topk"):
+        find(iter([]), QUERY, topk=1)
+
+
+@pytest.mark.parametrize("wrap", [lambda path: {"path": str(path), "bytes": None}, lambda path: {"path": None, "bytes": path.read_bytes()},
+                                  lambda path: path.read_bytes(), lambda path: path.as_uri()])  # fmt: skip
+def test_values_of_a_video_column_bytes_and_addresses(find, film, expected, wrap):
+    assert find(wrap(film), QUERY) == expected
+    assert find([wrap(film)], [QUERY]) == [expected]
+
+
+def test_frames_in_every_common_form(find, frames):
+    expected = find(VideoFrames(frames, FPS), QUERY)
+    as_tensor = torch.from_numpy(frames)
+    for video in (frames, as_tensor, as_tensor.permute(0, 3, 1, 2), list(frames), [Image.fromarray(f) for f in frames]):
+        assert_same([find(video, QUERY, fps=FPS)], [expected])
+    with pytest.raises(ValueError, match="fps=25"):
+        find(frames, QUERY)
+
+
+def test_features_as_arrays_tensors_and_batches(find):
+    features = np.random.default_rng(0).normal(size=(2, 9, DIM)).astype(np.float32)
+    expected = [find(video, QUERY) for video in features]
+    assert find(torch.from_numpy(features[0]), QUERY) == expected[0]
+    assert_same([find(torch.from_numpy(features[0]).bfloat16(), QUERY)], [find(torch.from_numpy(features[0]).bfloat16().float(), QUERY)])  # fmt: skip
+    assert find(features, QUERY) == find(torch.from_numpy(features), QUERY) == find(list(features), QUERY) == expected
+
+
+def test_queries_as_features(find, film, expected):
+    tokens = find.text_encoder.encode([QUERY])[0]
+    assert find(film, tokens) == find(film, torch.from_numpy(tokens)) == expected
+    assert_same(find(film, [tokens, OTHER]), find(film, [QUERY, OTHER]))
+
+
+def test_what_is_no_video_is_refused(find, film):
+    for video, message in ((None, "NoneType"), (3, "not a video: int"), ([film, {"video": film}], "not both"), ({"frames": []}, "frames")):
+        with pytest.raises(ValueError, match=message):
+            find(video, QUERY)
+
+
+def test_videos_are_kept_for_the_next_call(film, frames, tmp_path, monkeypatch):
+    encoded, encode = [], PixelEncoder.encode_video
+    monkeypatch.setattr(PixelEncoder, "encode_video", lambda self, *a, **k: encoded.append(1) or encode(self, *a, **k))
+    find = VideoMomentRetrievalPipeline(model=tiny(), device="cpu", kept_videos=2)
+    path = tmp_path / "film.mp4"
+    path.write_bytes(film.read_bytes())
+    for video in (path, str(path), {"path": str(path), "bytes": None}):
+        find(video, [QUERY, OTHER])
+    assert len(encoded) == 1
+    for _ in range(2):
+        find(frames, QUERY, fps=FPS)
+    assert len(encoded) == 2
+    find(frames, QUERY, fps=2 * FPS)  # Another video; the oldest makes room.
+    find(path, QUERY)
+    assert len(encoded) == 4
+    write_video(path, [gray(200)] * 4, fps=FPS)  # The file has changed.
+    assert len(find(path, QUERY)["saliency"]) == 1 / CLIP and len(encoded) == 5
+
+
+def test_frames_of_features_the_model_does_not_know_are_refused(frames):
+    find = VideoMomentRetrievalPipeline(model=tiny(video_encoder="i3d:"), device="cpu")
+    with pytest.raises(ValueError, match="cannot be computed from a video here"):
+        find(frames, QUERY, fps=FPS)
