@@ -153,7 +153,11 @@ class MomentRetriever:
         loaded = AutoModel.from_pretrained(os.fspath(model), **model_options)
         return cls(
             VideoMomentRetrievalPipeline(
-                model=loaded, device=device, video_encoder=video_encoder, text_encoder=text_encoder, kept_videos=kept_videos
+                model=loaded,
+                device=device,
+                video_encoder=video_encoder,
+                text_encoder=text_encoder,
+                kept_videos=kept_videos,
             )
         )
 

@@ -242,7 +242,11 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         ]
 
     def as_result(
-        self, moments: torch.Tensor, saliency: torch.Tensor | np.ndarray, threshold: float = 0.0, top_k: int | None = None
+        self,
+        moments: torch.Tensor,
+        saliency: torch.Tensor | np.ndarray,
+        threshold: float = 0.0,
+        top_k: int | None = None,
     ) -> dict:
         """Return what `post_process_moment_retrieval` returns, of one sample: moments `(Q, 3)`, best first, and saliency `(T,)`."""
         kept = moments[moments[:, 2] >= max(threshold, 0.0)][:top_k]

@@ -92,7 +92,13 @@ def test_values_of_a_video_column_bytes_and_addresses(find, film, expected, wrap
 def test_frames_in_every_common_form(find, frames):
     expected = find(VideoFrames(frames, FPS), QUERY)
     as_tensor = torch.from_numpy(frames)
-    for video in (frames, as_tensor, as_tensor.permute(0, 3, 1, 2), list(frames), [Image.fromarray(f) for f in frames]):
+    for video in (
+        frames,
+        as_tensor,
+        as_tensor.permute(0, 3, 1, 2),
+        list(frames),
+        [Image.fromarray(f) for f in frames],
+    ):
         assert_same([find(video, QUERY, fps=FPS)], [expected])
     with pytest.raises(ValueError, match="fps=25"):
         find(frames, QUERY)
@@ -113,7 +119,12 @@ def test_queries_as_features(find, film, expected):
 
 
 def test_what_is_no_video_is_refused(find, film):
-    for video, message in ((None, "NoneType"), (3, "not a video: int"), ([film, {"video": film}], "not both"), ({"frames": []}, "frames")):
+    for video, message in (
+        (None, "NoneType"),
+        (3, "not a video: int"),
+        ([film, {"video": film}], "not both"),
+        ({"frames": []}, "frames"),
+    ):
         with pytest.raises(ValueError, match=message):
             find(video, QUERY)
 

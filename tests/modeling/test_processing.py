@@ -114,9 +114,9 @@ def test_post_processing_takes_what_a_forward_pass_gives():
     prediction.pred_spans.requires_grad_()
     (result,) = processor.post_process_moment_retrieval(prediction)
     assert len(result["saliency"]) == 5
-    assert (
-        processor.post_process_moment_retrieval(prediction, np.ones((1, 5)), durations=torch.tensor([10.0])) == [result]
-    )
+    assert processor.post_process_moment_retrieval(prediction, np.ones((1, 5)), durations=torch.tensor([10.0])) == [
+        result
+    ]
     with pytest.raises(ValueError, match="one duration per sample is needed, got 2 for 1"):
         processor.post_process_moment_retrieval(prediction, durations=[9.0, 9.0])
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from shine_hf.modeling.windows import find_moments, window_starts
 from shine_hf.modeling import MomentRetrievalProcessor, QDDetrConfig, QDDetrForMomentRetrieval
+from shine_hf.modeling.windows import find_moments, window_starts
 
 CLIP = 0.5
 
