@@ -9,7 +9,7 @@ from typing import Any
 
 # `run_on_video` of moment_detr and QD-DETR, and the extractor of their features (github.com/linjieli222/HERO_Video_Feature_Extractor).
 CLIP = "clip:openai/clip-vit-base-patch32"
-SLOWFAST = "slowfast:"
+SLOWFAST = "slowfast:SLOWFAST_8x8_R50.pyth"
 CLIP_LENGTH_SECONDS = 2.0
 CLIP_TEXT_WIDTH = 512
 

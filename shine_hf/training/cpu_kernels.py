@@ -1,4 +1,4 @@
-"""Faster linear maps, dropout and PReLU for training on a CPU: together they halve the step (benchmarks/step.py).
+"""Faster linear maps, dropout and PReLU for training on a CPU: together they halve the step (benchmarks/speed/step.py).
 
 The models consist of torch's own layers, so that they can be exported, quantized and saved like any other model. `fast_cpu_kernels`
 replaces the `forward` of these layers only while a step runs, and leaves nothing in the model.

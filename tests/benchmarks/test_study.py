@@ -9,11 +9,12 @@ import time
 import pytest
 import yaml
 
-from benchmarks.charades_files import calibration_splits, pairs_of
-from benchmarks.fine_gradients import main as gradients_main
-from benchmarks.reranking import main as rerank_main
-from benchmarks.study import BENCHMARKS, REPOSITORY, main, read_study
-from benchmarks.study_report import Run, compare, comparison_table, results_table
+from benchmarks.study.__main__ import main
+from benchmarks.study.charades_files import calibration_splits, pairs_of
+from benchmarks.study.fine_gradients import main as gradients_main
+from benchmarks.study.report import compare, comparison_table, results_table
+from benchmarks.study.reranking import main as rerank_main
+from benchmarks.study.spec import REPOSITORY, Run, read_study, study_names
 from shine_hf.negatives.language.tagging import Tagger
 from shine_hf.training.recipe import make_parser
 
@@ -83,7 +84,7 @@ def test_trained_runs_are_looked_at_again(study, tmp_path, capsys):
     # A weight of 0 finds what the run found.
     after = json.loads((tmp_path / "reranked/runs/shine_saliency_seed0.json").read_text())["results"]
     assert after["test_trivial_mIoU"] == pytest.approx(before["test_trivial_mIoU"], abs=1e-3)
-    assert "python -m benchmarks.reranking made_up" in (tmp_path / "reranked/README.md").read_text()
+    assert "python -m benchmarks.study.reranking made_up" in (tmp_path / "reranked/README.md").read_text()
     capsys.readouterr()
     assert gradients_main(["made_up.yaml", "--variants", "shine"]) == 0
     printed = capsys.readouterr().out
@@ -135,15 +136,15 @@ def test_a_study_that_is_stopped_saves_and_goes_on(study, tmp_path):
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on from here" in errors
+    assert process.returncode == 130 and "the same command continues from here" in errors
     (checkpoint,) = folder.glob("checkpoint-*")
     assert main(command) == 0
     assert f"resuming from outputs/studies/made_up/shine_seed0/{checkpoint.name}" in (folder / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("path", sorted((BENCHMARKS / "studies").glob("*.yaml")), ids=lambda path: path.stem)
-def test_the_studies_are_well_formed(path):
-    study = read_study(path.stem)
+@pytest.mark.parametrize("name", study_names())
+def test_the_studies_are_well_formed(name):
+    study = read_study(name)
     options = {action.dest for action in make_parser()._actions}
     keys = set(study.recipe).union(*study.variants.values())
     assert keys <= options, f"no keys of a recipe: {keys - options}"
@@ -181,8 +182,26 @@ def test_unknown_studies_keys_and_variants_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"a.yaml: .*unexpected keyword argument 'seed'"):
         read_study(str(path))
     path.write_text(yaml.safe_dump({**STUDY, "recipe": {}, "comparisons": [["shine", "bas"]]}))
-    with pytest.raises(ValueError, match="comparisons name bas, which is no variant"):
+    with pytest.raises(ValueError, match="comparisons name bas, which is not a variant"):
         read_study(str(path))
+
+
+def test_a_study_extends_another(tmp_path):
+    base = {**STUDY, "recipe": {"max_steps": 5, "learning_rate": 0.1}, "prepare": ["python a.py"]}
+    (tmp_path / "_base.yaml").write_text(yaml.safe_dump(base))
+    own = {
+        "extends": "_base",
+        "recipe": {"max_steps": 7},
+        "prepare": ["python b.py"],
+        "seeds": [1, 2],
+        "title": "Longer",
+    }
+    (tmp_path / "longer.yaml").write_text(yaml.safe_dump(own))
+    study = read_study(str(tmp_path / "longer.yaml"))
+    assert study.name == "longer" and study.title == "Longer" and study.features == STUDY["features"]
+    assert study.recipe == {"max_steps": 7, "learning_rate": 0.1} and study.seeds == [1, 2]
+    assert study.prepare == ["python a.py", "python b.py"]
+    assert not [name for name in study_names() if name.startswith("_")]
 
 
 # ---- the report ------------------------------------------------------------------------------------------------------
@@ -234,7 +253,7 @@ def test_runs_on_other_queries_are_not_compared(made_up_study):
 
 
 def test_novel_pairs_are_out_of_the_calibration_training_and_their_words_are_not(shared):
-    from benchmarks.charades_files import MIN_TRAINING_QUERIES, NOVEL_ROWS
+    from benchmarks.study.charades_files import MIN_TRAINING_QUERIES, NOVEL_ROWS
     from shine_hf.data.annotations import read_original
     from shine_hf.data.loading import training_rows
 

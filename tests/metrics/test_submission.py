@@ -15,7 +15,9 @@ from tests.conftest import REPOSITORY
 
 @pytest.fixture(scope="module")
 def loop_scorer():
-    spec = importlib.util.spec_from_file_location("metrics_benchmark", REPOSITORY / "benchmarks" / "metrics.py")
+    spec = importlib.util.spec_from_file_location(
+        "metrics_benchmark", REPOSITORY / "benchmarks" / "speed" / "metrics.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.loop_scorer

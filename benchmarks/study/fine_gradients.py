@@ -1,6 +1,6 @@
 """Where does the fine ranking loss push? On the trained models of a study, over its training queries.
 
-    python -m benchmarks.fine_gradients NAME [--variants …] [--queries 1600]
+    python -m benchmarks.study.fine_gradients NAME [--variants …] [--queries 1600]
 
 Prints for each variant (first finished seed) the mean saliency inside the moment under the query, each level of its negatives and the irrelevant query; and for both distances that the loss knows,
 the mean hinges and how much of the gradient falls on the negatives: where that is next to nothing, the hard negatives are not learned from.
@@ -19,7 +19,7 @@ import torch
 from shine_hf.losses.fine_ranking import DISTANCES, fine_ranking_hinges
 from shine_hf.modeling.moment_retrieval_loss import is_inside, masked_mean
 
-from .study import collect, read_study
+from .spec import read_study
 from .trained_run import TrainedRun
 
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     study = read_study(args.name, folder=Path("outputs/studies") / Path(args.name).stem)
     seeds = {}
-    for run in collect(study):
+    for run in study.finished_runs():
         seeds.setdefault(run.variant, run.seed)
     for variant in args.variants or seeds:
         with tempfile.TemporaryDirectory() as scratch:

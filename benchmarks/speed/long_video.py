@@ -1,6 +1,6 @@
 """Peak memory and speed of the pipeline on a long video file.
 
-    python benchmarks/long_video.py [--hours 2]
+    python benchmarks/speed/long_video.py [--hours 2]
 
 A minute of moving noise is encoded and repeated; a small QD-DETR with random weights is asked three queries by pixels of one-second
 clips. Memory and seconds do not depend on what the weights say. Prints one JSON line.

@@ -1,45 +1,31 @@
-"""Tables and figures of a study: means and deviations over the seeds, paired intervals, validation curves."""
+"""Tables of a study: means and deviations over the seeds, and paired intervals."""
 
 from __future__ import annotations
 
 import json
 import math
 import statistics
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from shine_hf.metrics import paired_bootstrap
 
-if TYPE_CHECKING:
-    from .study import Study
+from .figures import curve, results_figure, validation_figure, values_of
+from .spec import Run, Study
 
 HEADLINE = ("R1@0.5", "R1@0.7", "mIoU")
 ORDER = ("positive>level1", "level1>level2", "level2>level3", "chain")
 REPORTED = (*HEADLINE, *ORDER)
-CURVE, SELECTED_ON = "eval_validation_R1@0.5", "validation"
-# Metric -> its value for a query, of the result that the trainer saves; NaN where the query has none.
+SELECTED_ON = "validation"
+# Metric -> its value for a query, of the result that the trainer saves; NaN if the query has none.
 QUERY_METRICS: dict[str, Callable[[dict], float]] = {
     "R1@0.5": lambda query: 100.0 * (query["iou"] >= 0.5),
     "R1@0.7": lambda query: 100.0 * (query["iou"] >= 0.7),
     "mIoU": lambda query: 100.0 * query["iou"],
     "positive>level1": lambda query: _order(query["saliency"]),
 }
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its figures (`{split}_{metric}`), what it logged, and split -> the result of every query."""
-
-    variant: str
-    seed: int
-    results: dict[str, float]
-    log_history: list[dict]
-    queries: dict[str, list[dict]]
 
 
 def write_report(study: Study, runs: Sequence[Run], folder: Path) -> str:
@@ -62,24 +48,21 @@ def write_report(study: Study, runs: Sequence[Run], folder: Path) -> str:
     for name, figure in figures.items():
         figure.savefig(folder / name, dpi=110)
     lines = [f"# {study.title}", f"**Features: {study.features}.**", study.note.strip(), tables]
-    lines += [f"![{study.title}](results.png)", "Validation while training, mean over the seeds; the validation videos are a part of the training split.",
+    lines += [f"![{study.title}](results.png)", "Validation during training, mean over the seeds; the validation videos are a part of the training split.",
               "![Validation curves](validation.png)", f"Written by `python -m {study.command}`; a JSON per run is in `runs`."]  # fmt: skip
     (folder / "README.md").write_text("\n\n".join(filter(None, lines)) + "\n", encoding="utf-8")
     return tables
 
 
-# ---- tables ----------------------------------------------------------------------------------------------------------
-
-
 def results_table(study: Study, runs: Sequence[Run]) -> str:
-    """Markdown: a line per split and variant, mean ± sample standard deviation over the seeds."""
+    """Return Markdown: a line per split and variant, mean ± sample standard deviation over the seeds."""
     metrics = [
         name for name in REPORTED if any(f"{split}_{name}" in run.results for run in runs for split in study.splits)
     ]
     lines = [f"| split | variant | seeds | {' | '.join(metrics)} |", "|---|---|---:|" + "---:|" * len(metrics)]
     for split in study.splits:
         for variant in study.variants:
-            values = {name: _values(runs, variant, f"{split}_{name}") for name in metrics}
+            values = {name: values_of(runs, variant, f"{split}_{name}") for name in metrics}
             if any(values.values()):
                 cells = " | ".join(_mean_and_deviation(values[name]) for name in metrics)
                 lines.append(f"| {split} | {variant} | {max(map(len, values.values()))} | {cells} |")
@@ -87,7 +70,7 @@ def results_table(study: Study, runs: Sequence[Run]) -> str:
 
 
 def compare(study: Study, runs: Sequence[Run]) -> Iterator[dict]:
-    """Paired comparisons over the seeds that both sides have."""
+    """Yield paired comparisons over the seeds that both sides have."""
     by_key = {(run.variant, run.seed): run for run in runs}
     for variant, baseline in study.comparisons:
         seeds = [seed for seed in study.seeds if (variant, seed) in by_key and (baseline, seed) in by_key]
@@ -117,13 +100,13 @@ def compare(study: Study, runs: Sequence[Run]) -> Iterator[dict]:
 
 
 def comparison_table(comparisons: Sequence[dict]) -> str:
-    """Markdown: a line per pair and split, the difference with its interval; bold where the interval leaves out 0."""
+    """Return Markdown: a line per pair and split, the difference with its interval; bold if 0 is outside the interval."""
     if not comparisons:
         return ""
     metrics = list(dict.fromkeys(entry["metric"] for entry in comparisons))
     lines = [
-        "Differences in points, with 95 % intervals of a paired bootstrap over videos and seeds, as wide as Student's t wants them for few seeds "
-        "(bold: without 0). Of a single seed the interval is over the videos alone: another training may well come out elsewhere.",
+        "Differences in points, with 95 % intervals of a paired bootstrap over videos and seeds, widened by Student's t for few seeds "
+        "(bold: 0 is outside). With a single seed the interval is over the videos only: another training may well end elsewhere.",
         "",
         f"| split | variant − baseline | seeds | {' | '.join(metrics)} |",
         "|---|---|---:|" + "---:|" * len(metrics),
@@ -148,12 +131,8 @@ def _mean_and_deviation(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def _values(runs: Sequence[Run], variant: str, metric: str) -> list[float]:
-    return [run.results[metric] for run in runs if run.variant == variant and metric in run.results]
-
-
 def _reported(study: Study, run: Run) -> dict[str, float]:
-    """The figures of the splits of a study, and what the model was selected by."""
+    """Return the figures of the splits of a study, and what the model was selected by."""
     kept = {
         f"{split}_{name}"
         for split in (*study.splits, SELECTED_ON)
@@ -165,87 +144,3 @@ def _reported(study: Study, run: Run) -> dict[str, float]:
 def _order(saliency: Sequence[float | None]) -> float:
     positive, first = saliency[0], saliency[1] if len(saliency) > 2 else None
     return math.nan if positive is None or first is None else 100.0 * (positive > first)
-
-
-# ---- figures ---------------------------------------------------------------------------------------------------------
-
-
-def curve(run: Run) -> list[tuple[int, float]]:
-    """Step and R1@0.5 on the validation split, while training."""
-    return [(entry["step"], round(entry[CURVE], 2)) for entry in run.log_history if CURVE in entry]
-
-
-def results_figure(study: Study, runs: Sequence[Run]):
-    """R1@0.5, mIoU and the order of the saliency: a line per variant, a colour per split, a dot per seed and a ring at their mean."""
-    from matplotlib.figure import Figure
-
-    shown = [
-        name
-        for name in ("R1@0.5", "mIoU", "positive>level1")
-        if any(f"{split}_{name}" in run.results for run in runs for split in study.splits)
-    ]
-    variants = [variant for variant in study.variants if any(run.variant == variant for run in runs)]
-    figure = Figure(figsize=(3.2 * len(shown) + 2, 1.4 + 0.32 * len(variants)), layout="constrained")
-    panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
-    for axes, metric in zip(panels, shown):
-        for split, color in zip(study.splits, _colors(len(study.splits))):
-            for place, variant in enumerate(variants):
-                if values := _values(runs, variant, f"{split}_{metric}"):
-                    axes.plot(values, [place] * len(values), ".", color=color, markersize=4, alpha=0.6)
-                    label = split if place == 0 else None
-                    axes.plot(
-                        statistics.mean(values),
-                        place,
-                        "o",
-                        color=color,
-                        markersize=8,
-                        markerfacecolor="none",
-                        label=label,
-                    )
-        axes.set_title(f"{metric.replace('>', ' > ')} (%)", fontsize=10)
-        axes.grid(axis="y", color="#dddddd", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(range(len(variants)), variants, fontsize=8)
-    panels[0].set_ylim(len(variants) - 0.5, -0.5)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=len(study.splits),
-        fontsize=8,
-        frameon=False,
-    )
-    figure.suptitle("\n".join([study.title, *textwrap.wrap(study.features, 90)]), fontsize=10)
-    return figure
-
-
-def validation_figure(study: Study, runs: Sequence[Run]):
-    """R1@0.5 on the validation split over the steps, the mean over the seeds."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3.4), layout="constrained")
-    axes = figure.subplots()
-    variants = [variant for variant in study.variants if any(run.variant == variant and curve(run) for run in runs)]
-    for variant, color in zip(variants, _colors(len(variants))):
-        by_step: dict[int, list[float]] = {}
-        for run in runs:
-            for step, value in curve(run) if run.variant == variant else ():
-                by_step.setdefault(step, []).append(value)
-        steps = sorted(by_step)
-        axes.plot(steps, [statistics.mean(by_step[step]) for step in steps], color=color, label=variant, linewidth=1.5)
-    axes.set_xlabel("step")
-    axes.set_ylabel("R1@0.5 on validation (%)")
-    axes.spines[["top", "right"]].set_visible(False)
-    if variants:
-        figure.legend(loc="outside right center", fontsize=8, frameon=False)
-    return figure
-
-
-def _colors(count: int) -> list:
-    """Colours that stay apart for colour-blind readers; a scale where there are too many for that."""
-    from matplotlib import colormaps
-
-    from shine_hf.plots import SERIES_COLORS
-
-    if count <= len(SERIES_COLORS):
-        return list(SERIES_COLORS[:count])
-    return [colormaps["viridis"](index / (count - 1)) for index in range(count)]

@@ -1,6 +1,6 @@
 """The files that the studies on Charades-CG share, made from the original annotations.
 
-    python -m benchmarks.charades_files --data-dir ../shared/data --output outputs/studies/files/charades_cg
+    python -m benchmarks.study.charades_files --data-dir ../shared/data --output outputs/studies/files/charades_cg
 
 * `train.jsonl`, `test_trivial.jsonl`, `novel_composition.jsonl`, `novel_word.jsonl`: the splits. The test rows have lexical negatives, whatever a
   model is trained with, so that the order of the saliency is measured on the same sentences for all.
@@ -47,7 +47,7 @@ def pairs_of(query: TaggedQuery) -> set[tuple[str, str]]:
 
 
 def calibration_splits(rows) -> dict[str, list[dict]]:
-    """Split name -> rows: `train`, `seen` and `novel` of [the module's docstring](benchmarks/charades_files.py)."""
+    """Split name -> rows: `train`, `seen` and `novel` of [the module's docstring](benchmarks/study/charades_files.py)."""
     train, apart = (list(part) for part in split_validation(rows, SET_APART, SEED))
     tagger = Tagger()
     train_pairs, apart_pairs = (

@@ -1,6 +1,6 @@
 """How the time of a SHINE training step grows with hard negatives, clips and batch, as numbers and in one figure.
 
-    python -m benchmarks.scaling [--repeats 3] [--threads 2] [--output benchmarks/results/scaling]
+    python -m benchmarks.speed.scaling [--repeats 3] [--threads 2] [--output benchmarks/speed/results/scaling]
 
 Each panel changes one size of the yardstick of step.py (batch 32, 64 clips, three hard negatives and an irrelevant query) and times the step as we do it,
 in float32 on a CPU. Along the clips the batch shrinks, so that every step has 2,048 clips and the longest fits into memory (about 10 GB): shown is the time

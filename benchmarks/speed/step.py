@@ -1,7 +1,6 @@
-"""How long a training step and an evaluation take, against a step in the style of the public code, or against another commit.
+"""How long a training step and an evaluation take, against a step in the style of the public code.
 
-    python -m benchmarks.step [--repeats 7] [--threads 2] [--device cpu] [--output FILE.json]
-    python -m benchmarks.step --against COMMIT
+    python -m benchmarks.speed.step [--repeats 7] [--threads 2] [--device cpu] [--output FILE.json]
 
 Shape: batch 32, 64 clips of 1,024 features and 2 endpoint features, 12 words, three hard negatives and an irrelevant query, full base loss.
 The reference style is made of our own modules and gives the same loss (checked before anything is timed): a pass of its own, with decoder, for the
@@ -15,15 +14,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import multiprocessing
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -36,6 +28,8 @@ from shine_hf.modeling import QDDetrConfig, QDDetrForMomentRetrieval
 from shine_hf.modeling.moment_retrieval_loss import moment_retrieval_loss
 from shine_hf.training.cpu_kernels import fast_cpu_kernels
 from shine_hf.training.memory import keep_freed_memory
+
+from .turns import interleaved
 
 BATCH, CLIPS, WORDS, HARD_NEGATIVES = 32, 64, 12, 3
 VIDEO_DIM, TEXT_DIM = 1024, 512
@@ -218,57 +212,6 @@ class Evaluation:
                 self.model(**self.inputs)
 
 
-# ---- measuring -------------------------------------------------------------------------------------------------------
-
-
-class Worker:
-    """A process that makes a variant and runs it when it is its turn."""
-
-    def __init__(self, make: Callable[[], Callable[[], None]], threads: int, device: str):
-        context = multiprocessing.get_context("spawn")
-        self.connection, far_end = context.Pipe()
-        self.process = context.Process(target=self._serve, args=(far_end, make, threads, device), daemon=True)
-        self.process.start()
-        far_end.close()
-
-    def take_turn(self) -> float:
-        """Seconds of one run, the mean over as many as fill a fifth of a second."""
-        self.connection.send("run")
-        return self.connection.recv()
-
-    def stop(self) -> None:
-        self.connection.close()
-        self.process.join()
-
-    @staticmethod
-    def _serve(connection: Connection, make, threads: int, device: str) -> None:
-        torch.set_num_threads(threads)
-        run = make()
-        with contextlib.suppress(EOFError):
-            while connection.recv():
-                begin, runs, elapsed = time.perf_counter(), 0, 0.0
-                while elapsed < 0.2:
-                    run()
-                    if device == "cuda":
-                        torch.cuda.synchronize()
-                    runs, elapsed = runs + 1, time.perf_counter() - begin
-                connection.send(elapsed / runs)
-
-
-def interleaved(variants: dict[str, Callable], repeats: int, threads: int, device: str, warm_up=3) -> dict[str, float]:
-    """Median seconds of each variant; they take turns, so that what disturbs the machine disturbs all."""
-    workers = {name: Worker(make, threads, device) for name, make in variants.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(warm_up + repeats):
-        for name, worker in workers.items():
-            elapsed = worker.take_turn()
-            if turn >= warm_up:
-                seconds[name].append(elapsed)
-    for worker in workers.values():
-        worker.stop()
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 def check_same_loss(device: str) -> None:
     """Both styles give the same loss, or a comparison of their time would mean nothing."""
     model, inputs, shine = make_model(device).eval(), make_batch(batch=4, device=device), ShineLoss()
@@ -335,56 +278,6 @@ def measure(repeats: int, threads: int, device: str) -> tuple[dict[str, float], 
     return seconds, ratios
 
 
-SERVE_STEP = """
-import time, torch
-from benchmarks.step import ShineLoss, our_step
-torch.set_num_threads({threads})
-step = our_step(ShineLoss(), "{device}")
-while input() == "run":
-    begin = time.process_time()
-    for _ in range({steps}):
-        step()
-    print((time.process_time() - begin) / {steps}, flush=True)
-"""
-
-
-def against(commit: str, repeats: int, threads: int, device: str, steps: int = 3) -> dict[str, float]:
-    """Median CPU seconds of the SHINE step here and at another commit, which take turns in one run.
-
-    CPU time, because other processes on the machine change it less than wall time.
-    """
-    here = Path(__file__).resolve().parent.parent
-    with tempfile.TemporaryDirectory() as there, contextlib.ExitStack() as stack:
-        archive = subprocess.run(
-            ["git", "archive", commit, "shine_hf", "benchmarks"], cwd=here, check=True, capture_output=True
-        )
-        subprocess.run(["tar", "-x", "-C", there], input=archive.stdout, check=True)
-        script = SERVE_STEP.format(threads=threads, device=device, steps=steps)
-        servers = {
-            name: stack.enter_context(
-                subprocess.Popen(
-                    [sys.executable, "-c", script],
-                    cwd=folder,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
-            )
-            for name, folder in ((f"SHINE step at {commit}", there), ("SHINE step here", here))
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in servers}
-        for turn in range(repeats + 2):
-            for name, server in servers.items():
-                server.stdin.write("run\n")
-                server.stdin.flush()
-                elapsed = float(server.stdout.readline())
-                if turn >= 2:
-                    seconds[name].append(elapsed)
-        for server in servers.values():
-            server.communicate("stop\n")
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 def gigaflop_of_step(device: str) -> float:
     step = Step(our_loss, make_batch(device=device), ShineLoss(), device)
     with FlopCounterMode(display=False) as counter:
@@ -398,15 +291,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
-    parser.add_argument("--against", metavar="COMMIT", help="compare the training step with that of a commit instead")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    if args.against:
-        there, here = against(args.against, args.repeats, args.threads, args.device).values()
-        print(
-            f"CPU time: here {here * 1000:.0f} ms, at {args.against} {there * 1000:.0f} ms, ratio {here / there:.3f}"
-        )
-        return
     seconds, ratios = measure(args.repeats, args.threads, args.device)
     figures = {"matrix products of a SHINE step, GFLOP": gigaflop_of_step(args.device)}
     figures |= {f"{name}, ms": value * 1000 for name, value in seconds.items()} | ratios

@@ -1,6 +1,6 @@
 """Does it help to let the saliency count in the choice of the moment? On the trained models of a study, without training anew.
 
-    python -m benchmarks.reranking NAME [--variants …] [--weights 0.5 1 2 4 8 16] [--results DIR]
+    python -m benchmarks.study.reranking NAME [--variants …] [--weights 0.5 1 2 4 8 16] [--results DIR]
 
 The processor of a model raises the score of a moment by `saliency_weight` times the contrast of the saliency inside and outside of it. The weight of each variant of the study NAME is
 chosen on the validation videos (mean mIoU of its seeds), and used on the test splits once. Tables and figures are those of `python -m benchmarks.study`.
@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from shine_hf.schema import VALIDATION
 
-from .study import BENCHMARKS, Study, collect, read_study
-from .study_report import Run, write_report
+from .report import write_report
+from .spec import RESULTS, Run, Study, read_study
 from .trained_run import TrainedRun
 
 SUFFIX = "_saliency"
@@ -59,11 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--variants", nargs="+", help="these only")
     parser.add_argument("--weights", type=float, nargs="+", default=[0.5, 1.0, 2.0, 4.0, 8.0, 16.0])
     parser.add_argument(
-        "--results", type=Path, help="folder for the tables (default: benchmarks/results/NAME_saliency)"
+        "--results", type=Path, help="folder for the tables (default: benchmarks/study/results/NAME_saliency)"
     )
     args = parser.parse_args(argv)
     study = read_study(args.name, folder=Path("outputs/studies") / Path(args.name).stem)
-    runs = [run for run in collect(study) if not args.variants or run.variant in args.variants]
+    runs = [run for run in study.finished_runs() if not args.variants or run.variant in args.variants]
     found = list(rerank(study, runs, args.weights))
     chosen = {variant: weight for variant, weight, _ in found}
     runs += [run for _, _, reranked in found for run in reranked]
@@ -76,10 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         variants={name: {} for variant in chosen for name in (variant, variant + SUFFIX)},
         comparisons=[(variant + SUFFIX, variant) for variant in chosen]
         + [(one + SUFFIX, other + SUFFIX) for one, other in study.comparisons if {one, other} <= set(chosen)],
-        command=f"benchmarks.reranking {study.name}"
+        command=f"benchmarks.study.reranking {study.name}"
         + (f" --variants {' '.join(args.variants)}" if args.variants else ""),
     )
-    print(write_report(report, runs, args.results or BENCHMARKS / "results" / report.name))
+    print(write_report(report, runs, args.results or RESULTS / report.name))
     return 0
 
 

@@ -1,7 +1,7 @@
 """Speed of our scorer against one that loops over the queries in Python, as the field's public scorers do.
 
-    python benchmarks/metrics.py --queries 1550 --repeats 5
-    python benchmarks/metrics.py --submission preds.jsonl.gz --ground-truth gt.jsonl
+    python benchmarks/speed/metrics.py --queries 1550 --repeats 5
+    python benchmarks/speed/metrics.py --submission preds.jsonl.gz --ground-truth gt.jsonl
 
 The two run in turn in one process, on one thread, and must agree on every figure; the ratio is that of the medians. `loop_scorer` also
 serves the tests as an independent second opinion.

@@ -1,9 +1,9 @@
 """Does the input keep up with the training step, how long does it take to start, and how much of a batch is padding?
 
-    python -m benchmarks.input_pipeline [--videos 6000] [--data-dir ../shared/data] [--threads 2]
+    python -m benchmarks.speed.input_pipeline [--videos 6000] [--data-dir ../shared/data] [--threads 2]
 
 Writes packed features (float16, 1,024 channels, 64 clips on average) of made-up videos, then times, in one run: opening them, reading random videos, collating whole
-training batches (32 queries, three hard negatives, an irrelevant query), and the SHINE training step of benchmarks/step.py on such a batch. With `--data-dir`
+training batches (32 queries, three hard negatives, an irrelevant query), and the SHINE training step of benchmarks/speed/step.py on such a batch. With `--data-dir`
 the durations of Charades-CG tell what share of the clips of a batch is padding when rows are drawn at random and when they are grouped by length.
 """
 

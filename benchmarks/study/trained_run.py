@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from transformers import PrinterCallback
@@ -10,7 +9,7 @@ from transformers import PrinterCallback
 from shine_hf.training.recipe import parse_recipe
 from shine_hf.training.run import build_trainer
 
-from .study import RECIPE_FILE
+from .spec import RECIPE_FILE, read_queries
 
 
 class TrainedRun:
@@ -30,5 +29,5 @@ class TrainedRun:
         return metrics
 
     def queries(self, split: str) -> list[dict]:
-        """What the last evaluation of a split found."""
-        return [json.loads(line) for line in (self.scratch / "queries" / f"{split}.jsonl").read_text().splitlines()]
+        """Return what the last evaluation of a split found."""
+        return read_queries(self.scratch, split)

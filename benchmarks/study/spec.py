@@ -1,0 +1,180 @@
+"""A study: what is trained how often, and what is compared.
+
+A study file (`benchmarks/study/studies/NAME.yaml`) says:
+
+    extends            (optional) another file of the folder, whose keys are the defaults: `recipe` is merged key by key, and the commands
+                       of `prepare` are added to its commands. A file whose name begins with an underscore is only extended.
+    title, features    what it is, and on which features (next to every table)
+    prepare            commands that make the files it needs, each run once; {data_dir} is the folder of the original annotations
+    recipe             keys of a recipe that all runs share
+    seeds              of the training
+    splits             that are reported
+    variants           name -> keys of the recipe that differ
+    comparisons        [variant, baseline] pairs, tested query by query
+    note               (optional) a paragraph for the reader of the tables
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parent.parent
+STUDIES, RESULTS = HERE / "studies", HERE / "results"
+# Of a run: its recipe, its figures, and the curve of its validation.
+RECIPE_FILE, RESULTS_FILE, STATE_FILE = "recipe.yaml", "all_results.json", "trainer_state.json"
+# What every run needs so that it can be resumed and compared query by query.
+RUN_KEYS = {
+    "do_train": True,
+    "resume_from_checkpoint": "true",
+    "save_query_results": True,
+    "disable_tqdm": True,
+    "use_cpu": False,
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its figures (`{split}_{metric}`), what it logged, and split -> the result of every query."""
+
+    variant: str
+    seed: int
+    results: dict[str, float]
+    log_history: list[dict]
+    queries: dict[str, list[dict]]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file (see the docstring of this module for its keys), the folder of its runs, and what overrides its recipe."""
+
+    name: str
+    title: str
+    features: str
+    recipe: Mapping
+    variants: Mapping[str, Mapping]
+    seeds: Sequence[int]
+    splits: Sequence[str]
+    prepare: Sequence[str] = ()
+    comparisons: Sequence[Sequence[str]] = ()
+    note: str = ""
+    overrides: Sequence[str] = ()
+    folder: Path = Path()
+    # What makes the tables; named under them.
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        unknown = {name for pair in self.comparisons for name in pair} - set(self.variants)
+        if unknown:
+            raise ValueError(
+                f"study {self.name}: comparisons name {', '.join(sorted(unknown))}, which is not a variant"
+            )
+        if not self.command:
+            object.__setattr__(self, "command", f"benchmarks.study {self.name}")
+
+    def run_folder(self, variant: str, seed: int) -> Path:
+        """Return the folder of a run."""
+        return self.folder / f"{variant}_seed{seed}"
+
+    def recipe_of(self, variant: str, seed: int) -> str:
+        """Return the recipe file of a run; what overrides it is in a comment."""
+        folder = self.run_folder(variant, seed)
+        keys = {**self.recipe, **self.variants[variant], **RUN_KEYS, "seed": seed, "output_dir": str(folder)}
+        comment = f"# overridden: {shlex.join(self.overrides)}\n" if self.overrides else ""
+        return comment + yaml.safe_dump(keys, sort_keys=False)
+
+    def results(self, variant: str, seed: int) -> dict[str, float] | None:
+        """Return the figures of a run, None until it is finished: the file is rewritten after the training and after each split.
+
+        Raises:
+            ValueError: if the folder of the run holds one of other settings.
+        """
+        folder = self.run_folder(variant, seed)
+        recipe = folder / RECIPE_FILE
+        if recipe.is_file() and _settings(recipe.read_text("utf-8")) != _settings(self.recipe_of(variant, seed)):
+            raise ValueError(
+                f"{folder} was begun with other settings than {self.name} has now (see its {RECIPE_FILE}): remove the folder to run it again"
+            )
+        path = folder / RESULTS_FILE
+        results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return results if all(f"{split}_mIoU" in results for split in self.splits) else None
+
+    def finished_runs(self) -> list[Run]:
+        """Return the finished runs."""
+        runs = []
+        for variant in self.variants:
+            for seed in self.seeds:
+                results = self.results(variant, seed)
+                if results is None:
+                    continue
+                folder = self.run_folder(variant, seed)
+                state = json.loads((folder / STATE_FILE).read_text())
+                queries = {split: read_queries(folder, split) for split in self.splits}
+                runs.append(Run(variant, seed, results, state["log_history"], queries))
+        return runs
+
+    def overridden(self, features: str | None, results: Path) -> Study:
+        """Return the study with tables that say what of it was overridden."""
+        overrides = shlex.join(self.overrides)
+        return dataclasses.replace(
+            self,
+            features=features or self.features,
+            note=f"The settings of `{self.name}`, overridden by `{overrides}`: what that study says of its features and annotations may "
+            "not hold here.",
+            command=f"benchmarks.study {self.name} --results {results} … -- {overrides}",
+        )
+
+
+def _settings(recipe: str) -> tuple[list[str], dict]:
+    """Return the comments (what is overridden) and the keys of a recipe file; order and layout do not matter."""
+    return [line for line in recipe.splitlines() if line.startswith("#")], yaml.safe_load(recipe)
+
+
+def read_queries(folder: Path, split: str) -> list[dict]:
+    """Return the result of every query of a split, of a run's folder."""
+    return [json.loads(line) for line in (folder / "queries" / f"{split}.jsonl").read_text().splitlines()]
+
+
+def read_study(name: str, **settings: Any) -> Study:
+    """Read a study file.
+
+    Args:
+        name: Of a file in `studies`, or a path.
+        settings: Fields of [`Study`] that replace those of the file.
+
+    Raises:
+        FileNotFoundError: if there is none. ValueError: for a key that a study does not have, or lacks.
+    """
+    path = Path(name) if name.endswith(".yaml") else STUDIES / f"{name}.yaml"
+    keys = _read_keys(path)
+    try:
+        return Study(name=path.stem, **{**keys, **settings})
+    except TypeError as error:
+        raise ValueError(f"{path}: {str(error).removeprefix('Study.__init__() ')}") from error
+
+
+def study_names() -> list[str]:
+    """Return the names of the studies of this repository."""
+    return sorted(path.stem for path in STUDIES.glob("[!_]*.yaml"))
+
+
+def _read_keys(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no study {path.stem!r}; there are: {', '.join(study_names())}")
+    keys = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if "extends" not in keys:
+        return keys
+    base = _read_keys(path.with_name(f"{keys.pop('extends')}.yaml"))
+    merged = {
+        "recipe": {**base.get("recipe", {}), **keys.get("recipe", {})},
+        "prepare": [*base.get("prepare", ()), *keys.get("prepare", ())],
+    }
+    return {**base, **keys, **merged}
