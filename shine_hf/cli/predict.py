@@ -74,12 +74,14 @@ def _from_features(args, model, processor):
     from ..data.loading import DataArguments, load_splits, text_features_of, text_source, video_store
     from ..features.grid import require_matching_grids
     from ..inference.features import predict_from_features
+    from ..schema import canonical_split
 
     if not args.split and not args.vid:
         raise ValueError("--video-features needs --vid (one video of the store) or --split")
     data = DataArguments(
         dataset=args.dataset,
         data_dir=args.data_dir,
+        negatives="none",
         video_features=args.video_features or [],
         text_features=text_features_of(model.config, args.text_features),
     )
@@ -87,9 +89,10 @@ def _from_features(args, model, processor):
     needs_annotations = args.split or any(spec.startswith("simulated") for spec in data.video_features)
     splits = load_splits(data) if needs_annotations else {}
     if args.split:
-        if args.split not in splits:
-            raise ValueError(f"no split {args.split!r}; there are {', '.join(splits)}")
-        rows = splits[args.split]
+        split = canonical_split(args.split)
+        if split not in splits:
+            raise ValueError(f"--split: no split {args.split!r}; there are {', '.join(splits)}")
+        rows = splits[split]
     else:
         rows = [{"qid": f"{args.vid}_{i}", "vid": args.vid, "query": query} for i, query in enumerate(args.query)]
     store = video_store(data, splits, model.config.clip_length)

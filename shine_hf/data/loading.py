@@ -265,7 +265,7 @@ def _generate_negatives(splits: Mapping[str, Dataset], dataset: str, source: str
 
 def has_answers(rows: Dataset) -> bool:
     """Return whether any row has a window: without one, a split can be predicted but not scored."""
-    return any(map(len, rows["relevant_windows"]))
+    return "relevant_windows" in rows.column_names and any(map(len, rows["relevant_windows"]))
 
 
 def training_rows(rows: Dataset) -> Dataset:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel, set_seed
@@ -13,6 +16,8 @@ from ..cards.model_card import describe_data, public_settings
 from ..data.collator import DataCollatorForMomentRetrieval
 from ..data.loading import (
     DEFAULT_TEXT_FEATURES,
+    DataArguments,
+    has_answers,
     load_splits,
     split_validation,
     text_features_of,
@@ -21,14 +26,19 @@ from ..data.loading import (
     video_store,
 )
 from ..features.grid import require_matching_grids
+from ..inference.features import as_submission, predict_from_features
+from ..io import atomic_file
 from ..modeling import MomentRetrievalProcessor
-from ..schema import VALIDATION
+from ..schema import VALIDATION, canonical_split
 from .checkpoints import is_complete, last_complete_checkpoint, missing_state, restore_best_model
 from .memory import keep_freed_memory
 from .model_card_callback import ModelCardCallback
 from .recipe import CONFIGS, Recipe
 from .stop_on_signal import TrainingStopped
 from .trainer import ShineTrainer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 __all__ = ["TrainingStopped", "build_trainer", "format_results", "run_recipe"]
 
@@ -59,16 +69,24 @@ def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
         trainer.save_model()
         trainer.save_state()
 
-    results = {}
-    for name, rows in splits.items():
-        if name != "train" and (recipe.data.eval_splits is None or name in recipe.data.eval_splits):
-            metrics = trainer.evaluate(rows, metric_key_prefix=name)
-            if args.save_query_results:
-                trainer.save_query_results(name, rows)
-            trainer.save_metrics(name, metrics)
-            results[name] = {key.removeprefix(f"{name}_"): value for key, value in metrics.items()}
+    results, predictions = {}, {}
+    for name in evaluated_splits(splits, recipe.data.eval_splits):
+        rows = splits[name]
+        if not has_answers(rows):
+            predictions[name] = _write_predictions(trainer, name, rows)
+            continue
+        metrics = trainer.evaluate(rows, metric_key_prefix=name)
+        if args.save_query_results:
+            trainer.save_query_results(name, rows)
+        trainer.save_metrics(name, metrics)
+        results[name] = {key.removeprefix(f"{name}_"): value for key, value in metrics.items()}
     if trainer.is_world_process_zero():
-        print(format_results(results, simulated=any(s.startswith("simulated") for s in recipe.data.video_features)))
+        if results:
+            print(
+                format_results(results, simulated=any(s.startswith("simulated") for s in recipe.data.video_features))
+            )
+        for name, path in predictions.items():
+            print(f"{name} has no windows, so it is not scored; its predictions are in {path}")
     if args.do_train:
         # Only now does the card know the results on the test splits; what is pushed last has them, and was verified.
         trainer.push_to_hub() if args.push_to_hub else trainer.create_model_card()
@@ -86,17 +104,9 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
         model = AutoModel.from_pretrained(recipe.model.model, **config_overrides)
         text_features = text_features_of(model.config, data.text_features)
     data = dataclasses.replace(data, text_features=text_features)
-    splits = load_splits(data)
-    all_splits = dict(splits)
-    if "train" in splits:
-        train, validation = split_validation(
-            training_rows(splits["train"]), data.validation_fraction, data.validation_seed
-        )
-        if data.max_train_samples is not None:
-            train = train.select(range(min(len(train), data.max_train_samples)))
-        if data.max_eval_samples is not None:
-            validation = validation.select(range(min(len(validation), data.max_eval_samples)))
-        splits = {"train": train, VALIDATION: validation, **{k: v for k, v in splits.items() if k != "train"}}
+    all_splits = load_splits(data)
+    splits = _with_validation(all_splits, data, args.do_train)
+    evaluated = evaluated_splits(splits, data.eval_splits)
 
     texts = text_source(data)
     if is_new:
@@ -121,7 +131,7 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
     used = {
         name: rows
         for name, rows in splits.items()
-        if (args.do_train if name == "train" else name == VALIDATION or name in (data.eval_splits or splits))
+        if (args.do_train if name == "train" else name == VALIDATION or name in evaluated)
     }
     require_matching_grids(videos, used, model.config.clip_length, model.config.max_video_length)
     processor = MomentRetrievalProcessor.from_config(model.config)
@@ -147,7 +157,9 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
         hard_negatives=args.fine_weight > 0,
     )
     watched = {
-        name for name in splits if name != "train" and (name == VALIDATION or data.eval_during_training == "all")
+        name
+        for name, rows in splits.items()
+        if name != "train" and (name == VALIDATION or data.eval_during_training == "all") and has_answers(rows)
     }
     if args.metric_for_best_model and VALIDATION not in args.metric_for_best_model:
         logger.warning("the model is selected on %s, which is not a split of train", args.metric_for_best_model)
@@ -165,6 +177,68 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
         ),
     )
     return trainer, splits
+
+
+def evaluated_splits(splits: Mapping[str, Dataset], asked: Sequence[str] | None) -> list[str]:
+    """Return the names of the splits that are evaluated at the end: those that are asked for, by default all but `train`.
+
+    Raises:
+        ValueError: for a name that no split has; lists those there are.
+    """
+    names = [name for name in splits if name != "train"]
+    if asked is None:
+        return names
+    asked = [canonical_split(name) for name in asked]
+    if unknown := [name for name in asked if name not in names]:
+        raise ValueError(f"--eval_splits: no split {', '.join(unknown)}; there are {', '.join(names) or 'none'}")
+    return [name for name in names if name in asked]
+
+
+def _with_validation(splits: Mapping[str, Dataset], data: DataArguments, do_train: bool) -> dict[str, Dataset]:
+    """Return the splits with trainable rows and a split `validation`: the one that is given, or a share of the training videos."""
+    if "train" not in splits:
+        if do_train:
+            raise ValueError(
+                f"{data.dataset} has no split train to train on, only {', '.join(splits)}: name the files with --dataset "
+                "train=FILE,test=FILE, or add a column `split`"
+            )
+        return dict(splits)
+    train, validation = training_rows(splits["train"]), splits.get(VALIDATION)
+    if validation is None:
+        train, validation = split_validation(train, data.validation_fraction, data.validation_seed)
+    elif do_train and not has_answers(validation):
+        raise ValueError(
+            "the split validation has no windows, so no model can be selected on it. Give it another name to have it predicted; a share "
+            "of the training videos is set apart then"
+        )
+    if data.max_train_samples is not None:
+        train = train.select(range(min(len(train), data.max_train_samples)))
+    if data.max_eval_samples is not None:
+        validation = validation.select(range(min(len(validation), data.max_eval_samples)))
+    return {**splits, "train": train, VALIDATION: validation}
+
+
+def _write_predictions(trainer: ShineTrainer, split: str, rows: Dataset) -> str:
+    """Write the moments of a split without answers into `output_dir/predictions/{split}.jsonl`, in the submission format."""
+    collator, args = trainer.data_collator, trainer.args
+    # Every process predicts everything: a model that is sharded needs all of them.
+    results = predict_from_features(
+        trainer.accelerator.unwrap_model(trainer.model),
+        trainer.processing_class,
+        rows,
+        collator.video_features,
+        collator.text_features,
+        batch_size=args.per_device_eval_batch_size,
+        progress=not args.disable_tqdm and trainer.is_world_process_zero(),
+        nms_threshold=args.nms_threshold,
+        round_to_clip_length=args.round_to_clip_length,
+    )
+    lines = [json.dumps(as_submission(result)) + "\n" for result in results]
+    path = os.path.join(args.output_dir, "predictions", f"{split}.jsonl")
+    if trainer.is_world_process_zero():
+        with atomic_file(path) as file:
+            file.writelines(lines)
+    return path
 
 
 def _data_settings(data) -> dict[str, object]:

@@ -339,11 +339,21 @@ class ShineTrainer(CheckpointingTrainer):
         return None, (moments.float(), _saliency_inside(outputs, inputs)), labels["windows"]
 
     def compute_moment_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """R1@0.3/0.5/0.7, mIoU and mAP of the moments, and how often the saliency is in the order that SHINE trains (in percent)."""
+        """Return R1@0.3/0.5/0.7, mIoU and mAP of the moments, and how often the saliency is in the order that SHINE trains, in percent.
+
+        Rows without a window have no answer: they are not scored. Without any answer there are no figures.
+        """
         moments, levels, windows = _unpadded(prediction)
-        confidence = None if self.is_in_train else CONFIDENCE
-        order = saliency_order(levels, clusters=self._evaluated_videos(len(levels)), confidence=confidence)
-        return moment_retrieval_metrics(moments, windows) | order
+        answered = np.isfinite(windows).any(axis=(1, 2))
+        if not answered.any():
+            return {}
+        if not answered.all():
+            logger.warning("%d of %d rows have no window and are not scored", (~answered).sum(), len(answered))
+        confidence, clusters = None if self.is_in_train else CONFIDENCE, self._evaluated_videos(len(levels))
+        if clusters is not None:
+            clusters = [video for video, is_answered in zip(clusters, answered) if is_answered]
+        order = saliency_order(levels[answered], clusters=clusters, confidence=confidence)
+        return moment_retrieval_metrics(moments[answered], windows[answered]) | order
 
     def _evaluated_videos(self, count: int) -> list[str] | None:
         """The video of each row of the evaluation, in its order; None where the rows do not say."""
