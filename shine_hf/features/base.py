@@ -153,7 +153,8 @@ class FeatureStore(ABC):
             raise ValueError(
                 f"{self.location(key)}: features of {key!r} have {features.shape[1]} channels, the others {self.dim}{hint}"
             )
-        features = np.ascontiguousarray(features, dtype=np.float32)
+        with np.errstate(over="ignore"):  # What does not fit into float32 is infinite, and refused as such.
+            features = np.ascontiguousarray(features, dtype=np.float32)
         finite = np.isfinite(features).all(axis=1)
         if not finite.all():
             raise ValueError(
