@@ -1,22 +1,28 @@
-"""What a language model is asked, and how its answer is read.
+"""What a language model is asked, and asked again.
 
-The model sees a masked query and, for each mask, a sample of the training vocabulary (SHINE: an LLM
-recomposes the masked query with words of the dictionary), and answers with `{"words": [...]}`, one word per mask: the
-unmasked words cannot change then. Nothing here talks to a server.
+The model sees a masked query and, for each mask, a sample of the training vocabulary (SHINE: an LLM recomposes the masked query with words
+of the dictionary). It answers with `{"words": [...]}`, one word per mask, so that it cannot change the unmasked words.
 """
 
 from __future__ import annotations
 
 import json
 import random
-import re
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from shine_hf.negatives.generators.base import FillRequest
-from shine_hf.negatives.language.masking import MASK, extract_fills
+from shine_hf.negatives.generators.base import Fill, FillRequest
+from shine_hf.negatives.language.masking import MASK, fill_masks
 
-# Part of every cache key: raise it whenever a message or the schema changes.
+from .answers import UnusableAnswer, read_words
+from .cache import AnswerCache, Row, request_key
+from .client import Endpoint
+
+# Part of every cache key. Raise it when a message changes, and know that answers already paid for are then asked for again.
 PROMPT_VERSION = "1"
 CANDIDATES_PER_MASK = 40
+# The limit on tokens once an answer was cut: models that think first need room for it.
+GROWTH, MIN_GROWN_TOKENS = 4, 4096
 
 _SYSTEM = (
     f"You rewrite short descriptions of events in videos. Some words of a description were blanked out as {MASK}. "
@@ -37,16 +43,8 @@ _PART_OF_SPEECH = {
 }
 
 
-class UnusableAnswer(ValueError):
-    """An answer that arrived but cannot be put into the masked query. `kind` is a short name, the text says why."""
-
-    def __init__(self, kind: str, detail: str = "") -> None:
-        super().__init__(f"{kind}: {detail}" if detail else kind)
-        self.kind = kind
-
-
 def build_messages(request: FillRequest) -> list[dict[str, str]]:
-    """The chat messages for one request: always the same for the same request, and different for each rejection."""
+    """Return the chat messages for a request: the same for the same request, and others after each rejection."""
     lines = [f"Description: {request.masked_query}"]
     for index, original in enumerate(request.originals):
         part_of_speech = request.parts_of_speech[index]
@@ -61,8 +59,8 @@ def build_messages(request: FillRequest) -> list[dict[str, str]]:
 
 
 def _sample_candidates(request: FillRequest, index: int) -> list[str]:
-    # A sample, not the most frequent words, and one of its own for every row: otherwise the 40 commonest verbs would
-    # fill the whole dataset, and equal queries of different videos would all get the same negative.
+    # A sample of its own for every row, not the most frequent words: else the 40 most frequent verbs would fill the dataset, and equal
+    # queries of different videos would all get the same negative.
     if index >= len(request.candidates):
         return []
     words = [word for word in request.candidates[index] if word != request.originals[index]]
@@ -72,56 +70,86 @@ def _sample_candidates(request: FillRequest, index: int) -> list[str]:
     return words
 
 
-def answer_schema(number_of_masks: int) -> dict:
-    """JSON schema of the answer, in the form of `response_format` of the chat completions API."""
-    words = {
-        "type": "array",
-        "items": {"type": "string"},
-        "minItems": number_of_masks,
-        "maxItems": number_of_masks,
-    }
+def answer_schema(masks: int) -> dict[str, Any]:
+    """Return the JSON schema of the answer to a query with so many masks, as `response_format` of a chat completion."""
+    words = {"type": "array", "items": {"type": "string"}, "minItems": masks, "maxItems": masks}
     schema = {"type": "object", "properties": {"words": words}, "required": ["words"], "additionalProperties": False}
     return {"type": "json_schema", "json_schema": {"name": "filled_blanks", "strict": True, "schema": schema}}
 
 
-def parse_answer(content: str, request: FillRequest) -> list[str]:
-    """The words of an answer, one per mask.
+@dataclass(frozen=True)
+class ChatParameters:
+    """What is asked of the model beside the messages; part of the cache key. `seed` grows by one with each further question."""
 
-    Taken are the JSON object asked for, also inside a code fence, a bare JSON list, and the whole filled description
-    when nothing but the masked words differs. Anything else is refused, not guessed at.
+    model: str
+    temperature: float | None = 0.7
+    seed: int | None = 0
+    max_tokens: int = 256
 
-    Raises:
-        UnusableAnswer: `empty_answer`, `malformed_answer`, `too_few_words`, `too_many_words` or
-            `empty_word`.
+    def __post_init__(self) -> None:
+        if not self.model or self.max_tokens < 1:
+            raise ValueError(
+                f"a model's name and max_tokens of at least 1 are needed, not {self.model!r}, {self.max_tokens}"
+            )
+
+    def __str__(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+class Dialogue:
+    """The questions about one request: a first one, and one more after each answer that cannot be used.
+
+    They are replayed from the cache, so a process that starts again is at once where the last one was. `key` is that of the open question;
+    `grown` says that its limit on tokens is raised.
     """
-    text = _without_fence(content.strip())
-    if not text:
-        raise UnusableAnswer("empty_answer")
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = text
-    if isinstance(value, dict):
-        value = value.get("words", next(iter(value.values()), None) if len(value) == 1 else None)
-    words = extract_fills(request.masked_query.strip(), value.strip()) if isinstance(value, str) else value
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise UnusableAnswer("malformed_answer", _shorten(text))
-    if len(words) != len(request.originals):
-        kind = "too_few_words" if len(words) < len(request.originals) else "too_many_words"
-        raise UnusableAnswer(kind, f"{len(words)} words for {len(request.originals)} masks")
-    # Inner spaces stay: two words in one mask are for validation to name, the template is still intact.
-    words = [" ".join(word.split()) for word in words]
-    if not all(words):
-        raise UnusableAnswer("empty_word", _shorten(text))
-    if not all(word.isprintable() for word in words):  # control characters, halves of a surrogate pair
-        raise UnusableAnswer("malformed_answer", _shorten(text))
-    return words
 
+    def __init__(self, request: FillRequest, parameters: ChatParameters, max_questions: int) -> None:
+        self.request, self._parameters, self._max_questions = request, parameters, max_questions
+        self._attempt, self.grown = 0, False
+        self._asked = request
+        self._open_question()
 
-def _without_fence(text: str) -> str:
-    match = re.fullmatch(r"```[a-zA-Z]*\s*(.*?)\s*```", text, flags=re.DOTALL)
-    return match.group(1) if match else text
+    def _open_question(self) -> None:
+        self._messages = build_messages(self._asked)
+        # Neither the endpoint's address nor how the JSON is asked for: the same model elsewhere must not cost the answer again.
+        self.key = request_key(
+            prompt_version=PROMPT_VERSION,
+            parameters=asdict(self._parameters),
+            messages=self._messages,
+            attempt=self._attempt,
+        )
 
+    def replay(self, cache: AnswerCache) -> Fill | None:
+        """Follow the cached answers. Return a `Fill` if they settle the request, None if the open question must be asked."""
+        while (raw := cache.get(self.key)) is not None:
+            try:
+                return Fill(self.request, fill_masks(self.request.masked_query, read_words(raw, self.request)))
+            except UnusableAnswer as problem:
+                was_cut = problem.kind == "truncated"
+                self._attempt += 1
+                if self._attempt == self._max_questions or (was_cut and self.grown):
+                    return Fill(self.request, None, str(problem))
+                if not was_cut:
+                    self._asked = self._asked.rejected(problem.answer[:200], (problem.kind,))
+                self.grown |= was_cut
+                self._open_question()
+        return None
 
-def _shorten(text: str, limit: int = 120) -> str:
-    return repr(text if len(text) <= limit else text[:limit] + "…")
+    def body(self, endpoint: Endpoint, tries: int = 0) -> dict[str, Any]:
+        """Return the body of the chat completion for the open question, with another seed for each try that brought no answer."""
+        limit, seed = self._parameters.max_tokens, self._parameters.seed
+        fields = endpoint.supported(
+            response_format=answer_schema(len(self.request.originals)),
+            max_tokens=max(GROWTH * limit, MIN_GROWN_TOKENS) if self.grown else limit,
+            seed=None if seed is None else seed + self._attempt + tries,
+            temperature=self._parameters.temperature,
+        )
+        return {"model": self._parameters.model, "messages": self._messages, **fields}
+
+    def question(self) -> Row:
+        """Return the open question as a row of the cache."""
+        return {
+            **{"key": self.key, "qid": self.request.qid, "level": self.request.level, "attempt": self._attempt},
+            **{"masked_query": self.request.masked_query, "model": self._parameters.model},
+            **{"prompt_version": PROMPT_VERSION, "parameters": str(self._parameters)},
+        }

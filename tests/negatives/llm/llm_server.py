@@ -27,9 +27,11 @@ WORDS = ["opens", "closes", "lifts", "carries", "washes", "table", "window", "ba
 # Answers that do not come, and answers that come (and are charged) but are of no use or break a rule of the method.
 TRANSPORT_FAULTS = ("rate_limit", "server_error", "stall", "drop_before", "drop_after", "cut_off")
 ANSWER_FAULTS = (
-    "not_json", "malformed", "refusal", "truncated", "empty", "original_word", "too_few", "too_many", "two_words",
+    "malformed", "truncated", "original_word", "too_few", "too_many", "two_words",
 )  # fmt: skip
-FAULTS = TRANSPORT_FAULTS + ANSWER_FAULTS
+# Replies with status 200 that hold nothing from the model.
+EMPTY_FAULTS = ("not_json", "refusal", "empty", "provider_error", "finish_error", "no_choices")
+FAULTS = TRANSPORT_FAULTS + ANSWER_FAULTS + EMPTY_FAULTS
 # The client cannot know that these were answered.
 PAID_BUT_LOST = {"drop_after", "cut_off", "stall"}
 
@@ -50,7 +52,9 @@ class Config:
     unsupported: list[str] = field(default_factory=list)  # fields that give an error 400
     error: str = ""  # every chat completion fails: "insufficient_quota", "bad_request"
     without_usage: bool = False
-    as_sentence: bool = False  # answers with the whole sentence instead of JSON
+    style: str = ""  # how the words are given; see STYLES
+    thinking_tokens: int = 0  # answers with a lower max_tokens are cut while the model still thinks
+    forbidden: str = ""  # requests whose prompt holds this text get an error 403
     batch_seconds: float = 0.2
     batch_fate: str = "completed"  # of the first batch; "failed", "expired", "cancelled", "line_errors"
     drop_batch_reply: bool = False  # the first POST /batches is carried out, its reply is lost
@@ -66,6 +70,7 @@ class Service:
             list
         )  # request -> ids of the answers written to an open connection
         self.lost: dict[str, list[str]] = defaultdict(list)
+        self.empty: dict[str, list[str]] = defaultdict(list)  # replies that hold no answer
         self.counts: Counter[str] = Counter()
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict] = {}
@@ -82,6 +87,7 @@ class Service:
             "distinct": len(self.asked),
             "answers": self.answers,
             "lost": self.lost,
+            "empty": self.empty,
             "early": self.early,
             "batches": {name: batch["status"] for name, batch in self.batches.items()},
             "files": len(self.files),
@@ -135,7 +141,7 @@ class Service:
         charged = (name, answer_id)
         if fault == "not_json":
             return 200, f"<html>gateway {answer_id}</html>", fault, charged
-        body = completion(request, answer_id, fault, self.config.as_sentence)
+        body = completion(request, answer_id, fault, self.config)
         if self.config.without_usage:
             del body["usage"]
         return 200, body, fault, charged
@@ -145,6 +151,10 @@ class Service:
             return 429, _error("You exceeded your current quota", "insufficient_quota")
         if self.config.error == "bad_request":
             return 400, _error("this endpoint is closed for maintenance of its prompts", "invalid_request_error")
+        if self.config.error == "forbidden" or (
+            self.config.forbidden and self.config.forbidden in request["messages"][1]["content"]
+        ):
+            return 403, _error("your input was flagged: sexual", "403")
         if self.config.model and request["model"] != self.config.model:
             return 404, _error(f"The model {request['model']!r} does not exist", "model_not_found")
         for name in self.config.unsupported:
@@ -199,11 +209,11 @@ class Service:
                 result["response"] = {"status_code": 500, "request_id": "r", "body": body}
             else:
                 fault = self.draw_fault(name)
-                fault = fault if fault in ANSWER_FAULTS and fault != "not_json" else None
+                fault = fault if fault in ANSWER_FAULTS + EMPTY_FAULTS and fault != "not_json" else None
                 answer_id = self.new_id("chatcmpl")
-                self.answers[name].append(answer_id)
+                (self.empty if fault in EMPTY_FAULTS else self.answers)[name].append(answer_id)
                 self.counts[fault or "good"] += 1
-                body = completion(item["body"], answer_id, fault, self.config.as_sentence)
+                body = completion(item["body"], answer_id, fault, self.config)
                 result["response"] = {"status_code": 200, "request_id": "r", "body": body}
                 outputs.append(result)
                 continue
@@ -215,8 +225,28 @@ class Service:
                 self.files[batch[key]] = "\n".join(json.dumps(line) for line in lines).encode()
 
 
-def completion(request: dict, answer_id: str, fault: str | None, as_sentence: bool = False) -> dict:
-    """A chat completion that answers the prompt of `shine_hf.negatives.llm.prompts`, spoilt by `fault`."""
+STYLES = {
+    "plain": lambda words, text: text,
+    "think": lambda words, text: f'<think>The user wants {{"words": ["no", "no"]}}?</think>\n\n{text}',
+    "closing_tag_only": lambda words, text: f'I could say {{"words": ["no", "no"]}}.\n</think>{text}',
+    "text_fence": lambda words, text: f"Sure! Here are the words:\n\n```json\n{text}\n```\nLet me know if you need more.",
+    "two_fences": lambda words, text: f"```\nperson <mask> the <mask>\n```\nbecomes\n```json\n{text}\n```",
+    "list": lambda words, text: [{"type": "text", "text": text}],
+    "magistral": lambda words, text: [
+        {"type": "thinking", "thinking": [{"type": "text", "text": '{"words": ["no", "no"]}'}]}, {"type": "text", "text": text},
+    ],
+    "trailing_comma": lambda words, text: text.replace("]}", ",],}"),
+    "single_quotes": lambda words, text: str({"words": words}),
+    "numbered": lambda words, text: json.dumps({str(number): word for number, word in enumerate(words, start=1)}),
+    "wrong_case": lambda words, text: json.dumps({"Words": words}),
+    "nested": lambda words, text: json.dumps({"answer": {"words": [words]}}),
+    "sentence": lambda words, text: "SENTENCE",
+    "useless": lambda words, text: "I am a language model and rather talk about the weather.",
+}  # fmt: skip
+
+
+def completion(request: dict, answer_id: str, fault: str | None, config: Config) -> dict:
+    """A chat completion that answers the prompt of `shine_hf.negatives.llm.prompts`, spoiled by `fault`."""
     prompt = request["messages"][-1]["content"]
     chooser = random.Random(json.dumps(request, sort_keys=True))
     words, originals = [], []
@@ -232,15 +262,18 @@ def completion(request: dict, answer_id: str, fault: str | None, as_sentence: bo
         words = words + ["extra"]
     elif fault == "two_words":
         words[0] = words[0] + " up"
-    content: str | None = json.dumps({"words": words})
-    if as_sentence:
-        masked = re.search(r"^Description: (.*)$", prompt, flags=re.MULTILINE).group(1)
-        content = masked
+    content = STYLES[config.style or "plain"](words, json.dumps({"words": words}))
+    if content == "SENTENCE":
+        content = re.search(r"^Description: (.*)$", prompt, flags=re.MULTILINE).group(1)
         for word in words:
             content = content.replace("<mask>", word, 1)
     message: dict = {"role": "assistant", "content": content}
     finish_reason = "stop"
-    if fault == "malformed":
+    limit = request.get("max_tokens") or request.get("max_completion_tokens") or 10**9
+    if limit < config.thinking_tokens:
+        message.update(content="", reasoning_content="Let me think about " * 20)
+        finish_reason = "length"
+    elif fault == "malformed":
         message["content"] = content[:-3] + "}}"
     elif fault == "truncated":
         message["content"], finish_reason = content[: len(content) // 2], "length"
@@ -248,13 +281,20 @@ def completion(request: dict, answer_id: str, fault: str | None, as_sentence: bo
         message.update(content=None, refusal="I cannot help with that.")
     elif fault == "empty":
         message["content"] = ""
+    elif fault == "finish_error":
+        message["content"], finish_reason = "", "error"
     prompt_tokens = sum(len(m["content"]) for m in request["messages"]) // 4
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": 10, "total_tokens": prompt_tokens + 10}
-    choice = {"index": 0, "message": message, "finish_reason": finish_reason}
-    return {
-        "id": answer_id, "object": "chat.completion", "created": int(time.time()), "model": request["model"] + "-0001",
-        "choices": [choice], "usage": usage,
-    }  # fmt: skip
+    choices: list | None = [{"index": 0, "message": message, "finish_reason": finish_reason}]
+    body = {
+        "id": answer_id,
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": request["model"] + "-0001",
+    }
+    if fault == "provider_error":
+        return {**body, "choices": None, "error": {"message": "Provider returned error", "code": 502}, "usage": usage}
+    return {**body, "choices": [] if fault == "no_choices" else choices, "usage": usage}
 
 
 def _error(message: str, code: str, param: str | None = None) -> dict:
@@ -331,7 +371,9 @@ class Connection(asyncio.Protocol):
             if charged:
                 name, answer_id = charged
                 lost = fault in PAID_BUT_LOST or self.transport.is_closing()
-                (self.service.lost if lost else self.service.answers)[name].append(answer_id)
+                empty = fault in EMPTY_FAULTS
+                service = self.service
+                (service.lost if lost else service.empty if empty else service.answers)[name].append(answer_id)
             if fault in ("drop_before", "drop_after"):
                 self.transport.abort()
             else:

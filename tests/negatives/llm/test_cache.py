@@ -1,31 +1,32 @@
+import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 
-from shine_hf.negatives.llm.cache import AnswerCache, Question, request_key
-from shine_hf.negatives.llm.dialogue import record_answer
+from shine_hf.negatives.llm.cache import AnswerCache, request_key
+
+RAW = json.dumps({"choices": [{"message": {"content": "hello"}}]})
 
 
-def make_question(number: int = 0) -> Question:
-    return Question(
-        key=request_key(number=number),
-        qid=f"row_{number}",
-        level=1,
-        attempt=0,
-        masked_query="person <mask>.",
-        model="m",
-        prompt_version="1",
-        parameters="{}",
-    )
+def make_question(number: int = 0) -> dict:
+    return {
+        "key": request_key(number=number),
+        "qid": f"row_{number}",
+        "level": 1,
+        "attempt": 0,
+        "masked_query": "person <mask>.",
+        "model": "m",
+        "prompt_version": "1",
+        "parameters": "{}",
+    }
 
 
-def make_answer(number: int = 0, raw: str = '{"usage": {"prompt_tokens": 3, "completion_tokens": 2}}'):
-    return record_answer(make_question(number), raw, cost_usd=0.1)
+def make_answer(number: int = 0, raw: str = RAW) -> dict:
+    return {**make_question(number), "raw": raw, "received_at": 1.0 + number}
 
 
 @pytest.fixture
@@ -40,29 +41,32 @@ def test_key_depends_on_every_part_but_not_on_their_order():
 
 def test_answers_outlive_the_process_that_wrote_them(path):
     with AnswerCache(path) as cache:
-        cache.store(make_answer())
+        cache.store([make_answer()])
     with AnswerCache(path) as cache:
-        assert cache.get(make_question().key) == next(iter(cache))
-        answer = cache.get(make_question().key)
-        assert (answer.prompt_tokens, answer.completion_tokens, answer.cost_usd, answer.qid) == (3, 2, 0.1, "row_0")
-        assert cache.get(make_question(1).key) is None
+        assert cache.get(make_question()["key"]) == RAW
+        assert cache.get(make_question(1)["key"]) is None
+        assert [(row["qid"], row["prompt_tokens"]) for row in cache] == [("row_0", 0)]
 
 
-def test_first_answer_stays(path):
+def test_first_answer_stays_but_an_error_does_not(path):
+    error = '{"choices": null, "error": {"message": "overloaded"}}'
     with AnswerCache(path) as cache:
-        cache.store(make_answer(raw="first"))
-        cache.store(make_answer(raw="second"))
-        assert cache.get(make_question().key).raw == "first" and len(cache) == 1
+        cache.store([make_answer(raw=error)])
+        assert cache.get(make_question()["key"]) is None
+        cache.store([make_answer()])
+        cache.store([make_answer(raw=RAW.replace("hello", "again"))])
+        assert cache.get(make_question()["key"]) == RAW
+        assert len(cache) == 1
 
 
-def test_a_full_disk_is_an_error_that_names_file_and_row(path):
+def test_a_full_disk_is_an_error_that_names_the_file(path):
     with AnswerCache(path) as cache:
-        cache.store(make_answer(0))
+        cache.store([make_answer(0)])
         pages = cache._connection.execute("PRAGMA page_count").fetchone()[0]
         cache._connection.execute(f"PRAGMA max_page_count={pages}")
-        with pytest.raises(OSError, match=r"row_1, level 1, in .*answers\.sqlite"):
-            cache.store(make_answer(1, raw="x" * 100_000))
-        assert cache.get(make_question(0).key) is not None
+        with pytest.raises(OSError, match=r"answers\.sqlite cannot be written.*full"):
+            cache.store([make_answer(1, raw="x" * 100_000)])
+        assert cache.get(make_question(0)["key"]) is not None
 
 
 def test_uses_write_ahead_log(path):
@@ -70,7 +74,7 @@ def test_uses_write_ahead_log(path):
         assert sqlite3.connect(path).execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_other_files_are_left_alone(path):
+def test_other_files_are_left_unchanged(path):
     path.parent.mkdir()
     path.write_text("not a database, but long enough to be taken for one " * 30)
     before = path.read_bytes()
@@ -80,7 +84,7 @@ def test_other_files_are_left_alone(path):
     path.unlink()
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE mine (x)")
-    with pytest.raises(ValueError, match="not a cache of answers"):
+    with pytest.raises(ValueError, match="cannot be used as a cache of answers"):
         AnswerCache(path)
 
 
@@ -88,78 +92,82 @@ def test_other_schema_versions_are_refused(path):
     AnswerCache(path).close()
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version=99")
-    with pytest.raises(ValueError, match="schema 99"):
+    with pytest.raises(ValueError, match="schema 99, not 1"):
         AnswerCache(path)
 
 
-def test_claims_are_exclusive_until_given_back(path):
-    keys = [request_key(n=n) for n in range(1200)]
-    with AnswerCache(path) as other:
-        with AnswerCache(path) as cache:
-            assert cache.claim(keys[:700]) == set(keys[:700])
-            assert cache.claim(keys[:10]) == set(keys[:10])  # one's own
-            assert other.claim(keys) == set(keys[700:])
-            cache.release(keys[:5])
-            assert other.claim(keys[:10]) == set(keys[:5])
-        assert other.claim(keys[:10]) == set(keys[:10])  # the other one closed
+# What shine_hf 0.1 wrote: the same table of answers, and three more.
+OLD_SCHEMA = """
+CREATE TABLE answers (key BLOB PRIMARY KEY, qid TEXT NOT NULL, level INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    masked_query TEXT NOT NULL, model TEXT NOT NULL, prompt_version TEXT NOT NULL, parameters TEXT NOT NULL, raw TEXT NOT NULL,
+    model_version TEXT, finish_reason TEXT, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, cost_usd REAL,
+    received_at REAL NOT NULL, batch_id TEXT) WITHOUT ROWID;
+CREATE TABLE workers (id TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, heartbeat REAL NOT NULL);
+CREATE TABLE claims (key BLOB PRIMARY KEY, worker TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE batches (name TEXT PRIMARY KEY, endpoint TEXT NOT NULL, worker TEXT NOT NULL, batch_id TEXT, created_at REAL NOT NULL);
+CREATE TABLE batch_items (key BLOB NOT NULL, batch TEXT NOT NULL REFERENCES batches, question TEXT NOT NULL,
+    PRIMARY KEY (batch, key)) WITHOUT ROWID;
+PRAGMA user_version=1;
+"""
 
 
-def test_claims_of_a_killed_process_are_free_at_once(path):
+def test_caches_of_the_first_version_are_read_and_their_open_batches_are_not_forgotten(path):
+    path.parent.mkdir()
+    with sqlite3.connect(path) as connection:
+        connection.executescript(OLD_SCHEMA)
+        values = (
+            make_question()["key"],
+            "row_0",
+            1,
+            0,
+            "person <mask>.",
+            "m",
+            "1",
+            "{}",
+            RAW,
+            "m-1",
+            "stop",
+            3,
+            2,
+            0.1,
+            5.0,
+            None,
+        )
+        connection.execute(f"INSERT INTO answers VALUES ({', '.join('?' * 16)})", values)
+    with AnswerCache(path) as cache:
+        assert cache.get(make_question()["key"]) == RAW
+        cache.store([make_answer(1)])
+    with sqlite3.connect(path) as connection:
+        connection.execute("INSERT INTO batches VALUES ('b', 'here', 'w', NULL, 0)")
+    with pytest.raises(ValueError, match="batches that are still open; collect them with that version"):
+        AnswerCache(path)
+
+
+def test_two_runs_at_a_time_are_refused_and_a_killed_one_does_not_count(path):
     script = (
         "import sys, time; from shine_hf.negatives.llm.cache import AnswerCache\n"
-        "AnswerCache(sys.argv[1]).claim([b'k' * 32]); print('claimed', flush=True); time.sleep(60)"
+        "cache = AnswerCache(sys.argv[1]); cache.lock(); print('locked', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"claimed\n"
+    assert process.stdout.readline() == b"locked\n"
     with AnswerCache(path) as cache:
-        assert cache.claim([b"k" * 32]) == set()
+        assert len(cache) == 0  # reading is allowed
+        with pytest.raises(ValueError, match=r"another run uses the cache .*answers\.sqlite"):
+            cache.lock()
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
-        assert cache.claim([b"k" * 32]) == {b"k" * 32}
+        cache.lock()
+        cache.lock()
 
 
-def test_claims_of_a_silent_worker_run_out(path):
-    with AnswerCache(path) as silent, AnswerCache(path, lease_seconds=0.0) as cache:
-        silent.claim([b"k" * 32])
-        assert cache.claim([b"k" * 32]) == {b"k" * 32}
-        assert silent.claim([b"k" * 32]) == set()
-
-
-def test_heartbeat_keeps_claims(path, monkeypatch):
-    import shine_hf.negatives.llm.cache as module
-
-    now = [1000.0]
-    monkeypatch.setattr(module.time, "time", lambda: now[0])
-    with AnswerCache(path) as busy, AnswerCache(path) as cache:
-        busy.claim([b"k" * 32])
-        now[0] += 50
-        busy.heartbeat()
-        now[0] += 50
-        assert cache.claim([b"k" * 32]) == set()
-        now[0] += 50
-        assert cache.claim([b"k" * 32]) == {b"k" * 32}
-
-
-def test_a_question_is_in_one_batch_only(path):
-    questions = [make_question(n) for n in range(4)]
-    with AnswerCache(path) as cache, AnswerCache(path) as other:
-        cache.store(make_answer(0))
-        batch, planned = cache.plan_batch("here", questions[:2])
-        assert planned == questions[1:2]
-        _, planned_by_other = other.plan_batch("here", questions)
-        assert planned_by_other == questions[2:]
-        assert other.plan_batch("here", questions) is None
-        assert other.plan_batch("elsewhere", questions)[1] == questions[1:]
-        cache.batch_submitted(batch.name, "batch-1")
-        assert other.open_batches("here")[0] == replace(batch, batch_id="batch-1")
-        assert other.batch_questions(batch.name) == {questions[1].key: questions[1]}
-        other.finish_batch(batch.name, [make_answer(1)])
-        assert len(cache.open_batches("here")) == 1 and cache.get(questions[1].key) is not None
-
-
-def test_finishing_a_batch_frees_what_was_not_answered(path):
+def test_questions_of_a_batch_wait_until_it_ends(path):
     with AnswerCache(path) as cache:
-        batch, _ = cache.plan_batch("here", [make_question(0), make_question(1)])
-        cache.finish_batch(batch.name, [make_answer(0)])
-        assert cache.plan_batch("here", [make_question(0), make_question(1)])[1] == [make_question(1)]
+        cache.store([make_answer(0)])
+        cache.store([{**make_question(n), "batch_id": "here b"} for n in range(3)])
+        assert cache.waiting().keys() == {"here b"}
+        assert {row["qid"] for row in cache.waiting()["here b"].values()} == {"row_1", "row_2"}
+        assert len(cache) == 1 and cache.get(make_question(1)["key"]) is None
+        cache.store([{**make_answer(1), "batch_id": "b"}], ended_batch="here b")
+        assert cache.waiting() == {}
+        assert [row["qid"] for row in cache] == ["row_0", "row_1"]

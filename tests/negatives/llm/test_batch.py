@@ -7,18 +7,15 @@ import time
 import pytest
 
 from shine_hf.negatives.generators.base import Generator
-from shine_hf.negatives.llm import openai_batch
-from shine_hf.negatives.llm.cache import AnswerCache
-from shine_hf.negatives.llm.dialogue import Dialogue
-from shine_hf.negatives.llm.endpoint import EndpointError
-from shine_hf.negatives.llm.openai_batch import OpenAIBatchGenerator
-from shine_hf.negatives.llm.openai_chat import OpenAIChatGenerator
-from shine_hf.negatives.llm.pricing import Price
+from shine_hf.negatives.llm import batch as batch_module
+from shine_hf.negatives.llm.batch import OpenAIBatchGenerator
+from shine_hf.negatives.llm.chat import OpenAIChatGenerator
+from shine_hf.negatives.llm.client import EndpointError
 
 from ..requests_made_up import make_requests
-from .llm_server import ANSWER_FAULTS, LLMServer
+from .llm_server import ANSWER_FAULTS, EMPTY_FAULTS, LLMServer
 
-PRICES = {"test-model": Price(1.0, 2.0)}
+PRICE = (1.0, 2.0)
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +30,7 @@ def path(tmp_path):
 
 def make_generator(server, cache, **options) -> OpenAIBatchGenerator:
     options = {"poll_seconds": 0.02, **options}
-    return OpenAIBatchGenerator("test-model", cache=cache, base_url=server.url, prices=PRICES, **options)
+    return OpenAIBatchGenerator("test-model", cache=cache, base_url=server.url, price=PRICE, **options)
 
 
 def assert_paid_once(stats, cache):
@@ -41,16 +38,15 @@ def assert_paid_once(stats, cache):
     assert len(cache) == len(stats["answers"])
 
 
-def test_fills_every_request_for_half_the_price(path):
+def test_fills_every_request(path):
     with LLMServer(batch_seconds=0.05) as server:
         generator = make_generator(server, path)
         assert isinstance(generator, Generator)
         assert len([fill for fill in generator.fill(make_requests(50)) if fill.text]) == 50
         assert list(server.stats()["batches"].values()) == ["completed"]
         spending = generator.cost_so_far()
-        full_price = PRICES["test-model"].cost_usd(spending.prompt_tokens, spending.completion_tokens)
-        assert spending.cost_usd == pytest.approx(full_price / 2)
-        assert {answer.batch_id for answer in generator.cache} == set(server.stats()["batches"])
+        assert spending.cost_at_most == pytest.approx((spending.prompt_tokens + 2 * spending.completion_tokens) / 1e6)
+        assert {row["batch_id"] for row in generator.cache} == set(server.stats()["batches"])
         list(make_generator(server, path).fill(make_requests(50)))
         assert len(server.stats()["batches"]) == 1
 
@@ -130,14 +126,77 @@ def test_budget_keeps_requests_back(path):
         assert server.stats()["requests"] == 7
 
 
-def test_unreadable_batch_says_where_it_comes_from(path):
-    with LLMServer(batch_seconds=0.0) as server, AnswerCache(path) as cache:
-        generator = make_generator(server, cache)
-        questions = [Dialogue(request, generator.parameters).question() for request in make_requests(3)]
-        batch, _ = cache.plan_batch(server.url, questions)
-        cache.batch_submitted(batch.name, "batch-of-somebody-else")
-        with pytest.raises(EndpointError, match=r"batch-of-somebody-else.*answers\.sqlite"):
+def test_unreadable_batch_says_where_it_comes_from_and_how_to_give_it_up(path):
+    with LLMServer(batch_seconds=0.0) as server:
+        generator = make_generator(server, path)
+        questions = [generator.dialogue(request).question() for request in make_requests(3)]
+        generator.cache.store([{**question, "batch_id": f"{server.url} batch-of-somebody"} for question in questions])
+        with pytest.raises(EndpointError, match=r"batch-of-somebody.*answers\.sqlite") as caught:
             list(generator.fill(make_requests(3)))
+        subprocess.run(
+            [sys.executable, "-c", "import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript(sys.argv[2])"]
+            + [str(path), str(caught.value).split('"')[1]],
+            check=True,
+        )
+        assert all(fill.text for fill in generator.fill(make_requests(3)))
+
+
+def test_questions_that_wait_at_another_endpoint_are_not_asked_here(path):
+    with LLMServer(batch_seconds=0.0) as server:
+        generator = make_generator(server, path)
+        question = generator.dialogue(make_requests(1)[0]).question()
+        generator.cache.store([{**question, "batch_id": "https://elsewhere/v1 batch-1"}])
+        with pytest.raises(EndpointError, match=r"waits in the batch https://elsewhere/v1 batch-1"):
+            list(generator.fill(make_requests(1)))
+
+
+def test_a_403_is_the_failure_of_one_request(path):
+    with LLMServer(batch_seconds=0.0, forbidden=" 7.") as server:
+        fills = {fill.request.qid: fill for fill in make_generator(server, path).fill(make_requests(20))}
+        assert [qid for qid, fill in fills.items() if fill.text is None] == ["row_7"]
+        assert "your input was flagged" in fills["row_7"].error
+        assert len(server.stats()["batches"]) == 1
+
+
+@pytest.mark.parametrize("fault", EMPTY_FAULTS)
+def test_errors_with_status_200_are_never_kept_as_answers(path, fault):
+    with LLMServer(batch_seconds=0.0, fault_rate=1.0, faults=[fault], fault_limit_per_request=1) as server:
+        generator = make_generator(server, path, seed=None)
+        assert all(fill.text for fill in generator.fill(make_requests(10)))
+        assert len(server.stats()["batches"]) == (1 if fault == "not_json" else 2)
+        assert len(generator.cache) == 10
+
+
+@pytest.mark.parametrize("style", ["think", "magistral", "numbered"])
+def test_answers_are_taken_in_any_style(path, style):
+    with LLMServer(batch_seconds=0.0, style=style) as server:
+        assert all(fill.text for fill in make_generator(server, path).fill(make_requests(10)))
+        assert len(server.stats()["batches"]) == 1
+
+
+def test_a_run_of_useless_answers_is_stopped_with_an_example(path):
+    with LLMServer(batch_seconds=0.0, style="useless") as server:
+        with pytest.raises(EndpointError, match=r"none of the first 50 answers .*talk about the weather"):
+            list(make_generator(server, path).fill(make_requests(100)))
+        assert len(server.stats()["batches"]) == 1
+
+
+def test_answers_that_were_cut_get_more_room(path):
+    with LLMServer(batch_seconds=0.0, thinking_tokens=1000) as server:
+        assert all(fill.text for fill in make_generator(server, path).fill(make_requests(60)))
+        assert len(server.stats()["batches"]) == 2
+
+
+def test_a_broken_line_in_the_results_is_asked_again(path, monkeypatch):
+    with LLMServer(batch_seconds=0.0) as server:
+        generator = make_generator(server, path)
+        results, broken = generator._results, []
+        monkeypatch.setattr(
+            generator,
+            "_results",
+            lambda remote: (broken.append(1) or ({} if len(broken) == 1 else item) for item in results(remote)),
+        )
+        assert all(fill.text for fill in generator.fill(make_requests(5)))
 
 
 # Killed at every step. The script runs `fill` and kills itself, as hard as can be, just before the step.
@@ -146,19 +205,25 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[4])
 from requests_made_up import make_requests
 from shine_hf.negatives.llm.cache import AnswerCache
-from shine_hf.negatives.llm.openai_batch import OpenAIBatchGenerator
+from shine_hf.negatives.llm.batch import OpenAIBatchGenerator
 
 step, url, path = sys.argv[1:4]
 def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
-owner = AnswerCache if step in ("batch_submitted", "finish_batch") else OpenAIBatchGenerator
-setattr(owner, step, die)
+if step.startswith("store"):
+    store, calls = AnswerCache.store, []
+    def counted(*args, **kwargs):
+        calls.append(1)
+        return die() if len(calls) == int(step[-1]) else store(*args, **kwargs)
+    AnswerCache.store = counted
+else:
+    setattr(OpenAIBatchGenerator, step, die)
 generator = OpenAIBatchGenerator("test-model", cache=path, base_url=url, poll_seconds=0.02)
 list(generator.fill(make_requests(20)))
 """
 
 
 @pytest.mark.parametrize(
-    "step", ["_write", "_upload", "_create", "batch_submitted", "_collect", "_finish", "finish_batch"]
+    "step", ["_submit", "_hand_in", "store_1", "_find", "_create", "store_2", "_collect", "_finish", "store_3"]
 )
 def test_killed_at_any_step_hands_in_nothing_twice(path, step):
     tests = os.path.dirname(os.path.dirname(__file__))
@@ -170,7 +235,7 @@ def test_killed_at_any_step_hands_in_nothing_twice(path, step):
         stats = server.stats()
         assert len(stats["batches"]) == 1
         assert_paid_once(stats, generator.cache)
-        assert generator.cache.open_batches(server.url) == []
+        assert generator.cache.waiting() == {}
 
 
 def test_waiting_can_be_interrupted(path, monkeypatch):
@@ -180,7 +245,7 @@ def test_waiting_can_be_interrupted(path, monkeypatch):
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(openai_batch.time, "sleep", interrupt)
+            patch.setattr(batch_module.time, "sleep", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 list(make_generator(server, path).fill(make_requests(5)))
         start = time.monotonic()

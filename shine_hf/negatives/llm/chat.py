@@ -1,0 +1,253 @@
+"""Hard negatives from any OpenAI-compatible chat endpoint: many requests at a time, each paid for once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from shine_hf.io import pause_seconds
+from shine_hf.negatives.generators.base import Fill, FillRequest
+
+from .answers import UnusableAnswer, is_answer, json_object, read_facts, read_words
+from .cache import AnswerCache, Row
+from .client import REFUSED, Budget, BudgetReached, Endpoint, EndpointError, is_out_of_quota, openai, tokens_at_most
+from .prompts import PROMPT_VERSION, ChatParameters, Dialogue
+
+GRACE_SECONDS = 20.0  # after a stop, for answers on their way: they may be charged
+
+
+class LanguageModel:
+    """What the generators for chat completions and for batches share.
+
+    Args:
+        model: The model's name at the endpoint.
+        cache: The path of the file that keeps the answers.
+        base_url, api_key, timeout_seconds: See [`Endpoint`].
+        temperature, seed, max_tokens: Of each answer. Where an answer is cut by `max_tokens`, it is asked for once more with more.
+        max_questions: How often a request is asked in all, if the answers cannot be used.
+        max_requests, max_cost_usd, price: See [`Budget`]; requests beyond it get the error `budget: …`.
+
+    Raises:
+        ValueError: a parameter is out of its range, or the cache cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        cache: str | Path,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout_seconds: float = 60.0,
+        temperature: float | None = 0.7,
+        seed: int | None = 0,
+        max_tokens: int = 256,
+        max_questions: int = 5,
+        max_requests: int | None = None,
+        max_cost_usd: float | None = None,
+        price: tuple[float, float] | None = None,
+    ) -> None:
+        if max_questions < 1:
+            raise ValueError(f"max_questions must be at least 1, not {max_questions}")
+        self.source = model
+        self.parameters = ChatParameters(model, temperature=temperature, seed=seed, max_tokens=max_tokens)
+        self.max_questions = max_questions
+        self.endpoint = Endpoint(base_url, api_key, timeout_seconds)
+        self.budget = Budget(price, max_requests, max_cost_usd)
+        self.cache = AnswerCache(cache)  # last, so that no wrong argument leaves a file behind
+
+    def cost_so_far(self) -> Budget:
+        """Return requests, tokens and cost; its `str` is made for a progress bar."""
+        return self.budget
+
+    def dialogue(self, request: FillRequest) -> Dialogue:
+        """Return the dialogue about a request."""
+        return Dialogue(request, self.parameters, self.max_questions)
+
+    def judge(self, dialogue: Dialogue, raw: str, total: int) -> UnusableAnswer | None:
+        """Count a reply; return why it cannot be used, or None.
+
+        Raises:
+            EndpointError: the first answers are all useless.
+        """
+        problem: UnusableAnswer | None = None
+        try:
+            read_words(raw, dialogue.request)
+        except UnusableAnswer as error:
+            problem = error
+        is_cut = problem is not None and problem.kind == "truncated" and not dialogue.grown
+        self.endpoint.count("cut" if is_cut else "useless" if problem else "useful", problem, total)
+        return problem
+
+    def answered(self, question: Row, raw: str) -> Row:
+        """Return the row of a question with its answer."""
+        facts = read_facts(raw)
+        cost = self.budget.usd(facts["prompt_tokens"], facts["completion_tokens"]) if self.budget.price else None
+        return {**question, **facts, "raw": raw, "cost_usd": cost, "received_at": time.time()}
+
+    def estimate(self, requests: Sequence[FillRequest]) -> str:
+        """Return in words what the requests would take beyond the cache, if every first answer can be used; sends nothing."""
+        dialogues = [self.dialogue(request) for request in requests]
+        unanswered = {each.key: each for each in dialogues if each.replay(self.cache) is None}.values()
+        prompt = sum(tokens_at_most(each.body(self.endpoint))[0] for each in unanswered)
+        completion = sum(6 + 3 * len(each.request.originals) for each in unanswered)
+        cost = f"about ${self.budget.usd(prompt, completion):.2f}" if self.budget.price else "price unknown"
+        return (
+            f"{len(unanswered):,} requests, about {prompt:,} prompt and {completion:,} completion tokens, {cost}; the other requests are "
+            "answered by the cache. Answers that fail a check are asked for again"
+        )
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what was asked, the versions of the model that answered, the days on which they did, and the prices given."""
+        answers = [row for row in self.cache if row["parameters"] == str(self.parameters)]
+        days = [time.strftime("%Y-%m-%d", time.gmtime(row["received_at"])) for row in answers]
+        return {
+            **asdict(self.parameters),
+            "prompt_version": PROMPT_VERSION,
+            "model_versions": sorted({row["model_version"] for row in answers if row["model_version"]}),
+            "answered_on": sorted({*days[:1], *days[-1:]}),
+            "usd_per_million_tokens": self.budget.price,
+        }
+
+
+class OpenAIChatGenerator(LanguageModel):
+    """Fills masked queries through `/chat/completions`.
+
+    Every answer is committed to the cache before it is used, also one that is of no use: such a request is asked again with the reason in
+    the prompt. The openai client repeats what may pass by itself (429, 5xx, timeouts, dropped connections).
+
+    Args:
+        concurrency: How many requests are on their way at once.
+        **options: See [`LanguageModel`].
+    """
+
+    def __init__(self, model: str, *, concurrency: int = 64, **options: Any) -> None:
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, not {concurrency}")
+        self.concurrency = concurrency
+        super().__init__(model, **options)
+
+    def fill(self, requests: Sequence[FillRequest]) -> Iterator[Fill]:
+        """Yield one `Fill` per request, as the answers come.
+
+        The network runs in a thread of its own, so that it does not wait for the caller. When the caller stops early, answers on their way
+        are waited for and kept.
+
+        Raises:
+            EndpointError: no request can succeed; the same call goes on from the answers in the cache.
+        """
+        self.cache.lock()
+        results: queue.SimpleQueue[Fill | Exception | None] = queue.SimpleQueue()
+        run = _Run(self, requests, results.put)
+        thread = threading.Thread(target=lambda: asyncio.run(run.main()), name="shine-hf-chat", daemon=True)
+        thread.start()
+        try:
+            while (result := results.get()) is not None:
+                if isinstance(result, Exception):
+                    raise result
+                yield result
+        finally:
+            run.stopped.set()
+            thread.join()
+
+
+class _Run:
+    """One call of `fill`, inside its event loop."""
+
+    def __init__(self, model: OpenAIChatGenerator, requests: Sequence[FillRequest], emit: Callable) -> None:
+        self._model, self._emit = model, emit
+        self._requests, self._total = iter(requests), len(requests)
+        self._locks: defaultdict[bytes, asyncio.Lock] = defaultdict(asyncio.Lock)  # equal questions are asked once
+        self._error: Exception | None = None
+        self.stopped = threading.Event()
+
+    async def main(self) -> None:
+        """Fill all requests; what is emitted last is None, or the error that ended the run."""
+        options = self._model.endpoint.client_options()
+        hooks = {"request": [self._before_sending], "response": [self._after_reply]}
+        transport = openai.DefaultAsyncHttpxClient(timeout=options["timeout"], event_hooks=hooks)
+        async with openai.AsyncOpenAI(http_client=transport, **options) as self._client:
+            workers = running = {
+                asyncio.create_task(self._work()) for _ in range(min(self._model.concurrency, self._total))
+            }
+            while running and not self.stopped.is_set():
+                _, running = await asyncio.wait(running, timeout=0.2)
+            if running:
+                _, running = await asyncio.wait(running, timeout=GRACE_SECONDS)
+            for worker in running:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+        self._emit(self._error)
+
+    async def _work(self) -> None:
+        """Settle one request after the other."""
+        cache = self._model.cache
+        try:
+            for request in self._requests:
+                dialogue = self._model.dialogue(request)
+                fill = dialogue.replay(cache)
+                self._model.budget.from_cache += fill is not None
+                while fill is None and not self.stopped.is_set():
+                    async with self._locks[dialogue.key]:
+                        problem = await self._ask(dialogue) if cache.get(dialogue.key) is None else None
+                    fill = Fill(request, None, problem) if problem else dialogue.replay(cache)
+                if self.stopped.is_set():
+                    return
+                self._emit(fill)
+        except Exception as error:
+            self._error = self._error or error
+            self.stopped.set()
+
+    async def _ask(self, dialogue: Dialogue) -> str | None:
+        """Ask the open question until its answer is in the cache; return why it is not, or None."""
+        model, endpoint, tries, outcomes_before = (
+            self._model,
+            self._model.endpoint,
+            0,
+            self._model.endpoint.outcomes.total(),
+        )
+        while not self.stopped.is_set():
+            dialogue.grown |= endpoint.cuts_most
+            body = dialogue.body(endpoint, tries)
+            try:
+                # As text: the client's own parsing costs more than all the rest.
+                raw = endpoint.scrub(await self._client.post("/chat/completions", body=body, cast_to=str))
+            except BudgetReached as limit:
+                return str(limit)
+            except openai.OpenAIError as error:
+                message, status = endpoint.explain(error), getattr(error, "status_code", None)
+                if status in (400, 422) and endpoint.learn(body, message):
+                    continue
+                if status in REFUSED:
+                    endpoint.count("refused", message, self._total)
+                    return f"refused: {message}"
+                if endpoint.outcomes.total() == outcomes_before:  # nobody else got a reply in all this time
+                    raise EndpointError(f"{endpoint.base_url}: {message}") from error
+                return f"given up: {message}"
+            if has_answer := is_answer(raw):
+                model.cache.store([model.answered(dialogue.question(), raw)])
+            problem = model.judge(dialogue, raw, self._total)
+            tries += 1
+            if has_answer or tries == model.max_questions:
+                return None if has_answer else str(problem)
+            await asyncio.sleep(pause_seconds(tries))
+        return None
+
+    async def _before_sending(self, request: Any) -> None:
+        self._model.budget.admit(json.loads(request.content))
+
+    async def _after_reply(self, response: Any) -> None:
+        await response.aread()
+        is_taken = response.status_code == 200
+        self._model.budget.settle(json.loads(response.request.content), response.text if is_taken else None)
+        error = json_object(response.text).get("error")
+        if not is_taken and is_out_of_quota(error):  # the client would wait and try again
+            raise openai.RateLimitError(str(error.get("message")), response=response, body=error)

@@ -1,0 +1,208 @@
+"""How an OpenAI-compatible endpoint is reached, what its replies mean for a run, and what the run may spend."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from shine_hf.io import retry_after_seconds
+
+from .answers import json_object, read_facts
+
+try:
+    import openai
+except ImportError as error:
+    raise ImportError('language models need the openai client: pip install "shine-hf[negatives]"') from error
+
+MAX_RETRIES = 8  # by the client itself, after pauses of up to 8 s, or as long as `Retry-After` asks, up to two minutes
+MAX_RETRY_AFTER_SECONDS = 120
+# So many answers of which none can be used end a run, and so many requests (or this share of all) refused one after the other.
+MAX_USELESS_ANSWERS = 50
+MAX_REFUSALS, MAX_REFUSED_SHARE = 10, 0.05
+HOPELESS = (401, 402, 404)  # statuses that all requests would get
+REFUSED = (400, 403, 413, 422, 451)  # statuses that one request gets, e.g. for its content
+
+
+class EndpointError(ConnectionError):
+    """The endpoint cannot go on for any request, e.g. because of a wrong key, an unknown model, or no quota."""
+
+
+class BudgetReached(openai.OpenAIError):
+    """A request was not sent since it would pass a limit of the run. (The client hands its own errors on without a retry.)"""
+
+
+@dataclass
+class Budget:
+    """What a run may spend and has spent. Every request that is sent counts, also a retry.
+
+    Args:
+        price: US dollars per million input and output tokens.
+        max_requests, max_cost_usd: Limits. Requests on their way, and those whose reply never came, count with the most that they can cost.
+
+    Raises:
+        ValueError: a number is negative, or `max_cost_usd` is given without a price.
+    """
+
+    price: tuple[float, float] | None = None
+    max_requests: int | None = None
+    max_cost_usd: float | None = None
+    requests: int = 0
+    from_cache: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    reserved_usd: float = 0.0
+
+    def __post_init__(self) -> None:
+        if any(not number >= 0 for number in (self.max_requests or 0, self.max_cost_usd or 0, *(self.price or ()))):
+            raise ValueError("limits and prices must be 0 or more")
+        if self.max_cost_usd is not None and self.price is None:
+            raise ValueError(
+                "a limit on the cost needs --input-price and --output-price (US dollars per million tokens)"
+            )
+
+    def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Return what so many tokens cost; 0 where the price is not known."""
+        input_price, output_price = self.price or (0.0, 0.0)
+        return (prompt_tokens * input_price + completion_tokens * output_price) / 1e6
+
+    def admit(self, body: dict[str, Any]) -> None:
+        """Reserve one request.
+
+        Raises:
+            BudgetReached: it would pass a limit.
+        """
+        usd = self.usd(*tokens_at_most(body))
+        if self.max_requests is not None and self.requests >= self.max_requests:
+            raise BudgetReached(f"budget: max_requests {self.max_requests} reached")
+        if self.max_cost_usd is not None and self.cost_at_most + usd > self.max_cost_usd:
+            raise BudgetReached(
+                f"budget: max_cost ${self.max_cost_usd:g} reached (${self.cost_at_most:.4f} spent or on its way)"
+            )
+        self.requests += 1
+        self.reserved_usd += usd
+
+    def settle(self, body: dict[str, Any], raw: str | None) -> None:
+        """Book the reply to a request: the tokens that it says it took, else an estimate; none where the endpoint turned it away."""
+        self.reserved_usd -= self.usd(*tokens_at_most(body))
+        if raw is not None:
+            facts, is_known = read_facts(raw), json_object(raw).get("usage")
+            self.prompt_tokens += facts["prompt_tokens"] if is_known else tokens_at_most(body)[0]
+            self.completion_tokens += facts["completion_tokens"] if is_known else len(raw) // 4
+
+    @property
+    def cost_at_most(self) -> float:
+        """US dollars spent, on their way, or possibly charged for a reply that never came; 0 where the price is not known."""
+        return self.usd(self.prompt_tokens, self.completion_tokens) + self.reserved_usd
+
+    def __str__(self) -> str:
+        cost = f"${self.cost_at_most:.4f}" if self.price else f"{self.prompt_tokens + self.completion_tokens:,} tokens"
+        return f"{self.requests:,} requests, {self.from_cache:,} from cache, {cost}"
+
+
+def tokens_at_most(body: dict[str, Any]) -> tuple[int, int]:
+    """Return the tokens of a request's prompt, at four characters of English each, and the limit on those of its answer."""
+    prompt = sum(len(message["content"]) // 4 + 4 for message in body["messages"])
+    return prompt, body.get("max_tokens") or body.get("max_completion_tokens") or 0
+
+
+class Endpoint:
+    """An OpenAI-compatible endpoint: OpenAI's own, vLLM, Ollama, OpenRouter, Gemini's compatible one, …
+
+    It learns which optional fields the endpoint refuses, and notices when a run has no prospect.
+
+    Args:
+        base_url: Up to and including `/v1`; by default `OPENAI_BASE_URL` or OpenAI's own.
+        api_key: By default `OPENAI_API_KEY`. Local servers need none. It is never printed or stored.
+        timeout_seconds: How long to wait for a reply.
+
+    Raises:
+        ValueError: OpenAI's own endpoint without a key, or a timeout that is not positive.
+    """
+
+    def __init__(self, base_url: str | None, api_key: str | None, timeout_seconds: float) -> None:
+        if not timeout_seconds > 0:
+            raise ValueError(f"the timeout must be positive, not {timeout_seconds} seconds")
+        self.base_url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        self._api_key = api_key or os.environ.get("OPENAI_API_KEY")
+        if not self._api_key and "api.openai.com" in self.base_url:
+            raise ValueError("no API key: set OPENAI_API_KEY, or give the --base-url of another endpoint")
+        self.timeout_seconds = timeout_seconds
+        self._unsupported: set[str] = set()
+        self.outcomes: Counter[str] = Counter()
+        self.cuts_most = False  # most answers are cut by the limit on tokens, as those of models that think first
+        self._refused_in_a_row = 0
+
+    def client_options(self) -> dict[str, Any]:
+        """Return the arguments of the openai client. It insists on some key; local servers ignore it."""
+        key = self._api_key or "none"
+        return {"api_key": key, "base_url": self.base_url, "max_retries": MAX_RETRIES, "timeout": self.timeout_seconds}
+
+    def supported(self, response_format: dict, max_tokens: int, **fields: Any) -> dict[str, Any]:
+        """Return the optional fields of a chat completion that the endpoint takes, in the form that it takes."""
+        formats = [
+            form for form in (response_format, {"type": "json_object"}) if form["type"] not in self._unsupported
+        ]
+        limits = [name for name in ("max_tokens", "max_completion_tokens") if name not in self._unsupported]
+        fields |= dict(zip(["response_format"], formats)) | dict(zip(limits[:1], [max_tokens]))
+        return {name: value for name, value in fields.items() if value is not None and name not in self._unsupported}
+
+    def learn(self, body: dict[str, Any], message: str) -> bool:
+        """Leave out the field that an error names; return whether sending the request again may help.
+
+        A message that names no field is put down to the response format as long as the endpoint has accepted nothing.
+        """
+        for name in ("response_format", "seed", "temperature", "max_tokens", "max_completion_tokens"):
+            words = ("response_format", "schema", "json_object") if name == "response_format" else (name,)
+            if name in body and any(word in message.lower() for word in words):
+                self._unsupported.add(body[name]["type"] if name == "response_format" else name)
+                return True
+        if self.outcomes or "response_format" not in body:
+            return False
+        self._unsupported |= {"json_schema", "json_object"}
+        return True
+
+    def scrub(self, text: str) -> str:
+        """Return a text without the API key, should the endpoint have echoed it."""
+        return text.replace(self._api_key, "***") if self._api_key else text
+
+    def explain(self, error: openai.OpenAIError) -> str:
+        """Return what an error says of one request.
+
+        Raises:
+            EndpointError: it holds for all requests.
+        """
+        if not isinstance(error, openai.APIStatusError):
+            return self.scrub(f"{error} {error.__cause__ or ''}".strip())
+        body = error.body if isinstance(error.body, dict) else {}
+        message = f"{error.status_code}: {body.get('message') or error.response.text[:300]} {body.get('param') or ''}"
+        wait = retry_after_seconds(error.response.headers) or 0
+        if wait > MAX_RETRY_AFTER_SECONDS:
+            message += f"(asks to wait {wait:.0f} s)"
+        if wait > MAX_RETRY_AFTER_SECONDS or error.status_code in HOPELESS or is_out_of_quota(body):
+            raise EndpointError(f"{self.base_url} answered {self.scrub(message).strip()}")
+        return self.scrub(message).strip()
+
+    def count(self, outcome: str, detail: object, total: int) -> None:
+        """Count one outcome of `total` requests: `useful`, `useless`, `cut` (it is asked for again with a higher limit) or `refused`.
+
+        Raises:
+            EndpointError: the first answers are all useless, or the endpoint refuses everything.
+        """
+        self.outcomes[outcome] += 1
+        if outcome == "cut":
+            self.cuts_most |= self.outcomes["cut"] >= 3 and 2 * self.outcomes["cut"] >= self.outcomes.total()
+        self._refused_in_a_row = self._refused_in_a_row + 1 if outcome == "refused" else 0
+        if self._refused_in_a_row >= max(MAX_REFUSALS, MAX_REFUSED_SHARE * total):
+            raise EndpointError(f"{self.base_url} refused the last {self._refused_in_a_row} requests: {detail}")
+        if outcome == "useless" and not self.outcomes["useful"] and self.outcomes["useless"] >= MAX_USELESS_ANSWERS:
+            raise EndpointError(
+                f"none of the first {self.outcomes['useless']} answers of {self.base_url} can be used, e.g. {detail}. Change the model, "
+                "--max-tokens (if answers are cut), --temperature, or --base-url (if this is no completion; it usually ends in /v1)"
+            )
+
+
+def is_out_of_quota(error: object) -> bool:
+    """Return whether an error says that the account has no credit left; waiting does not help then."""
+    return isinstance(error, dict) and "insufficient_quota" in (error.get("code"), error.get("type"))
