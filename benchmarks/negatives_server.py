@@ -32,7 +32,7 @@ from negatives.llm.llm_server import FAULTS, LLMServer, answer_ids
 from negatives.requests_made_up import make_requests
 
 from shine_hf.negatives.llm.cache import AnswerCache
-from shine_hf.negatives.llm.openai_chat import OpenAIChatGenerator
+from shine_hf.negatives.llm.chat import OpenAIChatGenerator
 
 CONCURRENCY = 64
 
@@ -146,7 +146,7 @@ def count_answers(path: Path) -> int:
 
 def ids_in(path: Path) -> set[str]:
     with AnswerCache(path) as cache:
-        return set(answer_ids(answer.raw for answer in cache))
+        return set(answer_ids(row["raw"] for row in cache))
 
 
 def main() -> None:

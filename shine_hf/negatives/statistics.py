@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..io import atomic_file
 from .language.masking import MASK, PARTS_OF_SPEECH, mask_query, masked_positions
 from .language.tagging import TaggedQuery
 from .validation import TestContact, ValidationSummary, words_of
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass
@@ -91,6 +89,34 @@ def test_contact_report(
         texts = {tuple(words_of(negative)) for negative in negatives}
         found = sum(tuple(words_of(query)) in texts for query in contact.queries)
         lines.append(f"{name}: {found:,} of {len(contact.queries):,} queries are among the negatives, word for word")
+    return "\n".join(lines)
+
+
+def sample_negatives(
+    rows: Sequence[Mapping[str, Any]],
+    number: int,
+    *,
+    seed: int = 0,
+    others: Iterable[Mapping[str, Any]] = (),
+    name: str = "",
+) -> str:
+    """Return a sample of rows with their negatives and flags for reading.
+
+    Args:
+        rows: Rows with `qid`, `query`, `negative_queries` and `negative_flags`.
+        number: How many to show, of those that have negatives.
+        seed: Which ones.
+        others: Rows with other negatives of the same queries, shown beside them.
+        name: What these are called.
+    """
+    beside = {row["qid"]: row["negative_queries"] for row in others}
+    filled = [row for row in rows if row["negative_queries"]]
+    lines = []
+    for row in random.Random(seed).sample(filled, min(number, len(filled))):
+        lines.append(f"\n{row['qid']}: {row['query']}")
+        for level, (negative, flags) in enumerate(zip(row["negative_queries"], row["negative_flags"]), start=1):
+            lines.append(f"  {level}  {negative}" + (f"  [{', '.join(flags)}]" if flags else ""))
+            lines += [f"     {name}: {other}" for other in beside.get(row["qid"], [])[level - 1 : level]]
     return "\n".join(lines)
 
 

@@ -29,11 +29,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tqdm.auto import tqdm
+
 from .columns import with_column
 from .language.inflection import is_inflection_of
 from .language.masking import MASK
 from .language.synonyms import are_near_synonyms
-from .language.tagging import TaggedQuery, Tagger
+from .language.tagging import BAR_AFTER_SECONDS, TaggedQuery, Tagger
 from .language.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -224,7 +226,8 @@ class Validator:
             for row, query in zip(rows, tagged)
             for masked_query, text in zip(row["masked_queries"], row["negative_queries"])
         )
-        return [self.check_row(row, query) for row, query in zip(rows, tagged)]
+        pairs = tqdm(zip(rows, tagged), total=len(rows), desc="checking", unit=" rows", delay=BAR_AFTER_SECONDS)
+        return [self.check_row(row, query) for row, query in pairs]
 
     def tag_unknown_words(
         self, negatives: Iterable[tuple[Mapping[str, Any], TaggedQuery | None, str, str | None]]

@@ -1,11 +1,15 @@
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from datasets import Dataset
 
 from shine_hf.cli import main
+
+from ..negatives.llm.llm_server import LLMServer
 
 QUERIES = [
     "person opens the door.",
@@ -188,6 +192,83 @@ def test_mistakes_are_told_in_one_line(rows_file, compositional, tmp_path, capsy
     assert "--dry-run is for language models" in error(*generate, "lexical", "--dry-run")
     assert "needs a dataset with test splits" in error(*generate, "lexical", "--avoid-test-words")
     assert not (tmp_path / "x.jsonl").exists()
+
+
+@pytest.fixture
+def chat(rows_file, tmp_path, monkeypatch):
+    """The command line of a run with a language model, but for its endpoint."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    command = ["generate", "--dataset", rows_file, "--generator", "openai_chat", "--model", "m", "--no-progress"]
+    return [*command, "--cache", tmp_path / "a.sqlite", "--output", tmp_path / "gpt.jsonl", "--base-url"]
+
+
+def test_a_language_model_and_its_provenance(chat, tmp_path, capsys):
+    with LLMServer() as server:
+        prices = ["--input-price", 0.5, "--output-price", 1.5]
+        assert shine(*chat, server.url, *prices, "--dry-run") == 0
+        assert "24 requests" in capsys.readouterr().out and server.stats()["requests"] == 0
+        assert shine(*chat, server.url, *prices) == 0
+        asked = server.stats()["requests"]
+        assert shine(*chat, server.url, *prices) == 0
+        assert server.stats()["requests"] == asked >= 24
+        capsys.readouterr()
+        # Nothing has to be repaired, so nothing would be asked.
+        assert shine(*chat, server.url, "--dry-run", "--repair", tmp_path / "gpt.jsonl", "--checks", "missing") == 0
+        assert capsys.readouterr().out.startswith("0 requests")
+    provenance = json.loads((tmp_path / "gpt.jsonl.provenance.json").read_text(encoding="utf-8"))
+    assert provenance["model_versions"] == ["m-0001"]
+    assert provenance["answered_on"][0].startswith("20")
+    assert provenance["usd_per_million_tokens"] == [0.5, 1.5]
+    export = ["export", "--dataset", chat[2], "--negatives", tmp_path / "gpt.jsonl", "--cache", tmp_path / "a.sqlite"]
+    assert shine(*export, "--output", tmp_path / "all.jsonl") == 0
+    assert read(tmp_path / "all.jsonl")[0]["model_versions"] == ["m-0001"] * 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_with_one_line_and_the_same_command_goes_on(chat, tmp_path, number):
+    with LLMServer(latency_seconds=0.3) as server:
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; from shine_hf.cli import main; sys.exit(main())",
+            "negatives",
+            *chat,
+        ]
+        command = [str(word) for word in [*command, server.url, "--concurrency", "2"]]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        while server.stats()["requests"] < 4:
+            time.sleep(0.1)
+        process.send_signal(number)
+        message = process.communicate(timeout=60)[1]
+        assert process.returncode == 128 + number
+        assert message.count("\n") == 1 and f"stopped by {number.name}. All answers received are in" in message
+        delivered = sum(map(len, server.stats()["answers"].values()))
+        server.configure(latency_seconds=0.0)
+        assert shine(*chat, server.url) == 0
+        assert all(len(ids) == 1 for ids in server.stats()["answers"].values())
+        assert server.stats()["requests"] > delivered >= 2
+
+
+def test_an_error_of_the_endpoint_says_how_to_go_on(chat, capsys):
+    with LLMServer(model="another") as server:
+        assert shine(*chat, server.url) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "404: The model 'm' does not exist" in message and "the same command goes on from there" in message
+
+
+def test_prices_come_in_pairs(chat, capsys):
+    assert shine(*chat, "http://127.0.0.1:1/v1", "--input-price", 1) == 2
+    assert "both --input-price and --output-price" in capsys.readouterr().err
+    assert shine(*chat, "http://127.0.0.1:1/v1", "--max-cost", 1) == 2
+    assert "needs --input-price and --output-price" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("action", ["tag", "mask", "generate", "validate", "export", "stats"])
+def test_every_action_has_examples(action, capsys):
+    with pytest.raises(SystemExit):
+        shine(action, "--help")
+    assert f"shine-hf negatives {action} --" in capsys.readouterr().out.split("examples:")[1]
 
 
 def test_help_is_light():

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from tqdm.auto import tqdm
+
 PACKAGED_TAGGER = Path(__file__).resolve().parent / "tagger"
 BATCH_SIZE = 512
+BAR_AFTER_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Tagger:
         texts = [query.strip() for query in queries]
         unique = list(dict.fromkeys(texts))
         docs = self.nlp.pipe(unique, batch_size=BATCH_SIZE, n_process=processes)
+        docs = tqdm(docs, total=len(unique), desc="tagging", unit=" queries", delay=BAR_AFTER_SECONDS)
         tagged = {
             text: TaggedQuery(tuple(token.text for token in doc), tuple(token.pos_ for token in doc))
             for text, doc in zip(unique, docs)

@@ -101,8 +101,8 @@ class LanguageModel:
         completion = sum(6 + 3 * len(each.request.originals) for each in unanswered)
         cost = f"about ${self.budget.usd(prompt, completion):.2f}" if self.budget.price else "price unknown"
         return (
-            f"{len(unanswered):,} requests, about {prompt:,} prompt and {completion:,} completion tokens, {cost}; the other requests are "
-            "answered by the cache. Answers that fail a check are asked for again"
+            f"{len(unanswered):,} requests, about {prompt:,} prompt and {completion:,} completion tokens, {cost}; the other requests equal "
+            "these or are in the cache. Answers that fail a check are asked for again"
         )
 
     def provenance(self) -> dict[str, Any]:

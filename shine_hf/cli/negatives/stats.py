@@ -1,0 +1,41 @@
+"""`shine-hf negatives stats`: count, sample and draw negatives."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .inputs import Data, add_data, add_negatives, read_tagger
+
+EXAMPLES = (
+    "shine-hf negatives stats --dataset charades_cg --data-dir DATA --negatives gpt-3.5-turbo --figure changes.png",
+    "shine-hf negatives stats --dataset charades_cg --data-dir DATA --negatives lexical.parquet --sample 10 --beside gpt-3.5-turbo",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_data(parser)
+    add_negatives(parser)
+    parser.add_argument("--sample", type=int, default=0, metavar="N", help="print N rows for reading")
+    parser.add_argument("--beside", metavar="SOURCE|FILE", help="print the negatives of another set beside the sample")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw how much each level changes")
+    parser.add_argument("--seed", type=int, default=0, help="which rows the sample holds")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the counts."""
+    from ...negatives.statistics import describe_negatives, plot_changes, sample_negatives
+
+    data, tagger = Data(args, args.negatives).require_negatives(), read_tagger(args)
+    rows = data.rows.to_list()
+    statistics = describe_negatives(rows, tagger.tag(row["query"] for row in rows))
+    print(statistics)
+    print(data.contact_report())
+    if args.figure:
+        plot_changes(statistics, args.figure)
+        print(f"figure: {args.figure}")
+    if args.sample:
+        others = Data(args, args.beside).rows if args.beside else ()
+        print(sample_negatives(rows, args.sample, seed=args.seed, others=others, name=args.beside or ""))
+    return 0
