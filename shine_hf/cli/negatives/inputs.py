@@ -80,7 +80,7 @@ class Data:
     """
 
     def __init__(self, args: argparse.Namespace, negatives: str | None = None) -> None:
-        from ...data.annotations import read_original
+        from ...data.annotations import merge_negatives, read_original
         from ...data.datasets import DATASETS
 
         if args.limit is not None and args.limit < 1:
@@ -96,7 +96,7 @@ class Data:
         else:
             self.split = _read_file(args.dataset)
             if negatives:
-                self.split = _with_negatives_of(self.split, negatives)
+                self.split = merge_negatives({"": self.split}, Path(negatives))[""]
             self.training = _read_file(args.vocabulary_from) if args.vocabulary_from else self.split
             self.test_splits = {}
         self.rows = self.split.select(range(min(args.limit, len(self.split)))) if args.limit else self.split
@@ -193,13 +193,3 @@ def _read_file(path: str) -> Dataset:
     if not Path(path).is_file():
         raise FileNotFoundError(f"no dataset {path!r}: give {', '.join(DATASETS)} or a file of annotations")
     return read_annotations(path)
-
-
-def _with_negatives_of(dataset: Dataset, path: str) -> Dataset:
-    from datasets import Dataset
-
-    from ...data.annotations import add_negatives, read_negatives
-
-    rows = dataset.to_list()
-    add_negatives({"": rows}, read_negatives(Path(path)), source=path)
-    return Dataset.from_list(rows)
