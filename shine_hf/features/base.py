@@ -1,4 +1,4 @@
-"""Features by key: clip features of videos, or token features of queries, whatever files they come from."""
+"""Features by key: clip features of videos, or token features of queries, from files of any layout."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class FeatureStore(ABC):
 
     @property
     def public_spec(self) -> str:
-        """What may be told about the features on cards and in configurations: their encoder, else the kind without the path."""
+        """What cards and configurations say about the features: their encoder, else the kind without the path."""
         return self.encoder or f"{self.spec.partition(':')[0]}:"
 
     @property

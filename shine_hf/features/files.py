@@ -31,7 +31,7 @@ class FileFeatures(FeatureStore):
     Args:
         kind: What specifications call it.
         place: The folder or tar.
-        suffix: How the file names go on after the key, e.g. `.npz` or `_rgb.npy`.
+        suffix: What follows the key in the file names, e.g. `.npz` or `_rgb.npy`.
     """
 
     def __init__(self, kind: str, place: Path, suffix: str):
@@ -187,7 +187,7 @@ def tar_members(path: Path) -> dict[str, tuple[int, int]]:
 
 
 class Hdf5Features(FeatureStore):
-    """One HDF5 file with a dataset per key, or a group per key with a dataset in it, named as the arrays of `.npz` files or by itself.
+    """One HDF5 file with a dataset per key, or a group per key with a dataset in it, named like the arrays of `.npz` files or the only one.
 
     Raises:
         FileNotFoundError: where there is no such file.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 import zlib
@@ -71,11 +72,15 @@ def _peek_npz(file: IO[bytes]) -> np.ndarray:
         return _peek_npy(member)
 
 
-def _load_pt(file: IO[bytes]) -> tuple[str, np.ndarray]:
+def _load_pt(file: IO[bytes], mmap: bool = False) -> tuple[str, np.ndarray]:
+    """The name of the tensor and the tensor; with `mmap` its numbers are not read from the disk, where the file allows that."""
     import torch
 
+    # A member of a tar has no path, and the format before PyTorch 1.6 cannot be mapped.
+    mmap = mmap and isinstance(getattr(file, "name", None), str | os.PathLike) and zipfile.is_zipfile(file)
+    file.seek(0)
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(file.name if mmap else file, map_location="cpu", weights_only=True, mmap=mmap)
     except (pickle.UnpicklingError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"it is no file of plain tensors, and nothing else is loaded ({reason})") from error
@@ -94,9 +99,13 @@ def _read_pt(file: IO[bytes]) -> np.ndarray:
     return _load_pt(file)[1]
 
 
+def _peek_pt(file: IO[bytes]) -> np.ndarray:
+    return _load_pt(file, mmap=True)[1]
+
+
 FORMATS = {
     ".npy": Format(_read_npy, _peek_npy, lambda file: "an array"),
     ".npz": Format(_read_npz, _peek_npz, _npz_name),
-    ".pt": Format(_read_pt, _read_pt, lambda file: _load_pt(file)[0]),
-    ".pth": Format(_read_pt, _read_pt, lambda file: _load_pt(file)[0]),
+    ".pt": Format(_read_pt, _peek_pt, lambda file: _load_pt(file)[0]),
+    ".pth": Format(_read_pt, _peek_pt, lambda file: _load_pt(file)[0]),
 }

@@ -138,7 +138,7 @@ def pack_features(
         folder: A folder that does not exist yet.
         keys: Which to pack, e.g. the videos of a dataset; all if left out.
         half_precision: Store float16. Half the size, an error of up to 0.05 % per number; reads still give float32.
-        allow_missing: Pack what there is, and say what is missing, in the index too; otherwise a missing key is an error.
+        allow_missing: Pack what exists, and list what is missing in the index; otherwise a missing key is an error.
         shard_megabytes: Size at which a new file is begun.
         progress: Show a bar.
 

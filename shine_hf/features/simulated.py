@@ -1,6 +1,6 @@
-"""Stand-in clip features made from the annotations, so that everything can run and be compared without downloads.
+"""Simulated clip features, made from the annotations, so that everything can run and be compared without downloads.
 
-They tell nothing about real videos. Whatever is obtained with them says so.
+They say nothing about real videos, and every result obtained with them says so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..specs import Spec
 from .base import KINDS, FeatureStore, Kind
 from .grid import TimeGrid
 
-# Words that say nothing about what is seen.
+# Words that do not describe what is seen.
 _FUNCTION_WORDS = frozenset(
     "a an the and or of to is are was were be being been it its his her their "
     "they he she them him this that these those person people someone man woman who which as then there s".split()
@@ -30,8 +30,9 @@ class SimulatedFeatures(FeatureStore):
 
     $$ x_t = \sqrt{D} \sum_{e} c_{te} \Big( \frac{w}{\sqrt{n_e}} \sum_{i} v(word_{ei}) + \frac{p}{\sqrt{m_e}} \sum_{i<j} u(word_{ei}, word_{ej}) \Big) + n \, \epsilon_t $$
 
-    where e runs over the events of the video, c is the share of the clip that the event covers, v is the fixed unit vector of each of its n content words, u that of each of
-    their m pairs (what no word tells alone, and what a model can only know of pairs that it has seen), and \\(\epsilon_t\\) is standard normal noise.
+    where e runs over the events of the video, c is the share of the clip that the event covers, v is the fixed unit vector of each of its n
+    content words, u that of each of their m pairs, and \\(\epsilon_t\\) is standard normal noise. Pair vectors are unrelated to those of
+    the words, so a model can only know the pairs that it has seen.
 
     Args:
         rows: Annotations of *all* splits (`vid`, `query`, `duration`, `relevant_windows`): test splits share videos.
@@ -40,7 +41,7 @@ class SimulatedFeatures(FeatureStore):
         word, pair, noise (`float`): Strengths w, p and n. Noise is per channel, so a signal of strength 1 has the size of noise of strength 1.
         seed (`int`): Seed of the vectors and of the noise.
 
-    Every video depends on its own annotations and the seed alone, not on order or process.
+    A video only depends on its own annotations and the seed, not on the order of the rows or the process.
     """
 
     def __init__(
@@ -100,9 +101,9 @@ class SimulatedFeatures(FeatureStore):
     def _event_vector(self, query: str) -> np.ndarray:
         words = sorted(set(tokenize(query)) - _FUNCTION_WORDS)
         words = [word for word in words if word[0].isalnum()] or ["nothing"]
-        # The seed of the text encoder's vectors is another, so the model has to learn the map between the two.
+        # Not the seed of the text encoder's vectors, so the model has to learn the map between the two.
         of_words = [word_vector(word, self._dim, seed=self.seed + 1) for word in words]
-        # A word that stands alone is a pair with itself, so that all events are of one strength.
+        # A single word is paired with itself, so that all events have the same strength.
         pairs = list(combinations(words, 2)) or [(words[0], words[0])]
         of_pairs = [_pair_vector(*pair, self._dim, self.seed) for pair in pairs]
         signal = self.word * sum(of_words) / len(words) ** 0.5 + self.pair * sum(of_pairs) / len(pairs) ** 0.5

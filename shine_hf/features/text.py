@@ -28,7 +28,7 @@ class TextFeatures:
 
     dim: int
     public_spec: str
-    """What may be told about the features on cards and in configurations: their encoder, else the kind of store without the path."""
+    """What cards and configurations say about the features: their encoder, else the kind of store without the path."""
 
     @staticmethod
     def from_spec(spec: str) -> TextFeatures:
@@ -123,8 +123,8 @@ class EncodedText(TextFeatures):
 
     Args:
         encoder: Encodes the sentences.
-        folder: Where to store them; by default a folder of the cache for this very encoder, and none for an encoder without a network, which
-            is as fast as reading.
+        folder: Where to store them; by default a folder of the cache that belongs to this encoder; none for an encoder without a network,
+            which is as fast as reading.
     """
 
     def __init__(self, encoder: TextEncoder, folder: str | Path | None = None):

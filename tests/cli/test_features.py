@@ -33,8 +33,8 @@ def test_pack_all_and_check(tmp_path, folder, capsys):
 
 def test_pack_the_videos_of_a_dataset(tmp_path, folder, annotations, capsys):
     command = ["features", "pack", "--features", f"i3d:{folder}", "--dataset", str(annotations), "--output"]
-    assert main([*command, str(tmp_path / "whole")]) == 0
-    assert list(FeatureStore.from_spec(f"packed:{tmp_path / 'whole'}")) == ["video0", "video1"]
+    assert main([*command, str(tmp_path / "complete")]) == 0
+    assert list(FeatureStore.from_spec(f"packed:{tmp_path / 'complete'}")) == ["video0", "video1"]
     (folder / "video1.npy").unlink()
     assert main([*command, str(tmp_path / "refused")]) == 2
     assert "no features of 1 of 2 keys: video1" in capsys.readouterr().err

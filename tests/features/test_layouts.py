@@ -62,7 +62,7 @@ VIDEO = {
     "one video of R2-Tuning": ("clip_b32_vid_k4", [write_npy("v", LAYERS[:1])], "v", LAYERS[:1, -1, 0], "first token of the last"),
     "MS-2D-TAN": ("c3d", [write_hdf5("sub_activitynet_v1-3.c3d.hdf5", {"v_x/c3d_features": C3D})], "v_x", C3D, "a group per key"),
     "MESM, UniVTG": ("h5py", [write_hdf5("vid_slowfast.hdf5", {"v": SLOWFAST})], "v", SLOWFAST, "a dataset per key"),
-    "HDF5 by itself": ("any", [write_hdf5("features.h5", {"v/anything": C3D})], "v", C3D, "anything of shape (9, 500)"),
+    "the only dataset of a group": ("any", [write_hdf5("features.h5", {"v/anything": C3D})], "v", C3D, "anything of shape (9, 500)"),
     "a batch axis": ("batch", [write_npy("v", I3D[None])], "v", I3D, "squeezed from (1, 61, 1024)"),
     "an axis in the middle": ("middle", [write_npy("v", I3D[:, None])], "v", I3D, "squeezed from (61, 1, 1024)"),
     "axes of space at the end": ("space", [write_npy("v", I3D[:, :, None, None])], "v", I3D, "squeezed from (61, 1024, 1, 1)"),
@@ -94,7 +94,7 @@ def test_video_features_are_read_as_they_are_distributed(tmp_path, name):
 IN_TAR = [name for name, (_, _, _, _, words) in VIDEO.items() if name != "one level down" and "per key" not in words]
 
 
-@pytest.mark.parametrize("name", [name for name in IN_TAR if name != "HDF5 by itself"])
+@pytest.mark.parametrize("name", [name for name in IN_TAR if name != "the only dataset of a group"])
 def test_the_same_in_a_plain_tar(tmp_path, name):
     folder, writers, key, expected, _ = VIDEO[name]
     (tmp_path / folder).mkdir()

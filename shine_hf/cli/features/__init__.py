@@ -13,7 +13,7 @@ EXAMPLES = (
 )
 SUMMARIES = {
     "extract": "encode a folder of videos; resumes; `accelerate launch --no_python shine-hf features extract …` shares the work",
-    "inspect": "say what a path or a dataset repository of the Hub holds: layout, keys, width, type, seconds per row",
+    "inspect": "describe a path or a dataset repository of the Hub: layout, keys, width, type, seconds per row",
     "check": "read all features of a store, compare them with annotations, and report what is wrong or missing",
     "pack": "write features of any layout into a packed, memory-mapped folder",
 }

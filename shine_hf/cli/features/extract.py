@@ -45,5 +45,5 @@ def main(args: argparse.Namespace) -> int:
     if state.num_processes > 1:
         # A process that leaves while the other still holds the connection may be aborted at its very end.
         state.destroy_process_group()
-    # One process is enough to say so: the launcher takes any other that fails for a crash.
+    # Only one process says so: the launcher takes any other that fails for a crash.
     return 1 if unreadable and state.is_main_process else 0

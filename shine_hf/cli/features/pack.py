@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_dataset(parser, "only their videos are packed, and those without features are named")
     parser.add_argument("--output", required=True, metavar="DIR", help="a new folder")
     parser.add_argument("--half-precision", action="store_true", help="store float16: half the size")
-    parser.add_argument("--allow-missing", action="store_true", help="pack what there is")
+    parser.add_argument("--allow-missing", action="store_true", help="pack what exists")
     parser.add_argument("--shard-megabytes", type=int, default=512, help="size of one file")
 
 
