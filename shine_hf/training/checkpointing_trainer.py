@@ -26,6 +26,7 @@ from .checkpoints import (
 )
 from .pushing_trainer import PushingTrainer
 from .stop_on_signal import StopOnSignal, TrainingStopped
+from .weight_averaging import WeightAveraging
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,10 @@ class CheckpointingTrainer(PushingTrainer):
         self.keeps_best = self.args.keep_best or self.args.load_best_model_at_end
         for callback in (SaveAfterEvaluation(), FinishedRun(), KeepNewestCheckpoint()):
             self.add_callback(callback)
+        self.weight_averaging: WeightAveraging | None = None
+        if self.args.ema_decay is not None:
+            self.weight_averaging = WeightAveraging(self, self.args.ema_decay)
+            self.add_callback(self.weight_averaging)
         if self.keeps_best:
             self.add_callback(KeepBestModel(self))
 
@@ -108,6 +113,12 @@ class CheckpointingTrainer(PushingTrainer):
         is_last = last_complete_checkpoint(self.run_dir) == self.last_checkpoint
         option = "true" if is_last else self.last_checkpoint
         return f"Step {step} is saved in {self.last_checkpoint}: go on with the same command and --resume_from_checkpoint {option}."
+
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """Evaluate as `Trainer` does; during a training with `ema_decay`, the averaged weights."""
+        averaged = self.weight_averaging.averaged() if self.weight_averaging else contextlib.nullcontext()
+        with averaged:
+            return super().evaluate(*args, **kwargs)
 
     # ---- best model --------------------------------------------------------------------------------------------------
 
@@ -188,6 +199,8 @@ class CheckpointingTrainer(PushingTrainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
+        if self.weight_averaging is not None:
+            self.weight_averaging.save(output_dir)
         # Every process writes a file of its own, and the state that marks the checkpoint as complete must come after all of them.
         self.accelerator.wait_for_everyone()
 

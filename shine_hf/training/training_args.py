@@ -26,6 +26,8 @@ class ShineTrainingArguments(TrainingArguments):
         early_stopping_patience (`int`, *optional*): Stop after so many evaluations without a better `metric_for_best_model`.
         save_query_results (`bool`): Write what the evaluation at the end found for every query, see [`ShineTrainer.save_query_results`].
         keep_best (`bool`): Save the best model so far under `output_dir/best`, and load it at the end of training.
+        ema_decay (`float`, *optional*): Decay of an exponential moving average of the weights, e.g. 0.999, which is evaluated, selected and saved
+            instead of the weights of a single step, see [`WeightAveraging`].
         keep_freed_memory (`bool`): On a CPU, let a recipe's run keep freed memory for its next step, see [`keep_freed_memory`].
     """
 
@@ -65,6 +67,10 @@ class ShineTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Write the result of every query to output_dir/queries/SPLIT.jsonl."}
     )
     keep_best: bool = field(default=True, metadata={"help": "Keep the best model in output_dir/best and end with it."})
+    ema_decay: float | None = field(
+        default=None,
+        metadata={"help": "Evaluate and save a moving average of the weights with this decay, e.g. 0.999."},
+    )
     keep_freed_memory: bool = field(
         default=True, metadata={"help": "Train faster on a CPU by keeping freed memory; false where memory is short."}
     )
@@ -113,6 +119,8 @@ class ShineTrainingArguments(TrainingArguments):
             raise ValueError(f"top_k_divisor must be at least 1, got {self.top_k_divisor}")
         if not 0 <= self.ranking_warmup_ratio <= 1:
             raise ValueError(f"ranking_warmup_ratio is a share, from 0 to 1, got {self.ranking_warmup_ratio}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be between 0 and 1, e.g. 0.999, got {self.ema_decay}")
         if self.early_stopping_patience is not None and self.metric_for_best_model is None:
             raise ValueError("early_stopping_patience needs metric_for_best_model, validation_mIoU say")
         if not self.fine_margins:
