@@ -240,7 +240,8 @@ def test_a_dataset_repository_of_the_hub(tmp_path, repository):
     repository(tmp_path / "text", "qvhighlights/clip_text_features")
     with pytest.raises(ValueError, match=r"several stores of features \(clip_features, clip_text_features\)"):
         FeatureStore.from_spec("shine/field@main")
-    for spec in ("shine/field/qvhighlights/clip_features", "npz:shine/field/qvhighlights/clip_features@main"):
+    folder = "shine/field/qvhighlights/clip_features"
+    for spec in (folder, f"npz:{folder}@main", f"hf://datasets/{folder}"):
         np.testing.assert_array_equal(FeatureStore.from_spec(spec)["v"], CLIP)
     texts = TextFeatures.from_spec("shine/field/qvhighlights/clip_text_features")
     np.testing.assert_array_equal(texts(query="q", qid="1"), TOKENS)
