@@ -15,6 +15,9 @@ from typing import Any
 
 from datasets import Features, List, Value
 
+MASK = "<mask>"
+"""What stands in `masked_queries` in place of a word."""
+
 FEATURES = Features(
     {
         "qid": Value("string"),

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from ..negatives.language.masking import MASK
 from ..negatives.validation import TestContact, ValidationSummary, words_of
+from ..schema import MASK
 
 WINDOW_SHARE_BINS = 10
 

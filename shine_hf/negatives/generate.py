@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from ..schema import MASK
 from .columns import with_column
 from .generators.base import FillRequest, Generator
-from .language.masking import MASK, MaskedQuery, MaskingOptions, mask_query, masked_positions
+from .language.masking import MaskedQuery, MaskingOptions, mask_query, masked_positions
 from .language.tagging import TaggedQuery, Tagger
 from .language.vocabulary import Vocabulary
 from .validation import PositiveQueries, ValidationSummary, Validator

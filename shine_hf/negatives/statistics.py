@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..io import atomic_file
-from .language.masking import MASK, PARTS_OF_SPEECH, mask_query, masked_positions
+from ..schema import MASK
+from .language.masking import PARTS_OF_SPEECH, mask_query, masked_positions
 from .language.tagging import TaggedQuery
 from .validation import TestContact, ValidationSummary, words_of
 

@@ -31,9 +31,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from ..schema import MASK
 from .columns import with_column
 from .language.inflection import is_inflection_of
-from .language.masking import MASK
 from .language.synonyms import are_near_synonyms
 from .language.tagging import BAR_AFTER_SECONDS, TaggedQuery, Tagger
 from .language.vocabulary import Vocabulary
@@ -88,17 +88,45 @@ class Alignment:
 
 
 def align(masked_query: str, text: str) -> Alignment:
-    """Find the words in place of each mask, whatever their number."""
+    """Find the words in place of each mask, whatever their number, in linear time.
+
+    Each mask takes as few words as the kept words allow, from left to right; of adjacent masks the last one takes what is left.
+    """
     template, words = words_of(masked_query), words_of(text)
     if len(template) == len(words) and all(t in (w, MASK) for t, w in zip(template, words)):
         return Alignment(None, tuple((w,) for t, w in zip(template, words) if t == MASK))
-    line = "".join(f" {word}" for word in words)
-    for repeat, problem in (("+?", "extra_words"), ("*?", "empty_mask")):
-        pattern = "".join(f"((?: \\S+){repeat})" if word == MASK else re.escape(f" {word}") for word in template)
-        match = re.fullmatch(pattern, line)
-        if match:
-            return Alignment(problem, tuple(tuple(fill.split()) for fill in match.groups()))
+    for least, problem in ((1, "extra_words"), (0, "empty_mask")):
+        fills = _fills(template, words, least)
+        if fills is not None:
+            return Alignment(problem, fills)
     return Alignment("template_changed")
+
+
+def _fills(template: Sequence[str], words: Sequence[str], least: int) -> tuple[tuple[str, ...], ...] | None:
+    """Match a template whose masks stand for `least` words or more; None where the kept words are not all there, in order."""
+    # One character per distinct word: `str.find` then looks for runs of words, in linear time.
+    codes: dict[str, str] = {MASK: "\0"}
+
+    def encode(items: Sequence[str]) -> str:
+        return "".join(codes.setdefault(item, chr(len(codes))) for item in items)
+
+    runs = re.split("(\0+)", encode(template))  # kept words, masks, kept words, …, kept words
+    line = encode(words).replace("\0", chr(len(codes)))
+    if not line.startswith(runs[0]):
+        return None
+    end = len(runs[0])
+    fills: list[tuple[str, ...]] = []
+    for number in range(1, len(runs), 2):
+        masks, kept = len(runs[number]), runs[number + 1]
+        # The last run of kept words stands at the end, every other one at the first place where it fits.
+        is_last = number + 2 == len(runs)
+        start = len(line) - len(kept) if is_last else line.find(kept, end + least * masks)
+        if start < end + least * masks or not line.startswith(kept, start):
+            return None
+        fills += [tuple(words[end + i * least : end + (i + 1) * least]) for i in range(masks - 1)]
+        fills.append(tuple(words[end + (masks - 1) * least : start]))
+        end = start + len(kept)
+    return tuple(fills) if end == len(line) else None
 
 
 class PositiveQueries:

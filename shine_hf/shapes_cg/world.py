@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..io import atomic_file
-from ..negatives.language.masking import MASK
+from ..schema import MASK
 from .rendering import render_video, write_mp4
 
 WORDS = {

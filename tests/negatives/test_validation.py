@@ -1,3 +1,8 @@
+import random
+import re
+import time
+from collections import Counter
+
 import pytest
 from datasets import Dataset
 
@@ -6,12 +11,14 @@ from shine_hf.negatives.language.tagging import Tagger
 from shine_hf.negatives.language.vocabulary import Vocabulary
 from shine_hf.negatives.validation import (
     CHECKS,
+    Alignment,
     PositiveQueries,
     TestContact,
     ValidationSummary,
     Validator,
     align,
     validate_dataset,
+    words_of,
 )
 
 ROW = {"qid": "v_train_0", "vid": "v", "query": "person takes a red cup.", "relevant_windows": [[5.0, 10.0]]}
@@ -66,6 +73,37 @@ def test_masks_are_aligned_where_words_were_added_or_left_out():
     assert align(TEMPLATE, "a cat sleeps.").fills == ()
     # Regular expression characters of a template are letters like others.
     assert align("a (big) <mask> + c*", "a (big) dog + c*").fills == (("dog",),)
+
+
+def align_by_regular_expression(masked_query, text):
+    """What `align` computed before, in exponential time."""
+    template, words = words_of(masked_query), words_of(text)
+    if len(template) == len(words) and all(t in (w, "<mask>") for t, w in zip(template, words)):
+        return Alignment(None, tuple((w,) for t, w in zip(template, words) if t == "<mask>"))
+    for repeat, problem in (("+?", "extra_words"), ("*?", "empty_mask")):
+        pieces = [f"((?: \\S+){repeat})" if word == "<mask>" else re.escape(f" {word}") for word in template]
+        if match := re.fullmatch("".join(pieces), "".join(f" {word}" for word in words)):
+            return Alignment(problem, tuple(tuple(fill.split()) for fill in match.groups()))
+    return Alignment("template_changed")
+
+
+def test_alignment_equals_that_of_a_regular_expression():
+    chooser, problems = random.Random(0), Counter()
+    for _ in range(5000):
+        template = " ".join(chooser.choices(("a", "b", "<mask>"), k=chooser.randrange(8)))
+        text = " ".join(chooser.choices(("a", "b", "c", "<mask>"), (4, 4, 3, 1), k=chooser.randrange(10)))
+        alignment = align(template, text)
+        assert alignment == align_by_regular_expression(template, text), (template, text)
+        problems[alignment.problem] += 1
+    assert min(problems.values()) > 50 and len(problems) == 4
+
+
+def test_alignment_takes_linear_time():
+    begin = time.perf_counter()
+    for masks, words in ((6, 60), (200, 5000)):
+        align("person " + "<mask> " * masks + "door", "person " + "word " * words + "window")
+        align("a <mask> " * masks + "b", "a " * words)
+    assert time.perf_counter() - begin < 1.0  # a regular expression took 12 s for the first one
 
 
 def test_positive_query_of_the_same_time_only():

@@ -16,9 +16,10 @@ from functools import cache, lru_cache
 import numpy as np
 from scipy import sparse
 
+from ...schema import MASK
 from ..language.caption_tags import ACTOR
 from ..language.inflection import is_inflection_of
-from ..language.masking import MASK, PARTS_OF_SPEECH, MaskedQuery, extract_fills, fill_masks
+from ..language.masking import PARTS_OF_SPEECH, MaskedQuery, extract_fills, fill_masks
 from ..language.synonyms import are_near_synonyms
 from .base import Fill, FillRequest
 

@@ -9,8 +9,9 @@ import hashlib
 import random
 from collections.abc import Iterator, Sequence
 
+from ...schema import MASK
 from ..language.inflection import is_inflection_of
-from ..language.masking import MASK, fill_masks
+from ..language.masking import fill_masks
 from ..language.vocabulary import Vocabulary
 from .base import Fill, FillRequest
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ...schema import MASK
 from ..columns import with_column
 from .caption_tags import ACTOR, caption_tags, subject_positions
 from .tagging import TaggedQuery, Tagger
@@ -21,7 +22,6 @@ from .tagging import TaggedQuery, Tagger
 if TYPE_CHECKING:
     from datasets import Dataset
 
-MASK = "<mask>"
 PARTS_OF_SPEECH = ("VERB", "NOUN", "ADJ", "ADP", "ADV")  # in the order of masking
 RATIOS = (0.25, 0.50, 0.75)
 # What the paper uses on each benchmark.
@@ -63,7 +63,7 @@ class MaskingOptions:
     def mask_counts(self, maskable_words: int) -> tuple[int, ...]:
         """How many words each level masks: rounded up below four maskable words, else down, and never none."""
         ratios = next((r for length, r in self.ratios_by_length if maskable_words <= length), self.ratios)
-        # A ratio such as 0.3 times 10 is 2.999…: rounding off the last digits first keeps that at 3.
+        # 0.58 * 50 is 28.999…: rounding the last digits off first makes it 29.
         exact = [round(ratio * maskable_words, 9) for ratio in ratios]
         if maskable_words < 4:
             return tuple(math.ceil(count) for count in exact)
@@ -121,22 +121,18 @@ def extract_fills(masked_query: str, text: str) -> list[str] | None:
 
 
 def masked_positions(tokens: Sequence[str], masked_query: str) -> tuple[int, ...] | None:
-    """Which of a query's tokens stand behind the masks of a template made elsewhere; None if it does not fit them."""
-    rest = masked_query.lstrip()
-    if not tokens:
-        return () if not rest else None
-    token, *others = tokens
-    if not token.strip():
-        return _shifted(masked_positions(others, rest))
-    if rest.startswith(MASK):
-        found = _shifted(masked_positions(others, rest[len(MASK) :]))
-        if found is not None:
-            return (0, *found)
-    return _shifted(masked_positions(others, rest[len(token) :])) if rest.startswith(token) else None
-
-
-def _shifted(positions: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    return None if positions is None else tuple(position + 1 for position in positions)
+    """Return the positions of the tokens that a template made elsewhere masks; None if it does not fit them."""
+    rest, positions = masked_query, []
+    for position, token in enumerate(tokens):
+        rest = rest.lstrip()
+        if not token.strip():
+            continue
+        if rest.startswith(MASK):
+            positions.append(position)
+        elif not rest.startswith(token):
+            return None
+        rest = rest[len(MASK if rest.startswith(MASK) else token) :]
+    return None if rest.strip() else tuple(positions)
 
 
 def mask_query(tagged: TaggedQuery, options: MaskingOptions | None = None) -> MaskedQuery:

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from shine_hf.negatives.generators.base import FillRequest
-from shine_hf.negatives.language.masking import MASK, extract_fills
+from shine_hf.negatives.language.masking import extract_fills
 from shine_hf.negatives.validation import align
+from shine_hf.schema import MASK
 
 _MAX_BRACKETS = 200  # of one text; thousands are no answer
 _TAG = r"(?:think(?:ing)?|thoughts?|reasoning|reflection)"

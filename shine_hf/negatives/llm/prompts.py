@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from shine_hf.negatives.generators.base import Fill, FillRequest
-from shine_hf.negatives.language.masking import MASK, fill_masks
+from shine_hf.negatives.language.masking import fill_masks
+from shine_hf.schema import MASK
 
 from .answers import UnusableAnswer, read_words
 from .cache import AnswerCache, Row, request_key

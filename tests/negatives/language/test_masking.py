@@ -7,7 +7,6 @@ import pytest
 from datasets import Dataset
 
 from shine_hf.negatives.language.masking import (
-    MASK,
     MaskingOptions,
     extract_fills,
     fill_masks,
@@ -18,6 +17,7 @@ from shine_hf.negatives.language.masking import (
     parse_ratios,
 )
 from shine_hf.negatives.language.tagging import TaggedQuery, Tagger
+from shine_hf.schema import MASK
 
 
 def tagged(text):
@@ -44,7 +44,8 @@ def test_mask_counts_are_those_of_the_release(words, counts):
 def test_small_ratios_mask_at_least_one_word_and_keep_exact_products():
     options = MaskingOptions((0.1, 0.3, 0.5))
     assert options.mask_counts(5) == (1, 1, 2)
-    assert options.mask_counts(10) == (1, 3, 5)  # 0.3 * 10 is a little below 3 in floating point
+    assert options.mask_counts(10) == (1, 3, 5)
+    assert MaskingOptions((0.58,)).mask_counts(50) == (29,)  # 28.999… in floating point
     assert options.mask_counts(0) == (0, 0, 0)
 
 
@@ -151,6 +152,8 @@ def test_positions_of_a_foreign_template():
     assert masked_positions(tokens, "the <mask>   opens door .the <mask>") == (1, 6)
     assert masked_positions(tokens, "the door opens <mask>.the end") == (4,)
     assert masked_positions(tokens, "a <mask> opens") is None
+    assert masked_positions(tokens, "the door opens door.the end of it") is None
+    assert masked_positions(["word"] * 5000, "word " * 4999 + "<mask>") == (4999,)
 
 
 def test_query_without_maskable_words_stays_as_it_is():
