@@ -15,8 +15,12 @@ EXAMPLES = (
 
 def add_arguments(parser) -> None:
     parser.add_argument("--model", required=True, help="folder or repository of a trained model")
-    source = parser.add_argument_group("what to look at: a video file, one video of a feature store, or a whole split")
-    source.add_argument("--video", help="video file; needs a model trained on features of an encoder of this library")
+    source = parser.add_argument_group(
+        "what to search: a video, one video of a feature store, or a split of a dataset"
+    )
+    source.add_argument(
+        "--video", help="video file or address; needs a model trained on features of an encoder of this library"
+    )
     source.add_argument(
         "--video-features", nargs="+", help="feature stores, as in training (i3d:DIR, npz:DIR, simulated:, …)"
     )
@@ -28,34 +32,27 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--text-features", help="the text encoder or store, if not the one that the model was trained with"
     )
-    parser.add_argument("--top-k", type=int, default=5, help="moments per query (default 5)")
-    parser.add_argument("--nms-threshold", type=float, help="IoU above which the worse of two moments goes")
-    parser.add_argument("--output", help="write JSON lines in the submission format here instead of printing")
+    parser.add_argument("--top-k", type=int, default=5, help="moments per query")
+    parser.add_argument("--nms-threshold", type=float, help="IoU above which the worse of two moments is dropped")
+    parser.add_argument("--output", help="write JSON lines in the submission format to this file instead of printing")
     parser.add_argument(
         "--plot",
-        help="draw the first query's moments and its saliency into this file, with the saliency of the other queries beside it",
+        help="draw the moments of the first query into this file, with the saliency of the other queries of its video",
     )
 
 
 def main(args) -> None:
-    from transformers import AutoModel
-
-    from ..modeling import MomentRetrievalProcessor
-
     if args.video and (args.split or args.vid or args.video_features):
         raise ValueError(
             "--video is a file; --video-features with --vid or --split are stored features: give one or the other"
         )
     if not args.query and (args.video or not args.split):
-        raise ValueError("give --query, or --split (without --video) to predict a whole split")
-    if args.video:
-        results = _from_video(args)
-    else:
-        model = AutoModel.from_pretrained(args.model)
-        results = _from_features(args, model, MomentRetrievalProcessor.from_config(model.config))
+        raise ValueError("give --query, or --split (without --video) to predict all queries of a split")
+    results = _from_video(args) if args.video else _from_features(args)
     if args.plot:
         results = list(results)
-        plot_results(results, args.video, args.plot)
+        if results:
+            plot_results(results, args.video, args.plot)
     if args.output:
         from ..inference.features import as_submission
         from ..io import atomic_file
@@ -70,14 +67,18 @@ def main(args) -> None:
             print(f"  {moment['start']:8.2f} s  {moment['end']:8.2f} s   score {moment['score']:.3f}")
 
 
-def _from_features(args, model, processor):
+def _from_features(args):
+    from transformers import AutoModel
+
     from ..data.loading import DataArguments, load_splits, text_features_of, text_source, video_store
     from ..features.grid import require_matching_grids
     from ..inference.features import predict_from_features
+    from ..modeling import MomentRetrievalProcessor
     from ..schema import canonical_split
 
     if not args.split and not args.vid:
         raise ValueError("--video-features needs --vid (one video of the store) or --split")
+    model = AutoModel.from_pretrained(args.model)
     data = DataArguments(
         dataset=args.dataset,
         data_dir=args.data_dir,
@@ -102,7 +103,7 @@ def _from_features(args, model, processor):
         texts.prepare(rows.select_columns(["qid", "vid", "query"]), progress=progress)
     return predict_from_features(
         model,
-        processor,
+        MomentRetrievalProcessor.from_config(model.config),
         rows,
         store,
         texts,
@@ -113,41 +114,27 @@ def _from_features(args, model, processor):
 
 
 def _from_video(args):
-    from transformers import pipeline
-
     from ..encoders.video_source import video_name
+    from ..inference.retriever import MomentRetriever
 
-    find = pipeline("video-moment-retrieval", model=args.model, text_encoder=args.text_features)
-    outputs = find(video=args.video, query=args.query, top_k=args.top_k, nms_threshold=args.nms_threshold)
+    find = MomentRetriever.from_pretrained(args.model, text_encoder=args.text_features).find
     name = video_name(args.video)
-    for index, (query, output) in enumerate(zip(args.query, outputs)):
-        yield {"qid": f"{name}_{index}", "vid": name, "query": query, **output}
+    found = find(
+        args.video, args.query, top_k=args.top_k, nms_threshold=args.nms_threshold, progress=sys.stderr.isatty()
+    )
+    for index, result in enumerate(found):
+        yield {"qid": f"{name}_{index}", "vid": name, **result.to_dict()}
 
 
 def plot_results(results: list[dict], video: str | Path | None, path: str | Path, windows=()) -> None:
-    """The first result over the frames of the video, with the saliency of the other queries as counter-queries.
+    """Draw the first result over the frames of the video, with the saliency of the other queries of that video.
 
-    `windows` are the annotated ones in seconds, if there are any.
+    Args:
+        windows: Annotated `[start, end]` in seconds, if there are any.
     """
-    from ..io import atomic_file
-    from ..plots import plot_moments
+    from ..inference.retriever import RetrievalResult
 
-    first, *others = results
-    duration = len(first["saliency"]) * first["clip_length"]
-    frames = []
-    if video:
-        from ..encoders.video_reader import read_film_strip
-
-        frames = read_film_strip(video, duration)
-    figure = plot_moments(
-        first["query"],
-        first["moments"],
-        duration_seconds=duration,
-        windows=windows,
-        frames=frames,
-        saliency=first["saliency"],
-        negative_saliency={other["query"]: other["saliency"] for other in others},
-        clip_length_seconds=first["clip_length"],
+    first, *others = (
+        RetrievalResult.from_dict(result, video) for result in results if result.get("vid") == results[0].get("vid")
     )
-    with atomic_file(path, "wb") as file:
-        figure.savefig(file, format=Path(path).suffix[1:] or "png")
+    first.plot(path, windows=windows, others=others)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,12 @@ class RetrievalResult:
     saliency: list[float]
     clip_length: float
     video: Any = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def from_dict(cls, result: Mapping[str, Any], video: Any = None) -> RetrievalResult:
+        """Return what [`to_dict`] or the pipeline described; other entries are ignored."""
+        moments = [Moment(**moment) for moment in result["moments"]]
+        return cls(result.get("query", ""), moments, list(result["saliency"]), result["clip_length"], video)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, lists and strings, e.g. for JSON; the video is left out."""
@@ -194,10 +200,4 @@ class MomentRetriever:
 def _as_results(found: Any, video: Any, query: Any) -> RetrievalResult | list[RetrievalResult]:
     if isinstance(found, list):
         return [_as_results(*entry) for entry in zip(found, [video] * len(found), query)]
-    return RetrievalResult(
-        query=query if isinstance(query, str) else "",
-        moments=[Moment(**moment) for moment in found["moments"]],
-        saliency=found["saliency"],
-        clip_length=found["clip_length"],
-        video=video,
-    )
+    return RetrievalResult.from_dict(found | {"query": query if isinstance(query, str) else ""}, video)

@@ -1,10 +1,12 @@
 """`shine-hf predict` with a video file."""
 
+import numpy as np
 import pytest
 import torch
 
 from shine_hf import QDDetrConfig, QDDetrForMomentRetrieval
 from shine_hf.cli import main
+from shine_hf.cli.predict import plot_results
 from shine_hf.encoders import video_encoder
 
 from ..encoders.videos import gray, write_video
@@ -47,3 +49,32 @@ def test_the_last_predictions_survive_a_failure(command, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.jsonl"]
     assert output.read_text() == "of yesterday\n"
     assert main([*wanted, "--text-features", "words:dim=12"]) == 0 and '"pred_relevant_windows"' in output.read_text()
+
+
+@pytest.fixture(scope="module")
+def stored(command, tmp_path_factory):
+    """The model with stored features of two videos, whose ids begin with a dash, as those of YouTube may."""
+    folder = tmp_path_factory.mktemp("stored")
+    rng = np.random.default_rng(0)
+    for vid, clips in (("-1Wv8yTT", 9), ("--x_0", 5)):
+        np.savez(folder / f"{vid}.npz", features=rng.normal(size=(clips, video_encoder(SPEC).dim)).astype("f"))
+    return [*command[:3], "--video-features", f"npz:{folder}", "--text-features", "words:dim=12"]
+
+
+@pytest.mark.parametrize("vid", [["--vid", "-1Wv8yTT"], ["--vid=-1Wv8yTT"], ["--vid", "--x_0"]])
+def test_ids_that_begin_with_a_dash(stored, vid, tmp_path, capsys):
+    plot = tmp_path / "plot.png"
+    assert main([*stored, *vid, "--query", "a red star", "a dog", "--plot", str(plot)]) == 0
+    name = vid[-1].removeprefix("--vid=")
+    assert f"{name}: a red star" in capsys.readouterr().out and plot.stat().st_size > 10_000
+
+
+def test_a_figure_of_a_split_shows_queries_of_one_video_only(tmp_path):
+    """Those of other videos have other clips; it was an error, or a wrong picture where the lengths agreed."""
+    results = [
+        {"vid": vid, "query": f"query {index}", "moments": [], "saliency": [0.0] * clips, "clip_length": 1.0}
+        for index, (vid, clips) in enumerate((("a", 3), ("b", 5), ("a", 3)))
+    ]
+    plot_results(results, None, tmp_path / "plot.svg")
+    drawn = (tmp_path / "plot.svg").read_text()
+    assert "query 0" in drawn and "query 2" in drawn and "query 1" not in drawn

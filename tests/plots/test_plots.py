@@ -14,6 +14,8 @@ from matplotlib.text import Text
 
 from shine_hf.metrics import saliency_order
 from shine_hf.plots import plot_moments, plot_saliency_hierarchy, plot_training_curves
+from shine_hf.plots.moments import saliency_ranks
+from shine_hf.plots.style import wrap
 
 NEGATIVES = {
     "level 1: a person closes the red door slowly": 1.5,
@@ -94,7 +96,8 @@ def test_moments_show_what_was_found_and_how_well_it_fits():
     heights = {
         stair.get_edgecolor(): stair.get_data().values.max() for stair in curves.patches if hasattr(stair, "get_data")
     }
-    assert len(heights) == 5, "each curve has a colour of its own"
+    assert len(heights) == 5, "each curve has a color of its own"
+    assert max(heights.values()) == 1 and "highest" in words and "rank of the saliency" in words
     assert {axes.get_xlim() for axes in figure.axes} == {(0.0, 30.0)}, "all panels share the axis of time"
 
 
@@ -109,6 +112,44 @@ def test_many_long_counter_queries_stay_apart():
     assert all(sentence.format(end) in words for end in ends), "where they differ only at the end they are told apart"
     stairs = [stair for stair in figure.axes[-1].patches if hasattr(stair, "get_data")]
     assert len({stair.get_edgecolor() for stair in stairs}) == 8
+
+
+LONG_ID = "video_" + 40 * "WMwm" + "_0001"
+
+
+def test_no_text_runs_out_of_a_figure():
+    """Sentences of any length, words without an end, wide letters, mathematics, and names of files as names of results."""
+    queries = (LONG_ID, 60 * "a person opens the door and ", "WWW " * 80, "$x_1$ costs $5 and 100 %")
+    for query in queries:
+        scene = made_up_scene() | {"query": query, "negative_saliency": {query: made_up_scene()["saliency"]}}
+        assert_readable(plot_moments(**scene))
+    results = {
+        name: {"positive>level1": 99.0, "chain": 3.0} for name in (LONG_ID, "a split of many words " * 9, "short")
+    }
+    assert_readable(plot_saliency_hierarchy(results))
+    history = [
+        {"step": 1, f"eval_{name}_mIoU": 3.0} for name in (LONG_ID[:70], "novel_composition_of_long_names" * 3, "b")
+    ]
+    assert_readable(plot_training_curves([*history, {"step": 1, "loss": 2.0}]))
+
+
+def test_a_text_is_broken_at_spaces_or_inside_long_words_and_cut_with_an_ellipsis():
+    assert wrap("a person opens the door", 10) == ["a person opens the door"]
+    lines = wrap("a person opens the door", 0.8)
+    assert len(lines) > 1 and " ".join(lines) == "a person opens the door"
+    assert "".join(wrap(LONG_ID, 2, max_lines=99)) == LONG_ID
+    cut = wrap(LONG_ID, 2, max_lines=2)
+    assert len(cut) == 2 and cut[1].endswith("…") and wrap("", 2) == [""]
+
+
+def test_saliency_is_shown_as_rank():
+    """Scores of -20 to 0 meant nothing to a reader. Ranks keep the order of clips and queries, whatever the scale."""
+    curves = {"the query": [-20.0, -3.0, -0.5], "other": [-20.0, -19.0, -4.0]}
+    ranks = saliency_ranks(curves)
+    assert ranks["the query"].tolist() == [0.1, 0.8, 1.0] and ranks["other"].tolist() == [0.1, 0.4, 0.6]
+    stretched = saliency_ranks({label: np.exp(curve) for label, curve in curves.items()})
+    assert all((stretched[label] == ranks[label]).all() for label in curves)
+    assert saliency_ranks({"one": [3.0]})["one"].tolist() == [0.5]
 
 
 def test_small_numbers_keep_their_digits():
@@ -218,7 +259,7 @@ def test_hierarchy_shows_intervals_and_names_every_result():
     figure = plot_saliency_hierarchy(results)
     assert_readable(figure)
     words = words_of(figure)
-    for expected in ("positive > level 1", "level 3 > irrelevant", "whole chain", "chance", "QD-DETR + SHINE"):
+    for expected in ("positive > level 1", "level 3 > irrelevant", "entire chain", "chance", "QD-DETR + SHINE"):
         assert expected in words
     assert "_low" not in words
     spans = {tuple(line.get_xdata()) for line in figure.axes[0].lines}

@@ -1,0 +1,108 @@
+"""What all figures share: colors, fonts, frames, and text that is wrapped by its measured width."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ..io import atomic_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# The colors of Okabe and Ito, which stay apart for color-blind readers.
+BLUE, GREEN, INK, FAINT = "#0072B2", "#009E73", "#333333", "#999999"
+SERIES_COLORS = (BLUE, "#D55E00", GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+FONT_SIZE, DPI = 9.0, 150
+LINE_HEIGHT_INCHES = (FONT_SIZE + 2.5) / 72
+_ELLIPSIS = "…"
+
+
+def require_matplotlib() -> None:
+    """Raise ImportError without matplotlib, which says which extra brings it."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ImportError('figures need matplotlib: pip install "shine-hf[plots]"') from error
+
+
+def new_figure(width_inches: float, height_inches: float) -> Figure:
+    """Return an empty figure that pyplot does not know.
+
+    Raises:
+        ImportError: without matplotlib; says which extra brings it.
+    """
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_inches, height_inches), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike) -> None:
+    """Save a figure. A file of that name survives a failure.
+
+    Args:
+        path: Its extension is the format; without one, PNG.
+
+    Raises:
+        ValueError: for an unknown format.
+    """
+    with atomic_file(path, "wb") as file:
+        figure.savefig(file, format=os.path.splitext(path)[1][1:] or "png")
+
+
+def strip_frame(axes: Axes) -> None:
+    """Leave only the left and the lower edge of a panel."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(FAINT)
+    axes.tick_params(colors=INK, labelsize=FONT_SIZE - 0.5, color=FAINT)
+
+
+def wrap(
+    text: str, width_inches: float, size: float = FONT_SIZE, max_lines: int = 5, weight: str = "normal"
+) -> list[str]:
+    """Break a text into lines that are no wider than `width_inches`.
+
+    Lines break at spaces, and inside a word that is too long for a line, e.g. a video id. What does not fit into `max_lines` is cut, with
+    an ellipsis.
+
+    Args:
+        size: Of the font, in points.
+        weight: Of the font.
+    """
+    fits = _measure(width_inches, size, weight)
+    lines, line = [], ""
+    for word in text.split():
+        if line and fits(f"{line} {word}"):
+            line = f"{line} {word}"
+            continue
+        if line:
+            lines.append(line)
+        while not fits(word) and len(word) > 1:
+            end = next(end for end in range(len(word) - 1, 0, -1) if end == 1 or fits(word[:end]))
+            lines.append(word[:end])
+            word = word[end:]
+        line = word
+    lines.append(line)
+    if len(lines) > max_lines:
+        lines = lines[:max_lines]
+        while lines[-1] and not fits(lines[-1] + _ELLIPSIS):
+            lines[-1] = lines[-1][:-1]
+        lines[-1] = lines[-1].rstrip() + _ELLIPSIS
+    return lines
+
+
+def _measure(width_inches: float, size: float, weight: str):
+    """Return a function that says whether a text is no wider than `width_inches`."""
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import RendererAgg
+    from matplotlib.font_manager import FontProperties
+
+    renderer, font = RendererAgg(1, 1, DPI), FontProperties(size=size, weight=weight)
+    return lambda text: renderer.get_text_width_height_descent(text, font, ismath=False)[0] <= DPI * width_inches
