@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "score a submission file, or a model on the splits of a dataset",
     "predict": "find moments for queries, from features or a video",
     "negatives": "tag, mask, generate, validate and export hard negatives",
+    "data": "list known datasets, and convert annotations",
     "features": "extract, inspect, check and pack features",
     "publish": "publish datasets, features and models on the Hub",
     "convert": "convert original Moment-DETR, QD-DETR and SHINE checkpoints",
