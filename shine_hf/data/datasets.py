@@ -291,7 +291,7 @@ _SPECS = (
         description="A made-up video benchmark of compositional temporal grounding, rendered on this machine.",
         files={split: (f"{split}.jsonl",) for split in ("train", "test_trivial", "novel_composition")},
         queries={},
-        clip_length=0.5,
+        clip_length=1.0,
         features="pixels:size=20,frames=4",
         source="`shine-hf demo` or dataset_scripts/shapes_cg.py write it",
         license="MIT",

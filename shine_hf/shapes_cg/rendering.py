@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..encoders.video_reader import import_av
 from ..io import atomic_file
-
-if TYPE_CHECKING:
-    from .world import Event, ShapesVideo
+from .events import Event, ShapesVideo, caption
 
 RGB = {
     "red": (230, 40, 40),
@@ -31,7 +28,7 @@ AMPLITUDE = 0.09
 
 
 def render_video(video: ShapesVideo, size: int, fps: int) -> np.ndarray:
-    """All frames of a video, `(frames, size, size, 3)` uint8; frame i shows the time i / fps."""
+    """Draw all frames of a video, `(frames, size, size, 3)` uint8; frame i shows the time i / fps."""
     frames = round(video.duration * fps)
     rng = np.random.default_rng(video.background)
     # A still, dark, slightly uneven background.
@@ -47,38 +44,38 @@ def render_video(video: ShapesVideo, size: int, fps: int) -> np.ndarray:
             shape = _event_mask(event, video.box, times, x, y, size)[..., None]
             if event.words[4] == "behind":
                 shape = shape * (1 - box_mask)
-            colour = np.asarray(RGB[event.words[0]], np.float32)
-            picture[first : first + len(times)] += shape * (colour - picture[first : first + len(times)])
+            color = np.asarray(RGB[event.words[0]], np.float32)
+            picture[first : first + len(times)] += shape * (color - picture[first : first + len(times)])
     picture += box_mask * (np.asarray(BOX_RGB, np.float32) - picture)
     return picture.round().astype(np.uint8)
 
 
 def _event_mask(event: Event, box: tuple[float, float], times: np.ndarray, x, y, size: int) -> np.ndarray:
-    """How much of each pixel the shape covers, `(frames, size, size)`."""
+    """Return how much of each pixel the shape covers, `(frames, size, size)`."""
     _, shape, verb, adverb, preposition = event.words
-    centre_x = box[0] + (event.side * DISTANCE if preposition == "beside" else 0)
-    centre_y = box[1] + {"above": -DISTANCE, "below": DISTANCE}.get(preposition, 0)
+    center_x = box[0] + (event.side * DISTANCE if preposition == "beside" else 0)
+    center_y = box[1] + {"above": -DISTANCE, "below": DISTANCE}.get(preposition, 0)
     cycle = ((times - event.start) / PERIOD_SECONDS[adverb] + event.phase)[:, None, None]
     phase = cycle % 1
     swing = np.abs(4 * phase - 2) - 1  # A triangle wave between -1 and 1.
     angle, scale, visible = 0.0, 1.0, 1.0
     if verb == "slides":
-        centre_x = centre_x + AMPLITUDE * swing
+        center_x = center_x + AMPLITUDE * swing
     elif verb == "bounces":
-        centre_y = centre_y + AMPLITUDE * (1 - 2 * np.abs(np.sin(2 * np.pi * cycle / 2)))
+        center_y = center_y + AMPLITUDE * (1 - 2 * np.abs(np.sin(2 * np.pi * cycle / 2)))
     elif verb == "spins":
         angle = event.side * 2 * np.pi * cycle
     elif verb == "grows":
         scale = 0.5 + 0.7 * phase
     elif verb == "blinks":
         visible = (phase < 0.5).astype(np.float32)
-    across, down = (x - centre_x) / scale, (y - centre_y) / scale
+    across, down = (x - center_x) / scale, (y - center_y) / scale
     u, v = across * np.cos(angle) + down * np.sin(angle), down * np.cos(angle) - across * np.sin(angle)
     return (_coverage(SHAPES[shape](u, v) * scale, size) * visible).astype(np.float32)
 
 
 def _coverage(distance: np.ndarray, size: int) -> np.ndarray:
-    """Signed distance to an outline (negative inside) -> share of the pixel that is covered, about."""
+    """Turn the signed distance to an outline (negative inside) into roughly the share of the pixel that is covered."""
     return np.clip(0.5 - distance * size, 0, 1).astype(np.float32)
 
 
@@ -102,7 +99,7 @@ def _crescent(u, v):
 
 
 def _star(u, v):
-    """Five points: folded into half a point, one straight edge is left."""
+    """Draw five points: folded into half a point, one straight edge is left."""
     radius, sector = np.hypot(u, v), 2 * np.pi / 5
     angle = np.abs((np.arctan2(u, -v) + sector / 2) % sector - sector / 2)
     tip, dent = np.array([1.15 * RADIUS, 0.0]), 0.45 * RADIUS * np.array([np.cos(sector / 2), np.sin(sector / 2)])
@@ -118,7 +115,7 @@ def write_mp4(path: str | Path, frames: np.ndarray, fps: int) -> Path:
     """Encode `(frames, H, W, 3)` uint8 as H.264. The file appears only when it is complete."""
     av = import_av()
     with atomic_file(path, "wb") as file, av.open(file, "w", format="mp4") as container:
-        # One thread: videos are short, and other videos are encoded beside this one.
+        # One thread: videos are short, and other videos are encoded at the same time.
         stream = container.add_stream("libx264", rate=Fraction(fps), options={"preset": "veryfast", "crf": "18"})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         stream.codec_context.thread_count = 1
@@ -129,10 +126,8 @@ def write_mp4(path: str | Path, frames: np.ndarray, fps: int) -> Path:
 
 
 def contact_sheet(videos: Sequence[ShapesVideo], path: str | Path, columns: int = 8, tile: int = 96) -> Path:
-    """A picture with a line per event of each video: its caption, its time, and frames from its start to its end."""
+    """Draw a picture with a line per event of each video: its caption, its time, and frames from its start to its end."""
     from PIL import Image, ImageDraw, ImageFont
-
-    from .world import caption
 
     margin, text = 4, 20
     events = [(video, event) for video in videos for event in video.events]

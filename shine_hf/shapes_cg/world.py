@@ -1,6 +1,6 @@
 """Shapes-CG: a made-up video benchmark of compositional temporal grounding that needs no download.
 
-In each video coloured shapes appear one after another near a box. An event is five words: what colour and shape, what it does, how fast, and
+In each video colored shapes appear one after another near a box. An event is five words: what color and shape, what it does, how fast, and
 where. Every video holds events that differ from another by one word, so no word can be ignored. Some pairs of words never occur in training,
 neither in a video nor in a query, positive or negative; the split `novel_composition` asks for exactly those.
 """
@@ -19,29 +19,21 @@ import numpy as np
 from tqdm import tqdm
 
 from ..io import atomic_file
-from ..schema import MASK
+from .events import (
+    PAIR_SLOTS,
+    SLOTS,
+    TEMPLATES,
+    WORDS,
+    Event,
+    Pair,
+    ShapesVideo,
+    Words,
+    caption,
+    masked,
+    pairs_of,
+)
 from .rendering import render_video, write_mp4
 
-WORDS = {
-    "colour": ("red", "green", "blue", "yellow", "purple", "white"),
-    "shape": ("square", "triangle", "star", "cross", "crescent"),
-    "verb": ("slides", "bounces", "spins", "grows", "blinks"),
-    "adverb": ("slowly", "quickly"),
-    "preposition": ("above", "below", "beside", "behind"),
-}
-SLOTS = tuple(WORDS)
-TEMPLATES = (
-    "a {colour} {shape} {verb} {adverb} {preposition} the box.",
-    "the {colour} {shape} {adverb} {verb} {preposition} the box.",
-    "{preposition} the box a {colour} {shape} {verb} {adverb}.",
-)
-# Kinds of pairs, named like those of Charades-CG, and the slots that they join.
-PAIR_SLOTS = {
-    "a-n": ("colour", "shape"),
-    "v-n": ("verb", "shape"),
-    "v-adv": ("verb", "adverb"),
-    "v-p": ("verb", "preposition"),
-}
 # With its share of the gaps; an event itself may be less than a third of this, and what blinks slowly is dark for two seconds.
 SECONDS_PER_EVENT = 7
 # What is quick comes round once a second.
@@ -49,37 +41,13 @@ SLOWEST_FPS = 4
 # Words that a negative of each level changes.
 CHANGED_WORDS = (1, 2, 4)
 SPLITS = ("train", "test_trivial", "novel_composition")
-
-Words = tuple[str, str, str, str, str]
-Pair = tuple[str, str, str]
-
-
-@dataclass(frozen=True)
-class Event:
-    """A shape that does something between two times (seconds). `words` in the order of [`SLOTS`]."""
-
-    words: Words
-    start: float
-    end: float
-    phase: float = 0.0
-    side: int = 1
-
-
-@dataclass(frozen=True)
-class ShapesVideo:
-    """What is to be seen in a video. `box` is the centre of the box as fractions of the width and height."""
-
-    vid: str
-    duration: float
-    box: tuple[float, float]
-    background: int
-    events: tuple[Event, ...]
+# Columns that are empty in some split are not written: `load_dataset("json", …)` would take their lists for null.
+FILE_COLUMNS = ("qid", "vid", "query", "duration", "relevant_windows", "masked_queries", "negative_queries")
 
 
 @dataclass(frozen=True)
 class ShapesCG:
-    """
-    The benchmark: everything follows from the seed and the sizes; each video depends on the seed and its own number alone, so a smaller
+    """The benchmark: everything follows from the seed and the sizes; each video depends only on the seed and its own number, so a smaller
     benchmark is the beginning of a larger one.
 
     Args:
@@ -116,7 +84,7 @@ class ShapesCG:
         object.__setattr__(self, "novel_pairs", _choose_novel_pairs(np.random.default_rng([self.seed, 0])))
 
     def videos(self, split: str) -> Iterator[ShapesVideo]:
-        """The videos of a split, in order.
+        """Yield the videos of a split, in order.
 
         Raises:
             ValueError: for an unknown split.
@@ -127,7 +95,7 @@ class ShapesCG:
             yield self._video(split, index, self._rng(split, index))
 
     def rows(self, split: str) -> Iterator[dict]:
-        """Rows of the data schema: a query for every event, in `novel_composition` for every event with a novel pair."""
+        """Yield rows of the data schema: a query for every event, in `novel_composition` for every event with a novel pair."""
         for index, video in enumerate(self.videos(split)):
             rng = self._rng(split, index, 1)
             for number, event in enumerate(video.events):
@@ -142,7 +110,7 @@ class ShapesCG:
                     "query": caption(event.words, template),
                     "duration": video.duration,
                     "relevant_windows": [[event.start, event.end]],
-                    "masked_queries": [caption(_masked(event.words, words), template) for words in negatives],
+                    "masked_queries": [caption(masked(event.words, words), template) for words in negatives],
                     "negative_queries": [caption(words, template) for words in negatives],
                     "negative_flags": [[] for _ in negatives],
                     "annotation_flags": [],
@@ -151,8 +119,8 @@ class ShapesCG:
                 }
 
     def novel_pairs_in(self, words: Words) -> list[Pair]:
-        """Those pairs of an event's words that training never shows."""
-        return [pair for pair in _pairs(words) if pair in self.novel_pairs]
+        """Return the pairs of an event's words that training never shows."""
+        return [pair for pair in pairs_of(words) if pair in self.novel_pairs]
 
     def write(self, folder: str | Path, splits: tuple[str, ...] = SPLITS, workers: int | None = None) -> Path:
         """Write `{split}.jsonl` and `videos/{vid}.mp4`. Videos that are there already are kept, so an interrupted call can be repeated.
@@ -171,7 +139,8 @@ class ShapesCG:
             file.write(json.dumps(settings, indent=2) + "\n")
         for split in splits:
             with atomic_file(folder / f"{split}.jsonl") as file:
-                file.writelines(json.dumps(row) + "\n" for row in self.rows(split))
+                rows = ({name: row[name] for name in FILE_COLUMNS} for row in self.rows(split))
+                file.writelines(json.dumps(row) + "\n" for row in rows)
         missing = [
             video
             for split in splits
@@ -193,7 +162,7 @@ class ShapesCG:
         """Render a video into an MP4 file."""
         return write_mp4(path, render_video(video, self.size, self.fps), self.fps)
 
-    # ---- drawing videos and negatives --------------------------------------------------------------------------------
+    # ---- drawing videos and negatives
 
     def _rng(self, split: str, index: int, stream: int = 0) -> np.random.Generator:
         return np.random.default_rng([self.seed, 1 + SPLITS.index(split), index, stream])
@@ -230,7 +199,7 @@ class ShapesCG:
 
     @staticmethod
     def _changed(words: Words, slots: tuple[int, ...], rng: np.random.Generator) -> Words:
-        """Other words in the given slots."""
+        """Return other words in the given slots."""
         changed = list(words)
         for slot in slots:
             others = [word for word in WORDS[SLOTS[slot]] if word != words[slot]]
@@ -238,7 +207,7 @@ class ShapesCG:
         return tuple(changed)
 
     def _negatives(self, words: Words, rng: np.random.Generator, avoid_novel: bool) -> list[Words]:
-        """One per level; each level changes the slots of the one before it, and more.
+        """Draw one per level; each level changes the slots of the one before it, and more.
 
         The values of a slot exclude each other and events do not overlap, so a changed word makes a query false during its event.
         """
@@ -249,22 +218,8 @@ class ShapesCG:
                 return negatives
 
 
-def caption(words: Words, template: str = TEMPLATES[0]) -> str:
-    """An event's words as a sentence."""
-    return template.format(**dict(zip(SLOTS, words)))
-
-
-def _masked(words: Words, negative: Words) -> Words:
-    return tuple(word if word == other else MASK for word, other in zip(words, negative))
-
-
-def _pairs(words: Words) -> list[Pair]:
-    by_slot = dict(zip(SLOTS, words))
-    return [(kind, by_slot[first], by_slot[second]) for kind, (first, second) in PAIR_SLOTS.items()]
-
-
 def _choose_novel_pairs(rng: np.random.Generator) -> frozenset[Pair]:
-    """Pairs to hold out: of each kind some, such that every word keeps most of its partners."""
+    """Choose the pairs to hold out: of each kind some, such that every word keeps most of its partners."""
     pairs = set()
     for kind, count in (("a-n", 5), ("v-n", 5), ("v-adv", 2), ("v-p", 4)):
         first, second = (WORDS[slot] for slot in PAIR_SLOTS[kind])
