@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 
 # A header may promise a little more or less than the frames hold.
 _TOLERATED_SHARE, _TOLERATED_SECONDS = 0.05, 0.5
-# FFmpeg opens these, but they are lists of other files or still images.
-_NO_VIDEO_FORMATS = ("hls", "concat", "dash", "image2")
+# FFmpeg opens these, but they are lists of other files, still images, or text as an animation.
+_NO_VIDEO_FORMATS = ("hls", "concat", "dash", "image2", "tty", "bin", "xbin", "adf", "idf")
 _SMALL_PICTURE_PIXELS = 320 * 240
 _DEFAULT_FRAME_SECONDS = 0.04
 
@@ -294,6 +294,8 @@ def _stated_duration(container, stream, ends: dict[int, float]) -> float | None:
     Where the header states one length for the entire file, it may be the length of the sound, and in some formats the time of the last frame
     on a clock that was running before the first.
     """
+    if container.format.flags & import_av().format.Flags.no_timestamps.value:
+        return None  # A bare stream has no header; FFmpeg guesses from the bit rate.
     if stream.duration:
         return float(stream.duration * stream.time_base)
     if not container.duration or container.start_time:
@@ -356,9 +358,11 @@ class _Decoder:
                 self.packets += 1
                 decoded = packet.decode() if packet is not None else ()
             except import_av().error.FFmpegError:
-                packet = None
+                # An empty packet repeats the frame before it.
+                self.damaged += packet.size > 0
+                continue
             self.damaged += packet is None
-            for frame in decoded if packet is not None else ():
+            for frame in decoded:
                 stamp = choose(frame.pts, frame.dts)
                 yield Frame(
                     None if stamp is None else float(stamp * frame.time_base),
@@ -394,7 +398,9 @@ def _warn(source: VideoFile, survey: _Survey, clock: Clock, decoder: _Decoder) -
             source.name, stated, seconds, hint,
         )  # fmt: skip
     elif decoder.damaged:
-        logger.warning("%s: %d damaged packets were skipped", source.name, decoder.damaged)
+        logger.warning(
+            "%s: %d of %d packets could not be decoded and were skipped", source.name, decoder.damaged, decoder.packets
+        )
 
 
 def _nothing_decoded(source: VideoFile) -> str:
@@ -423,7 +429,7 @@ def _opened(source: VideoFile) -> Iterator[tuple[Any, Any]]:
     with container:
         names, kind = container.format.name.split(","), container.format.long_name or container.format.name
         if any(name in _NO_VIDEO_FORMATS or name.endswith("_pipe") for name in names):
-            raise ValueError(f"{source.name}: no video, but a picture or a list of files ({kind})")
+            raise ValueError(f"{source.name}: no video, but a picture, a text or a list of files ({kind})")
         yield container, _main_stream(source, container, kind)
 
 

@@ -101,6 +101,7 @@ def test_sound_and_still_images_are_no_videos(tmp_path):
     with wave.open(str(tmp_path / "sound.mp4"), "wb") as file:
         file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000), file.writeframes(bytes(16000))
     Image.new("RGB", (16, 16)).save(tmp_path / "still.png")
+    (tmp_path / "notes.txt").write_text("A text file, which FFmpeg plays as an animation of letters.\n" * 20)
     write_video(tmp_path / "song.mp4", [gray(9)], codec="mjpeg", audio=1, cover=True)
     whole = write_video(tmp_path / "whole.mp4", [gray(9)] * 8, options={"movflags": "faststart"})
     (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[:200])
@@ -108,6 +109,7 @@ def test_sound_and_still_images_are_no_videos(tmp_path):
         "sound.mp4": "holds only sound",
         "song.mp4": "holds only sound",
         "still.png": "but a picture",
+        "notes.txt": "a text or a list",
         "cut.mp4": "interrupted download",
     }
     for name, message in messages.items():
@@ -229,6 +231,13 @@ def test_a_stream_without_time_stamps_follows_its_rate(tmp_path):
     clips = levels(read_clips(path, 1.0, 1))
     # 25 frames a second is what FFmpeg takes for usual.
     assert video_duration(path) == pytest.approx(4.0) and close(clips, [[24], [74], [124], [174]])
+
+
+def test_a_bare_stream_has_no_header_to_contradict(tmp_path, caplog):
+    path = write_video(
+        tmp_path / "bare.m1v", [gray(2 * i) for i in range(100)], fps=25, codec="mpeg1video", time_base=25
+    )
+    assert len(list(read_clips(path, 1.0, 1))) == 4 and not caplog.text
 
 
 def test_a_truncated_file_that_states_one_length_for_all(tmp_path, caplog):
