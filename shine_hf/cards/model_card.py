@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..data.datasets import DATASETS
 from ..data.loading import DataArguments, dataset_files
-from ..encoders import is_text_encoder_spec, is_video_encoder_spec
-from ..hub.publish import public_spec
+from ..encoders import is_text_encoder_spec, is_video_encoder_spec, public_spec
 from ..io import atomic_file
 from ..schema import VALIDATION
 from .dataset_card import CARD_FILE

@@ -155,3 +155,9 @@ def __getattr__(name: str) -> Any:
 
         return VideoFrames
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def public_spec(spec: str) -> str:
+    """Return a specification of an encoder or of features with only the last part of a path on this machine."""
+    kinds = {**TEXT_ENCODERS, **VIDEO_ENCODERS}
+    return "+".join(part.public() for part in Spec.parse_all(spec, kinds))

@@ -1,8 +1,8 @@
-"""One folder, one commit: publishing to the Hub in a way that never leaves a half-published state.
+"""One folder, one commit: publish to the Hub without ever leaving a half-published state.
 
-Everything goes up in a single commit on top of the head that was looked at, so a failure at any point leaves the previous revision as it
-was. `huggingface_hub` does not repeat a commit that failed; here it is repeated, and each attempt looks at the Hub first: a commit whose
-reply was lost is found there and not sent again, and somebody else's commit in between is built upon.
+Everything goes up in a single commit on top of the head that was read, so a failure at any point leaves the previous revision as it was.
+`huggingface_hub` does not repeat a commit that failed. Here it is repeated, and each attempt reads the Hub first: a commit whose reply was
+lost is found there and not sent again, and somebody else's commit in between becomes the parent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from ..io import retry
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -23,24 +25,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 ATTEMPTS = 6
-LONGEST_WAIT_SECONDS = 120.0
 IGNORED = (".git/*", ".cache/*", "*.partial", "*.partial/*", "*__pycache__/*", "*.DS_Store")
-# Conflicts and failed preconditions mean that somebody else was faster; the others pass by themselves, as does all that a server or a proxy
-# before it calls its own fault (from 500 on).
+# Conflicts and failed preconditions mean that somebody else was faster. The others pass by themselves, as do the faults of a server or a
+# proxy (500 and above).
 _PASSING = frozenset({408, 409, 412, 429})
 
 
 @dataclass(frozen=True)
 class PublishedCommit:
-    """Where something was published: the commit that holds it, and its page."""
+    """Where something was published: the commit and its page."""
 
     sha: str
     url: str
 
 
 class Head:
-    """What a branch of a repository holds at the moment: `sha`, and `files`, path -> name and size in git."""
+    """What a branch of a repository holds now: `sha`, and `files`, path -> name and size in git."""
 
     def __init__(self, api: HfApi, repo_id: str, repo_type: str, revision: str | None):
         self._api, self._repo_id, self._repo_type = api, repo_id, repo_type
@@ -58,13 +60,13 @@ class Head:
             return {}
 
     def read(self, path: str) -> bytes:
-        """The content of one file."""
+        """Return the content of one file."""
         local = self._api.hf_hub_download(self._repo_id, path, repo_type=self._repo_type, revision=self.sha)
         return Path(local).read_bytes()
 
 
 class _File:
-    """A file to publish, with the names that the Hub would give its content. Hashed once, however many attempts it takes."""
+    """A file to publish, with the names that the Hub would give its content. It is hashed once, whatever the number of attempts."""
 
     def __init__(self, content: Path | bytes):
         self.content = content
@@ -107,21 +109,21 @@ def publish_folder(
     endpoint: str | None = None,
     token: str | None = None,
 ) -> PublishedCommit:
-    """Publish a folder in one commit; the repository and the branch are created where they do not exist.
+    """Publish a folder in one commit. The repository and the branch are created if they do not exist.
 
     Files that the Hub already has are not sent, and if all are there no commit is made. What arrived is compared with what was sent.
 
     Args:
         folder: Its files are published under their paths inside the folder.
-        repo_id: `USER/NAME` on the Hub; a name alone is that of a repository of the token's owner.
+        repo_id: `USER/NAME` on the Hub; without `USER/`, a repository of the token's owner.
         repo_type: `dataset` or `model`.
         message: Of the commit.
-        private: Nobody else may see it; a repository that exists and is public is refused then.
+        private: Make it private; an existing public repository is refused then.
         revision: Branch; `main` if left out.
         delete: Patterns: files on the Hub that match one and are not published now are removed in the same commit.
-        extra_files: Further files, path -> content, in place of those of the folder; or a function that makes them from what the Hub
-            holds, called anew at every attempt.
-        ignore: Patterns of files that stay here.
+        extra_files: Further files, path -> content, which replace those of the folder; or a function that makes them from what the Hub
+            holds, called at every attempt.
+        ignore: Patterns of files that are not published.
         endpoint: Address of the Hub; that of `HF_ENDPOINT` if left out.
         token: A token with write access; that of `hf auth login` or `HF_TOKEN` if left out.
 
@@ -129,7 +131,7 @@ def publish_folder(
         FileNotFoundError: where there is nothing to publish. PermissionError: for a missing, wrong or read-only token.
         ValueError: where the repository is public but `private` was asked for, or a file holds the token.
         ConnectionError: where the Hub could not be reached, or kept failing; the previous revision still stands then.
-        OSError: where something else arrived than was sent.
+        OSError: where the Hub does not hold what was sent.
     """
     api = _client(endpoint, token)
     files = _local_files(Path(folder), ignore)
@@ -170,7 +172,7 @@ def open_repository(
     endpoint: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Create a repository and a branch where they do not exist, and return the full name `USER/NAME`: arguments as of [`publish_folder`].
+    """Create a repository and a branch if they do not exist, and return the full name `USER/NAME`. Arguments as of [`publish_folder`].
 
     Raises:
         PermissionError, ValueError, ConnectionError: as [`publish_folder`].
@@ -199,7 +201,7 @@ def _local_files(folder: Path, ignore: Sequence[str]) -> dict[str, _File]:
 
 def _refuse_secrets(files: Mapping[str, _File], token: str) -> None:
     for name, file in files.items():
-        # Weights and tables hold no text that somebody typed.
+        # Larger files are weights and tables, which hold no text that somebody typed.
         if file.size < 10 * 2**20 and token.encode() in file.content.read_bytes():
             raise ValueError(
                 f"{name} holds your access token and was not published: remove it there, and revoke the token"
@@ -243,37 +245,56 @@ def _page(api: HfApi, repo_id: str, repo_type: str, sha: str) -> str:
 
 
 class _Attempts:
-    """Repeats what the Hub failed to do, with growing pauses or those that it asks for."""
+    """Repeats what the Hub failed to do."""
 
     def __init__(self, api: HfApi, repo_id: str):
         self.api, self.repo_id = api, repo_id
 
-    def until_done(self, action: Callable):
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                return action()
-            except Exception as error:
-                status, response, is_network = _cause(error)
-                if status in (401, 403):
-                    raise PermissionError(
-                        f"{self.api.endpoint} refused to write to {self.repo_id} (status {status}): the token is wrong, expired, or has no "
-                        "write access there. Run `hf auth login`, or set HF_TOKEN to another token"
-                    ) from error
-                if not (is_network or status in _PASSING or (status or 0) >= 500):
-                    raise
-                reason = f"status {status}" if status else "the connection broke"
-                if attempt == ATTEMPTS:
-                    raise ConnectionError(
-                        f"publishing to {self.repo_id} at {self.api.endpoint} failed {ATTEMPTS} times, at last with {reason}; "
-                        "nothing was half-published, the previous revision still stands"
-                    ) from error
-                pause = _pause_seconds(attempt, response)
-                logger.warning("%s: %s; trying again in %.0f s", self.repo_id, reason, pause)
-                time.sleep(pause)
+    def until_done(self, action: Callable[[], T]) -> T:
+        """Return the result of an action.
+
+        Raises:
+            PermissionError: where the Hub refuses the token. ConnectionError: where it kept failing.
+        """
+        try:
+            return retry(
+                action,
+                _is_transient,
+                attempts=ATTEMPTS,
+                headers_of=lambda error: getattr(_cause(error)[1], "headers", None),
+                on_pause=self._log,
+                sleep=lambda seconds: time.sleep(seconds),
+            )
+        except Exception as error:
+            status, _, _ = _cause(error)
+            if status in (401, 403):
+                raise PermissionError(
+                    f"{self.api.endpoint} refused to write to {self.repo_id} (status {status}): the token is wrong, expired, or has no "
+                    "write access there. Run `hf auth login`, or set HF_TOKEN to another token"
+                ) from error
+            if not _is_transient(error):
+                raise
+            raise ConnectionError(
+                f"publishing to {self.repo_id} at {self.api.endpoint} failed {ATTEMPTS} times, at last with {_reason(error)}; "
+                "nothing was half-published, the previous revision still stands"
+            ) from error
+
+    def _log(self, error: Exception, seconds: float) -> None:
+        logger.warning("%s: %s; trying again in %.0f s", self.repo_id, _reason(error), seconds)
+
+
+def _is_transient(error: Exception) -> bool:
+    status, _, is_network = _cause(error)
+    return is_network or status in _PASSING or (status or 0) >= 500
+
+
+def _reason(error: Exception) -> str:
+    status = _cause(error)[0]
+    return f"status {status}" if status else "the connection broke"
 
 
 def _cause(error: BaseException | None) -> tuple[int | None, object, bool]:
-    """Status and response of the HTTP error behind an error, and whether it was the network. Upload errors come wrapped in others."""
+    """Return status and response of the HTTP error that caused an error, and whether it was the network. Upload errors come wrapped."""
     import httpx2
     from huggingface_hub.errors import OfflineModeIsEnabled
 
@@ -281,7 +302,7 @@ def _cause(error: BaseException | None) -> tuple[int | None, object, bool]:
         response = getattr(cause, "response", None)
         if response is not None:
             return response.status_code, response, False
-        # Uploads through Xet raise Python's own errors; to be offline on purpose is none.
+        # Uploads through Xet raise Python's own errors. Being offline on purpose is none of them.
         if isinstance(cause, (httpx2.TransportError, ConnectionError, TimeoutError)):
             return None, None, not isinstance(cause, OfflineModeIsEnabled)
     return None, None, False
@@ -291,8 +312,3 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__
-
-
-def _pause_seconds(attempt: int, response) -> float:
-    asked = response.headers.get("Retry-After", "") if response is not None else ""
-    return min(float(asked) if asked.isdigit() else 2.0 ** (attempt - 1), LONGEST_WAIT_SECONDS)

@@ -1,4 +1,4 @@
-"""Publishing datasets, packed features and models: what is checked before, and what the card says. The rest is [`publish_folder`]."""
+"""Publish datasets, packed features and models: what is checked before, and with which card. [`publish_folder`] does the rest."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import yaml
 from ..cards.dataset_card import BUILD_FILE, CARD_FILE, read_builds, render_dataset_card
 from ..cards.eval_results import EVAL_RESULTS_FILE
 from ..cards.template import render_template
-from ..encoders import TEXT_ENCODERS, VIDEO_ENCODERS
-from ..specs import Spec
+from ..encoders import public_spec
 from .commit import IGNORED, Head, PublishedCommit, publish_folder
 
 # Weights are safetensors; a pickle runs code where it is loaded.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-# Where pushes of a running training wait for their turn.
+# Where pushes of a running training wait.
 UNPUSHED_FOLDER = ".unpushed"
 # What a training run leaves beside the model.
 TRAINING_LEFTOVERS = (
@@ -33,19 +32,19 @@ TRAINING_LEFTOVERS = (
     "rng_state*",
     "trainer_state.json",
     "training_args.bin",
-    # Of FSDP and DeepSpeed.
+    # FSDP and DeepSpeed.
     "pytorch_model_fsdp*",
     "optimizer_*",
     "global_step*",
     "latest",
     "zero_to_fp32.py",
-    # What people write beside it, with paths of their machine.
+    # What people write beside it, with paths on their machine.
     "*.log",
     "log.txt",
     "*.out",
     "events.out.tfevents*",
 )
-# What an earlier model left in the repository says nothing of another's weights.
+# What describes an earlier model in the repository is wrong for other weights.
 MODEL_SPECIFIC = ("figures/*", EVAL_RESULTS_FILE)
 
 
@@ -61,14 +60,14 @@ def publish_dataset(
 ) -> PublishedCommit:
     """Publish a tree of [`build_tree`] in one commit. Configs of the repository that are not in the tree stay as they are.
 
-    The card is rendered anew for all configs, those that stay included.
+    The card covers all configs, including those that stay.
 
     Args:
         folder: The tree.
         repo_id, private, revision, message, endpoint, token: See [`publish_folder`].
 
     Raises:
-        FileNotFoundError, ValueError: for a tree that is not whole, or holds paths of this machine; else as [`publish_folder`].
+        FileNotFoundError, ValueError: for an incomplete tree, or one with paths on this machine; else as [`publish_folder`].
     """
     folder = Path(folder)
     builds = read_builds(folder)
@@ -91,7 +90,7 @@ def publish_dataset(
         message=message or f"Publish {', '.join(names)}",
         private=private,
         revision=revision,
-        # Files of an earlier build of the same configs go; other configs are not touched.
+        # Files of an earlier build of the same configs are removed; other configs stay.
         delete=[f"{name}/*" for name in names],
         extra_files=card,
         endpoint=endpoint,
@@ -105,7 +104,9 @@ def _check_build(folder: Path, build: dict) -> None:
         if not list((folder / name).glob(f"{split}-*.parquet")):
             raise FileNotFoundError(f"{folder / name} holds no {split}-*.parquet: build the config again")
     if any(feature["name"] == "video" for feature in build["dataset_info"]["features"]):
-        raise ValueError(f"{folder / name} was built with videos: it holds paths of this machine and stays here")
+        raise ValueError(
+            f"{folder / name} was built with videos: it holds paths on this machine and cannot be published"
+        )
 
 
 def publish_features(
@@ -121,12 +122,12 @@ def publish_features(
     endpoint: str | None = None,
     token: str | None = None,
 ) -> PublishedCommit:
-    """Publish a packed folder as a dataset of its own, which `packed:{repo_id}` reads. Every array is read and checked before.
+    """Publish a packed folder as its own dataset, which `packed:{repo_id}` reads. Every array is read and checked before.
 
     Args:
         folder: Of [`pack_features`].
         title: Of the card.
-        description: What the features are: of which videos or sentences, by which network, at which rate; whose they are.
+        description: What the features are: of which videos or sentences, by which network, at which rate, and who owns them.
         license: For the card's header.
         repo_id, private, revision, message, endpoint, token: See [`publish_folder`].
 
@@ -185,7 +186,7 @@ def publish_model(
     endpoint: str | None = None,
     token: str | None = None,
 ) -> PublishedCommit:
-    """Publish a saved model (`save_pretrained`, or the output folder of a training run; its checkpoints stay here).
+    """Publish a saved model (`save_pretrained`, or the output folder of a training run, without its checkpoints).
 
     Args:
         folder: With `config.json` and weights as safetensors.
@@ -212,7 +213,7 @@ def publish_model(
 
 
 def check_model_files(folder: Path) -> None:
-    """Refuse a folder without a configuration and safetensors, or with pickles that are none of the `Trainer`'s own.
+    """Refuse a folder without a configuration and safetensors, or with pickles other than the `Trainer`'s.
 
     Raises:
         FileNotFoundError, ValueError: as [`publish_model`].
@@ -228,12 +229,12 @@ def check_model_files(folder: Path) -> None:
 
 
 def is_leftover(path: str) -> bool:
-    """Whether a path inside the output folder of a training is none of the model's files."""
+    """Whether a path inside the output folder of a training does not belong to the model."""
     return any(fnmatch(path, pattern) for pattern in TRAINING_LEFTOVERS)
 
 
 def public_config(path: Path) -> bytes:
-    """The content of a `config.json` in which encoders that were loaded from a folder have its name, not the path on this machine."""
+    """Return the content of a `config.json` in which encoders that were loaded from a folder have its name, not the path on this machine."""
     content = path.read_bytes()
     try:
         config = json.loads(content)
@@ -243,9 +244,3 @@ def public_config(path: Path) -> bytes:
     if public.items() <= config.items():
         return content
     return (json.dumps(config | public, indent=2) + "\n").encode()
-
-
-def public_spec(spec: str) -> str:
-    """A specification of an encoder or of features; in place of a path on this machine the name that it ends with."""
-    kinds = {**TEXT_ENCODERS, **VIDEO_ENCODERS}
-    return "+".join(part.public() for part in Spec.parse_all(spec, kinds))

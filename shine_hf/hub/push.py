@@ -1,7 +1,7 @@
-"""Pushing while a training runs: every revision whole, in the background, and never in the way of the training.
+"""Push while a training runs: complete revisions, in the background, without delaying the training.
 
-A revision is first copied into a folder of its own, since its checkpoint may be rotated away or written anew before its turn comes. There it
-stays until the Hub has it: what a broken connection, or the end of the process, left behind is pushed with the next one.
+A revision is first copied into its own folder, since its checkpoint may be deleted or overwritten before its turn comes. The copy stays
+until the Hub has it: what a broken connection or the end of the process left is pushed with the next one.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ..io import atomic_dir
 from .commit import PublishedCommit, publish_folder
 from .publish import MODEL_SPECIFIC, check_model_files, is_leftover, public_config
 
 logger = logging.getLogger(__name__)
 
-UNFINISHED = ".partial"
 LAST_CHECKPOINT = "last-checkpoint"
 BEST_MODEL_FOLDER = "best"
 
@@ -31,37 +31,33 @@ def stage_revision(
     state_folder: str | None = None,
     best_model: Path | None = None,
 ) -> None:
-    """Copy what a revision of the model repository is to hold.
+    """Copy what a revision of the model repository will hold.
 
     Args:
-        source: A checkpoint, or the output folder of a run. The model is published from it, and nothing else.
+        source: A checkpoint, or the output folder of a run. Only the model is published from it.
         target: The folder to make, with the layout of the repository.
         card: Files of the card, path -> content.
-        state_folder: Keep the whole checkpoint under this name too, so that the training can be resumed from it; such a folder holds the
+        state_folder: Keep the entire checkpoint under this name too, so that the training can be resumed from it. Such a folder holds the
             state files of the `Trainer`, which are pickles and are read with `weights_only`.
-        best_model: The best model so far, kept with the checkpoint: without it a resumed run could not end with it.
+        best_model: The best model so far, kept with the checkpoint: without it, a resumed run could not end with it.
 
     Raises:
-        FileNotFoundError, ValueError: where the source holds no model, or pickled weights. OSError: where there is no room for the copy, which
-            is removed then: the next checkpoint needs the room more.
+        FileNotFoundError, ValueError: where the source holds no model, or pickled weights. OSError: where there is no room for the copy,
+            which is removed then: the next checkpoint needs the room more.
     """
     check_model_files(source)
-    # Made under another name, so that a copy that was cut short is never taken for a revision.
-    unfinished = target.with_name(f"{target.name}{UNFINISHED}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        _copy_revision(source, unfinished, card, state_folder, best_model)
-    except Exception:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    shutil.rmtree(target, ignore_errors=True)
-    unfinished.rename(target)
+    # A copy that was cut short is never taken for a revision.
+    with atomic_dir(target) as unfinished:
+        try:
+            _copy_revision(source, Path(unfinished), card, state_folder, best_model)
+        except Exception:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
 
 
 def _copy_revision(
     source: Path, unfinished: Path, card: Mapping[str, bytes], state_folder: str | None, best_model: Path | None
 ) -> None:
-    unfinished.mkdir(parents=True)
     for path in sorted(source.iterdir()):
         if path.is_file() and not is_leftover(path.name):
             shutil.copy2(path, unfinished)
@@ -80,7 +76,7 @@ def _copy_revision(
 def publish_staged(
     folder: Path, repo_id: str, *, private: bool = False, revision: str | None = None, token: str | None = None
 ) -> PublishedCommit:
-    """Publish a staged revision in one commit; folders that it holds replace those of the repository. Raises as [`publish_folder`]."""
+    """Publish a staged revision in one commit. Its folders replace those of the repository. Raises as [`publish_folder`]."""
     what = folder.name.partition("-")[2]
     return publish_folder(
         folder,
@@ -95,7 +91,7 @@ def publish_staged(
 
 
 def _forget_paths(trainer_state: Path) -> None:
-    """The state names the folder of the best checkpoint, which is of no use on another machine."""
+    """Remove the folder of the best checkpoint from the state: it does not exist on another machine."""
     if trainer_state.is_file():
         state = json.loads(trainer_state.read_text(encoding="utf-8"))
         trainer_state.write_text(
@@ -105,11 +101,11 @@ def _forget_paths(trainer_state: Path) -> None:
 
 class BackgroundPusher:
     """
-    Publishes staged revisions one after another in a thread of its own. Failures are logged and what failed is kept: it is tried again with
-    the next revision and in [`finish`].
+    Publishes staged revisions one after another in its own thread. Failures are logged, and what failed is kept: it is tried again with the
+    next revision and in [`finish`].
 
     Args:
-        folder: Where the revisions wait. Those that an earlier process left there wait again.
+        folder: Where the revisions wait, including those that an earlier process left.
         publish: Publishes one of them.
         keep_all: Publish every revision; otherwise a newer one replaces those that still wait.
     """
@@ -123,10 +119,10 @@ class BackgroundPusher:
     @property
     def waiting(self) -> list[Path]:
         """The revisions that are not on the Hub yet, oldest first."""
-        return sorted(path for path in self.folder.glob("*-*") if path.is_dir() and path.suffix != UNFINISHED)
+        return sorted(path for path in self.folder.glob("[0-9]*-*") if path.is_dir())
 
     def add(self, name: str, stage: Callable[[Path], None]) -> None:
-        """Let `stage` fill the folder of a revision, to be published in its turn. Returns then; raises what `stage` raises."""
+        """Let `stage` fill the folder of a revision, which is published later. Raises what `stage` raises."""
         with self._lock:
             waiting = self.waiting
             number = int(waiting[-1].name.partition("-")[0]) + 1 if waiting else 0
@@ -161,11 +157,11 @@ class BackgroundPusher:
                     return
             try:
                 self.publish(self._in_progress)
-            # Whatever it is, it must not stop the training: the revision is kept, tried again, and at last reported.
+            # Nothing may stop the training: the revision is kept, tried again, and reported at the end.
             except Exception as error:
                 logger.warning("%s was not pushed and is kept for later: %s", self._in_progress, error)
                 failed.add(self._in_progress)
-                # What the Hub does not answer now, it would not answer for the others either.
+                # If the Hub does not answer now, it would not answer for the others either.
                 is_reachable = not isinstance(error, ConnectionError)
             else:
                 shutil.rmtree(self._in_progress)

@@ -135,7 +135,7 @@ def test_wrong_tokens_are_refused_and_not_printed(hub, publish, token):
     assert token not in str(error.value)
 
 
-def test_trees_that_are_not_whole_are_refused(publish, tree, tmp_path):
+def test_incomplete_trees_are_refused(publish, tree, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no CONFIG/build.json"):
         publish(tmp_path)
     cut = tmp_path / "cut"
@@ -148,7 +148,7 @@ def test_trees_that_are_not_whole_are_refused(publish, tree, tmp_path):
     build = json.loads((with_videos / "lexical" / "build.json").read_text())
     build["dataset_info"]["features"].append({"name": "video", "dtype": "video"})
     (with_videos / "lexical" / "build.json").write_text(json.dumps(build))
-    with pytest.raises(ValueError, match="holds paths of this machine"):
+    with pytest.raises(ValueError, match="holds paths on this machine"):
         publish(with_videos)
 
 

@@ -69,7 +69,7 @@ def test_what_failed_is_tried_again_at_the_end_and_else_reported_and_kept(record
 
 def test_what_an_ended_process_left_is_pushed_by_the_next(recorder, tmp_path):
     stage(tmp_path / "queue" / "0007-old")
-    (tmp_path / "queue" / "0008-half.partial").mkdir()
+    (tmp_path / "queue" / "_0008-half").mkdir()
     pusher = BackgroundPusher(tmp_path / "queue", recorder, keep_all=True)
     pusher.add("new", stage)
     assert pusher.finish() == [] and recorder.published == ["old", "new"]
