@@ -31,7 +31,7 @@ class ShineLoss(nn.Module):
         `(total, terms)`: the weighted sum, and `loss_coarse_intra`, `loss_coarse_inter` and `loss_fine` unweighted. The fine loss
         needs hard negatives: a sample that has the irrelevant query alone has none, and where N = 1 it is left out.
 
-    A batch that is split (accumulated steps, processes) is summed up with [`sums`], divided by the sum of [`counts`] over the whole of it, and
+    A batch that is split (accumulated steps, processes) is summed up from [`hinges`], divided by the sum of [`counts`] over the whole of it, and
     put together by [`weigh`]: a mean of the parts' means would be another number wherever samples lack a term.
     """
 
@@ -63,7 +63,9 @@ class ShineLoss(nn.Module):
         if negative_mask is None:
             negative_mask = torch.ones_like(negative_saliency_scores[..., 0], dtype=torch.bool)
         masks = (saliency_labels, video_attention_mask, negative_mask)
-        terms = mean_terms(self.sums(saliency_scores, negative_saliency_scores, *masks), self.counts(*masks))
+        counts = self.counts(*masks)
+        hinges = self.hinges(saliency_scores, negative_saliency_scores, *masks)
+        terms = mean_terms({name: rows.masked_fill(counts[name] == 0, 0) for name, rows in hinges.items()}, counts)
         if negative_saliency_scores.shape[1] == 1:
             terms.pop("loss_fine", None)
         total, terms = self.weigh(terms)
@@ -82,7 +84,7 @@ class ShineLoss(nn.Module):
             counts["loss_fine"] = self._by_margin(fine_ranking_rows(saliency_labels, video_attention_mask, ranked))
         return {name: count.float() for name, count in counts.items()}
 
-    def sums(
+    def hinges(
         self,
         saliency_scores: torch.Tensor,
         negative_saliency_scores: torch.Tensor,
@@ -90,7 +92,7 @@ class ShineLoss(nn.Module):
         video_attention_mask: torch.Tensor,
         negative_mask: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """The hinges of each sample, in the shapes of [`counts`], 0 where it has none."""
+        """Return the hinges of each sample, in the shapes of [`counts`]. What a sample does not have, by its counts, means nothing."""
         hinges = {}
         if self.coarse_weight:
             intra, inter = coarse_ranking_hinges(
@@ -116,8 +118,7 @@ class ShineLoss(nn.Module):
                 distance=self.fine_distance,
             )
             hinges["loss_fine"] = self._by_margin(fine)
-        counts = self.counts(saliency_labels, video_attention_mask, negative_mask)
-        return {name: rows.masked_fill(counts[name] == 0, 0) for name, rows in hinges.items()}
+        return hinges
 
     @property
     def weights(self) -> dict[str, float]:

@@ -316,6 +316,7 @@ class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
         labels: dict[str, torch.Tensor] | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        reduce_loss: bool = True,
         **kwargs,
     ) -> MomentRetrievalOutput:
         """
@@ -323,6 +324,7 @@ class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
             labels (`dict`, *optional*): `spans (B, W, 2)` normalised centre and width, `span_mask (B, W)`, `saliency (B, T)` (0/1, soft
                 in [0, 1], or graded; a clip counts as inside from 0.5 on), and optionally `positive_clips` and `negative_clips`
                 `(B, P)`, the clip indices of the saliency margin term (-1 for none; without them the term is left out).
+            reduce_loss (`bool`): Compute `loss` and `loss_dict`; False leaves it at `loss_sums`, for a step that is split into batches.
 
         The other arguments are those of [`MomentRetrievalModel`]. Where labels come without any negative, the queries of the batch
         rolled by one serve as irrelevant queries (none at B = 1), as in the public code; the collator supplies better ones.
@@ -362,6 +364,7 @@ class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
                 video_attention_mask,
                 self.config,
                 layer_terms=lambda matched: self.layer_losses(outputs, matched, text_attention_mask),
+                reduce=reduce_loss,
             )
 
         weight = self.config.saliency_weight

@@ -214,8 +214,17 @@ def weigh_losses(terms: dict[str, torch.Tensor], config) -> tuple[torch.Tensor, 
 
 
 def moment_retrieval_loss(
-    logits, spans, scores, irrelevant_scores, irrelevant_mask, labels, video_mask, config, layer_terms=None
-) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    logits,
+    spans,
+    scores,
+    irrelevant_scores,
+    irrelevant_mask,
+    labels,
+    video_mask,
+    config,
+    layer_terms=None,
+    reduce=True,
+) -> tuple[torch.Tensor | None, dict[str, torch.Tensor] | None, dict[str, torch.Tensor]]:
     """Weighted sum of all terms, every term unweighted, and what the terms sum up in each row, `(B, K)` (see [`mean_terms`]).
 
     Args:
@@ -225,11 +234,14 @@ def moment_retrieval_loss(
         labels (`dict`), video_mask (`(B, T)`): See `forward` of the models.
         layer_terms (*optional*): `function(matched (layers, B, Q)) -> {"loss_<name>": (B, layers)}` with a model's own terms, weighted by
             `config.<name>_loss_weight`.
+        reduce: Whether to compute the weighted sum and the terms; else both are None.
     """
     logits, spans, scores = logits.float(), spans.float(), scores.float()
     sums, matched = span_and_label_sums(logits, spans, labels["spans"].float(), labels["span_mask"].bool(), config)
     if layer_terms is not None:
         sums |= layer_terms(matched)
     sums |= saliency_sums(scores, irrelevant_scores, irrelevant_mask, labels, video_mask.float(), config)
+    if not reduce:
+        return None, None, sums
     counts = loss_counts(labels, irrelevant_mask, logits.shape[-2])
     return *weigh_losses(mean_terms(sums, counts), config), sums

@@ -17,7 +17,7 @@ from ..schema import VALIDATION
 
 # Accelerate's names of mixed precision.
 PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": "float8"}
-SPEED_METRICS = ("_runtime", "_per_second")
+SPEED_METRICS = ("_runtime", "_per_second", "_preparation_time")
 # Arguments that say how and where a training runs, not what comes out of it.
 NO_HYPERPARAMETERS = (
     "accelerator_config", "auto_find_batch_size", "data_seed", "dataloader_", "ddp_", "debug", "deepspeed", "disable_tqdm", "do_", "eval_",

@@ -1,25 +1,31 @@
-"""The order of the training rows: rows of like length together, the same for any number of processes and accumulated steps."""
+"""The order of the rows: those of similar length together, whatever the number of processes and accumulated batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
+from transformers.trainer_utils import has_length
+
+STRATEGIES = ("group_by_length", "random", "sequential")
 
 
 class EpochLengthGroupedSampler(LengthGroupedSampler):
     """
-    `LengthGroupedSampler` whose order depends on seed and epoch alone.
+    `LengthGroupedSampler` whose order depends only on seed and epoch.
 
-    The original draws from the global generator, which dropout moves on differently in each process, and a resumed run finds elsewhere.
+    The original draws from the global generator, which dropout advances differently in each process, and which a resumed run finds in another
+    state.
 
     Args:
-        batch_size (`int`): Rows of a whole step: of all processes and accumulated batches.
+        batch_size (`int`): Rows of an entire step: of all processes and accumulated batches.
         lengths (`list`): A number per row that grows with its length.
         seed (`int`): Seed of the order.
-        epoch (`Callable[[], int]`): Tells the epoch when one begins. It is asked for, since a `set_epoch` would not get through the wrappers of a
-            run with several processes that is resumed in the middle of an epoch.
+        epoch (`Callable[[], int]`): Returns the epoch when one begins: a `set_epoch` would not get through the wrappers of a distributed run
+            that is resumed in the middle of an epoch.
     """
 
     def __init__(self, batch_size: int, lengths: list[float], seed: int, epoch: Callable[[], int]):
@@ -29,3 +35,51 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
     def __iter__(self):
         generator = torch.Generator().manual_seed(self.seed + self.epoch())
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
+
+
+def training_sampler(rows, args, batch_size: int, epoch: Callable[[], int]) -> Sampler | None:
+    """Return the sampler of the training rows by `args.train_sampling_strategy`; None for a stream, which has its own order.
+
+    Args:
+        rows: The training set.
+        args: Of the trainer.
+        batch_size: Rows of an entire step.
+        epoch: See [`EpochLengthGroupedSampler`].
+    """
+    if not has_length(rows):
+        return None
+    if args.train_sampling_strategy == "sequential":
+        return SequentialSampler(rows)
+    lengths = row_lengths(rows, args)
+    if lengths is None:
+        return RandomSampler(rows)
+    seed = args.data_seed if args.data_seed is not None else args.seed
+    return EpochLengthGroupedSampler(batch_size, lengths, seed, epoch)
+
+
+def longest_first(rows, args) -> list[int] | None:
+    """Return the positions of the rows in the order in which they are evaluated; None for a stream.
+
+    The longest videos come first: batches hold little padding, and what does not fit in memory fails at once.
+    """
+    if not has_length(rows):
+        return None
+    lengths = row_lengths(rows, args) or [0.0] * len(rows)
+    return np.argsort(-np.asarray(lengths), kind="stable").tolist()
+
+
+def row_lengths(rows, args) -> Sequence[float] | None:
+    """Return the length of each row; None where rows are not grouped by length, or do not say it."""
+    grouped = args.train_sampling_strategy == "group_by_length"
+    if not grouped or args.length_column_name not in (getattr(rows, "column_names", None) or ()):
+        return None
+    return list(rows[args.length_column_name])
+
+
+def restore_order(values, order: Sequence[int] | None):
+    """Bring arrays `(N, …)`, or a tuple of them, that were computed in an order of the rows back into the order of the rows themselves."""
+    if values is None or order is None:
+        return values
+    if isinstance(values, tuple):
+        return tuple(restore_order(value, order) for value in values)
+    return values[np.argsort(order)] if len(values) == len(order) else values

@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
-import logging
 import math
 import os
 from collections import defaultdict
 
-import numpy as np
 import torch
 from accelerate.utils import gather_object
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction, IntervalStrategy
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import EvalLoopOutput, has_length, seed_worker
 
-from ..io import atomic_file
 from ..losses import ShineLoss
-from ..metrics import first_moment_iou, moment_retrieval_metrics, saliency_order
-from ..modeling.moment_retrieval_loss import is_inside, masked_mean
-from .callbacks import SetEpochCallback, StopWithoutProgress
+from .callbacks import SetEpochCallback, StopWithoutProgress, selection_metric
 from .checkpointing_trainer import CheckpointingTrainer
 from .cpu_kernels import fast_cpu_kernels
+from .evaluation import saliency_inside, score, telling_rows, write_query_results
+from .example_recorder import ExampleRecorder
 from .loss_watch import LossWatch, describe
-from .saliency_example import ExampleRecorder
-from .sampling import EpochLengthGroupedSampler
+from .model_card_callback import SPEED_METRICS
+from .sampling import longest_first, restore_order, training_sampler
+from .step_loss import LOSS, ROWS, StepLoss, divide, totals
 from .stop_on_signal import ignore_foreign_signals
 from .training_args import ShineTrainingArguments
 
-logger = logging.getLogger(__name__)
-
 CONFIDENCE = 0.95  # Of the intervals of the saliency order.
-# Beside the names of loss terms: the loss of a model that has no terms, the number of rows, the number of steps.
-LOSS, ROWS, STEPS = "loss", "rows", "steps"
+STEPS = "steps"
 
 
 class ShineTrainer(CheckpointingTrainer):
@@ -41,7 +36,7 @@ class ShineTrainer(CheckpointingTrainer):
     Trains a moment-retrieval model with its base loss plus the SHINE ranking losses, and evaluates moments and saliency order.
 
     A model fits if its `forward` takes the batches of [`DataCollatorForMomentRetrieval`] and returns a dict with `saliency_scores (B, T)`,
-    `negative_saliency_scores (B, N, T)` and `pred_spans (B, Q, 2)`; `loss`, `loss_dict` and `logits (B, Q, 2)` are used where they are there.
+    `negative_saliency_scores (B, N, T)` and `pred_spans (B, Q, 2)`; `loss`, `loss_dict` and `logits (B, Q, 2)` are used if they are there.
 
     Args:
         model, args, data_collator, train_dataset, eval_dataset: As of `Trainer`; the datasets have the columns of the schema.
@@ -70,15 +65,16 @@ class ShineTrainer(CheckpointingTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            compute_metrics=compute_metrics or self.compute_moment_metrics,
+            compute_metrics=self._in_callers_order(compute_metrics or self.compute_moment_metrics),
             **kwargs,
         )
-        self.shine_loss = shine_loss or args.make_shine_loss()
+        self._shine_loss = shine_loss
         self.model_accepts_loss_kwargs = False
         # On the device: the loss terms since the last log of the training; sums and counts of the terms since the start of the evaluation.
         self._terms, self._evaluated = defaultdict(float), defaultdict(float)
-        self._watch = LossWatch()
-        self._example = ExampleRecorder()
+        self._watch, self._example = LossWatch(), ExampleRecorder()
+        # The order in which the rows of the running evaluation are read, and the rows.
+        self._row_order, self._evaluated_rows = None, None
         if hasattr(data_collator, "set_epoch"):
             self.add_callback(SetEpochCallback(data_collator))
         if args.early_stopping_patience is not None and args.eval_strategy != IntervalStrategy.NO:
@@ -86,43 +82,46 @@ class ShineTrainer(CheckpointingTrainer):
 
     # ---- loss ------------------------------------------------------------------------------------------------------
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """As in `Trainer`, with what each loss term must be divided by where `Trainer` has the number of items.
+    @property
+    def shine_loss(self) -> ShineLoss | None:
+        """The ranking losses; None if they are off. A hyper-parameter search changes the arguments from trial to trial, so they are read here."""
+        return self._shine_loss or self.args.make_shine_loss()
 
-        The step is one batch, whatever it is split into: a term is the sum over all rows divided by the count over all rows. Both `Trainer`,
-        which divides by the accumulated batches, and the mean of the gradients over the processes are allowed for here.
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Return the batches of a step as `Trainer` does and, where it has the number of items, what each loss term must be divided by.
+
+        Allows for what happens to the loss afterwards: `Trainer` divides it by the number of accumulated batches, and the gradients are averaged
+        over the processes.
         """
-        if self.control.should_training_stop:
-            # A run that was over before it was resumed.
+        if self.control.should_training_stop:  # The run was over before it was resumed.
             return [], None
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if not batches:
-            return batches, None
-        for batch in batches[:-1]:
-            batch["labels"]["counted"] = None
-        # Not Accelerate's remainder, which is wrong in an epoch that is resumed in its middle.
-        rows_of_round = self._train_batch_size * self.accelerator.num_processes
-        remainder = 0 if self.args.dataloader_drop_last else len(self.train_dataset) % rows_of_round
-        batches[-1]["labels"]["counted"] = self._counted_rows(batches[-1], remainder)
-        totals = defaultdict(float)
-        for batch in batches:
-            for name, rows in self._row_counts(batch).items():
-                totals[name] += rows.sum(dim=0)
-        totals = self._sum_over_processes(totals)
         parts = self.accelerator.num_processes * len(batches)
-        return batches, {name: total.clamp(min=1) / parts for name, total in totals.items()}
+        if parts <= 1:  # `compute_loss` counts by itself.
+            return batches, None
+        step_loss = StepLoss(self.model, self.shine_loss)
+        masks = [None] * (len(batches) - 1) + [self._counted_rows(batches[-1], self._training_remainder())]
+        counts = totals(step_loss.counts(batch, counted) for batch, counted in zip(batches, masks))
+        counts = self._sum_over_processes(counts)
+        return batches, {name: count.clamp(min=1) / parts for name, count in counts.items()}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Base loss of the model plus the weighted SHINE losses; every term is kept for the next log.
+        """Return the base loss of the model plus the weighted SHINE losses; every term is kept for the next log.
 
         Args:
-            num_items_in_batch (`dict`, *optional*): What [`get_batch_samples`] returned; without it, the loss is that of `inputs` alone.
+            model, inputs, return_outputs: As of `Trainer`.
+            num_items_in_batch (`dict`, *optional*): What [`get_batch_samples`] returned; without it, the loss is that of `inputs` only.
         """
-        outputs, sums = self._forward(model, inputs)
+        step_loss = StepLoss(self.model, self.shine_loss)
+        # Only the last of the accumulated batches can hold rows that fill it up.
+        is_last = self.accelerator.sync_gradients
+        counted = self._counted_rows(inputs, self._training_remainder()) if is_last and self.model.training else None
+        outputs = step_loss.forward(model, inputs)
+        counts = step_loss.counts(inputs, counted)
+        sums = step_loss.sums(outputs, inputs, counts)
         if num_items_in_batch is None:
-            counts = {name: rows.sum(dim=0) for name, rows in self._row_counts(inputs).items()}
-            num_items_in_batch = {name: count.clamp(min=1) for name, count in counts.items()}
-        loss, terms = self._weigh(_divide({name: rows.sum(dim=0) for name, rows in sums.items()}, num_items_in_batch))
+            num_items_in_batch = {name: count.clamp(min=1) for name, count in totals([counts]).items()}
+        loss, terms = step_loss.weigh(divide(sums, num_items_in_batch), self._ranking_warmup())
         if self.model.training:
             self._watch.record(self.state.global_step + 1, loss, outputs, inputs)
             for name, value in terms.items():
@@ -131,7 +130,7 @@ class ShineTrainer(CheckpointingTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """As in `Trainer`, with faster kernels on a CPU."""
+        """Take a step as `Trainer` does, with faster kernels on a CPU."""
         with self._kernels(model):
             return super().training_step(model, inputs, num_items_in_batch)
 
@@ -140,105 +139,42 @@ class ShineTrainer(CheckpointingTrainer):
         uses_ours = self.args.device.type == "cpu" and not self.args.torch_compile
         return fast_cpu_kernels(model) if uses_ours else contextlib.nullcontext()
 
-    def _forward(self, model, inputs) -> tuple[dict, dict[str, torch.Tensor]]:
-        """The outputs of the model, and what each loss term sums up in each row, `(B, K)`."""
-        # What is for messages or for the trainer is not for the model: strings would have it compiled anew for each batch.
-        labels = {name: value for name, value in inputs["labels"].items() if name not in ("qids", "counted")}
-        outputs = model(**{**inputs, "labels": labels})
-        sums = dict(outputs.get("loss_sums") or {})
-        if not sums and outputs.get("loss") is not None:
-            # A model that only knows the means over its batch: as if each row had them.
-            means = {LOSS: outputs["loss"], **(outputs.get("loss_dict") or {})}
-            sums = {name: value.expand(len(outputs["saliency_scores"]), 1) for name, value in means.items()}
-        if self.shine_loss is not None:
-            negatives = outputs.get("negative_saliency_scores")
-            if negatives is None:
-                raise ValueError(
-                    f"{type(self.model).__name__} returned no negative_saliency_scores: the SHINE losses need the scores under the "
-                    "negatives of the batch (or set coarse_weight and fine_weight to 0)"
-                )
-            sums |= self.shine_loss.sums(outputs["saliency_scores"], negatives, *_saliency_masks(inputs))
-        if not sums:
-            raise ValueError(f"{type(self.model).__name__} returned no loss, and the SHINE losses are off")
-        counted = inputs["labels"].get("counted")
-        if counted is not None:
-            sums = {name: rows.masked_fill(~counted.unsqueeze(1), 0) for name, rows in sums.items()}
-        return outputs, sums
-
-    def _row_counts(self, inputs) -> dict[str, torch.Tensor]:
-        """Over how many elements of each row each loss term is a mean, `(B, K)`; `ROWS`, 1 per row, for those that are not named."""
-        labels, video_mask = inputs["labels"], inputs["video_attention_mask"]
-        counts = {ROWS: torch.ones(len(video_mask), 1, device=video_mask.device)}
-        if hasattr(self.model, "loss_counts"):
-            counts |= self.model.loss_counts(**inputs)
-        if self.shine_loss is not None:
-            counts |= self.shine_loss.counts(*_saliency_masks(inputs))
-        counted = labels.get("counted")
-        return counts if counted is None else {name: rows * counted.unsqueeze(1) for name, rows in counts.items()}
-
-    def _weigh(self, terms: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Terms `(K,)` of the model and of the SHINE losses -> the loss, and each term as a scalar."""
-        ranking = {
-            name: terms[name] for name in terms if self.shine_loss is not None and name in self.shine_loss.weights
-        }
-        base = {name: value for name, value in terms.items() if name not in ranking}
-        if hasattr(self.model, "weigh_losses"):
-            loss, scalars = self.model.weigh_losses(base)
-        else:
-            scalars = {name: value.sum() for name, value in base.items()}
-            loss = scalars.pop(LOSS, 0.0)
-        if ranking:
-            ranking_loss, ranking = self.shine_loss.weigh(ranking, self._ranking_warmup())
-            loss = loss + ranking_loss
-        return loss, scalars | ranking
-
     def _ranking_warmup(self) -> float:
-        """How much of their weight the terms that compare queries have at this step of the training; all of it where the model is only evaluated."""
+        """How much of their weight the terms that compare queries have at this step; all of it if the model is only evaluated."""
         steps = self.args.ranking_warmup_ratio * self.state.max_steps
         return min(1.0, (self.state.global_step + 1) / steps) if self.model.training and steps else 1.0
 
+    def _training_remainder(self) -> int:
+        """How many rows of an epoch are left for the last batches of all processes; 0 where these are full.
+
+        Not Accelerate's remainder, which is wrong in an epoch that is resumed in its middle.
+        """
+        if self.args.dataloader_drop_last or not has_length(self.train_dataset):
+            return 0
+        return len(self.train_dataset) % (self._train_batch_size * self.accelerator.num_processes)
+
     def _counted_rows(self, inputs, remainder: int) -> torch.Tensor | None:
-        """Which rows count, `(B,)`, None for all: Accelerate fills up the last batches of the processes, which have `remainder` rows in all, with rows
-        from the start of the data."""
+        """Which rows count, `(B,)` bool, None for all: Accelerate fills up the last batches of the processes, which have `remainder` rows in all,
+        with rows from the start of the data."""
         is_last = self.accelerator.gradient_state.end_of_dataloader
         if self.accelerator.num_processes == 1 or not is_last or remainder <= 0:
             return None
         rows = torch.arange(len(inputs["video_attention_mask"]), device=self.args.device)
         return rows + self.accelerator.process_index * len(rows) < remainder
 
-    def _sum_over_processes(self, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _sum_over_processes(self, values: dict) -> dict:
         """Sums `(K,)` of all processes, which have the same names and sizes, in one transfer."""
         summed = self.accelerator.reduce(torch.cat([value.float() for value in values.values()]), "sum")
         return dict(zip(values, summed.split([len(value) for value in values.values()])))
 
-    def _mean_terms(self) -> dict[str, float]:
-        """Means of the loss terms over the steps of the training and the processes since the last call."""
-        steps = self._terms.pop(STEPS, 0)
-        means = {
-            name: value.reshape(1) / steps / self.accelerator.num_processes for name, value in self._terms.items()
-        }
-        self._terms.clear()
-        return {name: value.item() for name, value in self._sum_over_processes(means).items()} if means else {}
-
-    def _evaluated_terms(self) -> dict[str, float]:
-        """Loss and terms over all rows that were evaluated, `loss` first; a term that no row has is left out."""
-        totals = self._sum_over_processes(self._evaluated)
-        self._evaluated.clear()
-        counts = {name: total for (kind, name), total in totals.items() if kind == "counts"}
-        sums = {
-            name: total
-            for (kind, name), total in totals.items()
-            if kind == "sums" and counts.get(name, counts[ROWS]).any()
-        }
-        loss, terms = self._weigh(_divide(sums, {name: count.clamp(min=1) for name, count in counts.items()}))
-        return {LOSS: loss.item(), **{name: value.item() for name, value in terms.items()}}
+    # ---- logs ------------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """
-        Add the loss terms to the logs of training steps, and stop on a loss that is not a number.
+        Add the loss terms to the logs of training steps, and stop on a non-finite loss.
 
         Raises:
-            FloatingPointError: The mean loss since the last log is not finite; names the first such step and its queries.
+            FloatingPointError: if the mean loss since the last log is not finite; names the first such step and its queries.
         """
         if "loss" in logs:
             logs |= self._mean_terms()
@@ -255,7 +191,7 @@ class ShineTrainer(CheckpointingTrainer):
             if not math.isfinite(loss):
                 raise self.non_finite_error(f"the loss is {loss}")
         if "loss" in logs or "train_loss" in logs:
-            # Not at an evaluation: what broke since the last log of the training is still to be told.
+            # Not at an evaluation: what broke since the last log of the training is still to be reported.
             self._watch.clear()
         super().log(logs, start_time)
 
@@ -267,68 +203,153 @@ class ShineTrainer(CheckpointingTrainer):
             f"or train in float32. {self.advice()}"
         )
 
-    def _get_dataloader(self, *args, **kwargs):
-        dataloader = super()._get_dataloader(*args, **kwargs)
-        if dataloader.num_workers:
-            # What accelerate wraps starts the workers; an attribute of the wrapper would not reach it.
-            inner = getattr(dataloader, "base_dataloader", dataloader)
-            inner.worker_init_fn = functools.partial(ignore_foreign_signals, inner.worker_init_fn)
-        return dataloader
+    def _mean_terms(self) -> dict[str, float]:
+        """Means of the loss terms over the training steps and the processes since the last call."""
+        steps = self._terms.pop(STEPS, 0)
+        means = {
+            name: value.reshape(1) / steps / self.accelerator.num_processes for name, value in self._terms.items()
+        }
+        self._terms.clear()
+        return {name: value.item() for name, value in self._sum_over_processes(means).items()} if means else {}
+
+    # ---- data --------------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the loader of the training rows, in an order that does not depend on the number of processes and accumulated batches."""
+        if self.train_dataset is None:
+            raise ValueError("ShineTrainer: training needs a train_dataset")
+        rows_of_step = self.get_total_train_batch_size(self.args)
+        sampler = training_sampler(self.train_dataset, self.args, rows_of_step, lambda: int(self.state.epoch or 0))
+        seed_workers = functools.partial(
+            seed_worker, num_workers=self.args.dataloader_num_workers, rank=self.args.process_index
+        )
+        return self._make_dataloader(
+            self.train_dataset, self.data_collator, self._train_batch_size, sampler, worker_init_fn=seed_workers
+        )
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        """Return the loader of an evaluation: the longest videos come first, and the draws of the collator are the same at every evaluation."""
+        if eval_dataset is None or isinstance(eval_dataset, str):
+            rows = self.eval_dataset[eval_dataset] if eval_dataset is not None else self.eval_dataset
+        else:
+            rows = eval_dataset
+        if rows is None:
+            raise ValueError("ShineTrainer: evaluation needs an eval_dataset")
+        collator = self.data_collator
+        if hasattr(collator, "for_evaluation"):
+            collator = collator.for_evaluation()
+        order = longest_first(rows, self.args)
+        loader = self._make_dataloader(rows, collator, self.args.eval_batch_size, order)
+        loader.row_order = order
+        return loader
+
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
+        """Return the loader of [`predict`], which is that of an evaluation."""
+        return self.get_eval_dataloader(test_dataset)
+
+    def _make_dataloader(self, rows, collator, batch_size: int, sampler, worker_init_fn=None) -> DataLoader:
+        args, is_training = self.args, worker_init_fn is not None
+        loader = DataLoader(
+            rows,
+            batch_size,
+            sampler=sampler,
+            collate_fn=collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            # Those of an evaluation would outlive it, and there is another loader for the next one.
+            persistent_workers=args.dataloader_persistent_workers and is_training,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            in_order=args.dataloader_in_order,
+            drop_last=args.dataloader_drop_last and is_training,
+            worker_init_fn=functools.partial(ignore_foreign_signals, worker_init_fn),
+        )
+        return self.accelerator.prepare(loader)
 
     # ---- evaluation --------------------------------------------------------------------------------------------------
 
-    def get_eval_dataloader(self, eval_dataset=None):
-        """As in `Trainer`, with a collator whose draws are the same at every evaluation."""
-        if not isinstance(eval_dataset, str):
-            # `Trainer` would give the loader of any other dataset, kept for its persistent workers.
-            getattr(self, "_eval_dataloaders", {}).pop("eval", None)
-        training_collator = self.data_collator
-        if hasattr(training_collator, "for_evaluation"):
-            self.data_collator = training_collator.for_evaluation()
-        try:
-            return super().get_eval_dataloader(eval_dataset)
-        finally:
-            self.data_collator = training_collator
+    def train(self, *args, **kwargs):
+        """Train as [`CheckpointingTrainer`] does, after a look at whether an evaluation finds `metric_for_best_model`.
 
-    def _get_eval_sampler(self, eval_dataset) -> list[int]:
-        """The places of the rows, those of the longest videos first: batches hold little padding, and what does not fit in memory shows at once."""
-        is_grouped = self.args.train_sampling_strategy == "group_by_length"
-        has_lengths = self.args.length_column_name in getattr(eval_dataset, "column_names", ())
-        lengths = (
-            eval_dataset[self.args.length_column_name] if is_grouped and has_lengths else [0.0] * len(eval_dataset)
-        )
-        return np.argsort(-np.asarray(lengths), kind="stable").tolist()
+        Raises:
+            ValueError: if no evaluation will produce `metric_for_best_model`.
+            Exception: as [`CheckpointingTrainer.train`].
+        """
+        self._check_selection_metric()
+        return super().train(*args, **kwargs)
 
-    def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
+    def _check_selection_metric(self) -> None:
+        args = self.args
+        # A sharded model cannot be evaluated before it is trained.
+        if not args.metric_for_best_model or args.eval_strategy == IntervalStrategy.NO or self.is_sharded:
+            return
+        wanted, found = selection_metric(args), set()
+        datasets = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        # The loader draws a seed for its workers, which must not change the training.
+        with torch.random.fork_rng(devices=[]):
+            for name, rows in datasets.items():
+                prefix = f"eval_{name}" if name else "eval"
+                found |= self.predict(telling_rows(rows), metric_key_prefix=prefix).metrics.keys()
+        if wanted not in found:
+            names = sorted(name.removeprefix("eval_") for name in found if not name.endswith(SPEED_METRICS))
+            raise ValueError(
+                f"metric_for_best_model is {args.metric_for_best_model!r}, which no evaluation during the training will produce; there are "
+                f"{', '.join(names)}"
+            )
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether no process has all weights."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+
+    def evaluation_loop(
+        self,
+        dataloader,
+        description: str,
+        prediction_loss_only=None,
+        ignore_keys=None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Evaluate as `Trainer` does; the results come in the order of the rows, and the loss terms are among the metrics."""
         self._evaluated.clear()
         self._example.clear()
-        self._evaluated_rows = dataloader.dataset
-        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-        self._last_evaluation = output
-        if self._evaluated:
-            terms = self._evaluated_terms()
-            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in terms.items()})
+        self._evaluated_rows, self._row_order = dataloader.dataset, getattr(dataloader, "row_order", None)
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        predictions, labels = (restore_order(part, self._row_order) for part in (output.predictions, output.label_ids))
+        terms = self._evaluated_terms() if self._evaluated else {}
+        metrics = output.metrics | {f"{metric_key_prefix}_{name}": value for name, value in terms.items()}
         split = metric_key_prefix.removeprefix("eval_")
         if example := self._example.describe(split, dataloader.dataset, self.processing_class.clip_length):
             self.card.note_example(example)
-        return output
+        self._last_evaluation = output._replace(predictions=predictions, label_ids=labels, metrics=metrics)
+        return self._last_evaluation
+
+    def _in_callers_order(self, compute_metrics):
+        @functools.wraps(compute_metrics)
+        def compute(prediction: EvalPrediction, **kwargs) -> dict[str, float]:
+            parts = (prediction.predictions, prediction.label_ids, prediction.inputs, prediction.losses)
+            return compute_metrics(EvalPrediction(*(restore_order(part, self._row_order) for part in parts)), **kwargs)
+
+        return compute
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Reduce the outputs to what the metrics read: moments `(B, Q, 3)` and mean saliency inside the moment."""
         inputs = self._prepare_inputs(inputs)
-        inputs["labels"]["counted"] = self._counted_rows(inputs, self.accelerator.gradient_state.remainder)
+        step_loss = StepLoss(self.model, self.shine_loss)
+        counts = step_loss.counts(inputs, self._counted_rows(inputs, self.accelerator.gradient_state.remainder))
         with torch.no_grad(), self.compute_loss_context_manager(), self._kernels(model):
-            outputs, sums = self._forward(model, inputs)
-        for kind, rows in (("sums", sums), ("counts", self._row_counts(inputs))):
-            for name, values in rows.items():
-                self._evaluated[kind, name] += values.sum(dim=0)
+            outputs = step_loss.forward(model, inputs)
+            sums = step_loss.sums(outputs, inputs, counts)
+        for kind, values in (("sums", sums), ("counts", totals([counts]))):
+            for name, value in values.items():
+                self._evaluated[kind, name] += value
         if prediction_loss_only:
             return None, None, None
-        labels, video_mask = inputs["labels"], inputs["video_attention_mask"]
+        labels = inputs["labels"]
         moments = self.processing_class.decode_moments(
             outputs.get("logits"),
             outputs["pred_spans"],
-            video_mask,
+            inputs["video_attention_mask"],
             labels["durations"],
             self.args.round_to_clip_length,
             self.args.nms_threshold,
@@ -336,70 +357,52 @@ class ShineTrainer(CheckpointingTrainer):
             outputs.get("saliency_weight"),
         )
         self._example.record(inputs, outputs, moments)
-        return None, (moments.float(), _saliency_inside(outputs, inputs)), labels["windows"]
+        return None, (moments.float(), saliency_inside(outputs, inputs)), labels["windows"]
+
+    def _evaluated_terms(self) -> dict[str, float]:
+        """Loss and terms over all rows that were evaluated, `loss` first; a term that no row has is left out."""
+        summed = self._sum_over_processes(self._evaluated)
+        self._evaluated.clear()
+        counts = {name: total for (kind, name), total in summed.items() if kind == "counts"}
+        sums = {
+            name: total
+            for (kind, name), total in summed.items()
+            if kind == "sums" and counts.get(name, counts[ROWS]).any()
+        }
+        terms = divide(sums, {name: count.clamp(min=1) for name, count in counts.items()})
+        loss, scalars = StepLoss(self.model, self.shine_loss).weigh(terms)
+        return {LOSS: loss.item(), **{name: value.item() for name, value in scalars.items()}}
 
     def compute_moment_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Return R1@0.3/0.5/0.7, mIoU and mAP of the moments, and how often the saliency is in the order that SHINE trains, in percent.
 
         Rows without a window have no answer: they are not scored. Without any answer there are no figures.
         """
-        moments, levels, windows = _unpadded(prediction)
-        answered = np.isfinite(windows).any(axis=(1, 2))
-        if not answered.any():
-            return {}
-        if not answered.all():
-            logger.warning("%d of %d rows have no window and are not scored", (~answered).sum(), len(answered))
-        confidence, clusters = None if self.is_in_train else CONFIDENCE, self._evaluated_videos(len(levels))
-        if clusters is not None:
-            clusters = [video for video, is_answered in zip(clusters, answered) if is_answered]
-        order = saliency_order(levels[answered], clusters=clusters, confidence=confidence)
-        return moment_retrieval_metrics(moments[answered], windows[answered]) | order
-
-    def _evaluated_videos(self, count: int) -> list[str] | None:
-        """The video of each row of the evaluation, in its order; None where the rows do not say."""
-        rows = self._evaluated_rows
-        if "vid" not in (getattr(rows, "column_names", None) or ()) or len(rows) != count:
-            return None
-        vids = rows["vid"]
-        return [vids[place] for place in self._get_eval_sampler(rows)]
+        confidence = None if self.is_in_train else CONFIDENCE
+        return score(prediction.predictions, prediction.label_ids, self._evaluated_rows, confidence)
 
     def save_query_results(self, split: str, rows) -> None:
         """
         Write what the last evaluation found for every query to `output_dir/queries/{split}.jsonl`: `qid`, `vid`, the first `moment`
         `[start, end]` in seconds, its `iou` with the annotated window that it fits best, and the mean `saliency` inside the moment under the
-        query, level 1, 2, … and the irrelevant query (null for what does not exist). What a comparison of two models query by query needs.
+        query, level 1, 2, … and the irrelevant query (null for what does not exist). This is what a comparison of two models per query needs.
 
         Args:
+            split: Name of the file.
             rows: What was evaluated.
         """
-        if not self.is_world_process_zero():
-            return
-        moments, levels, windows = _unpadded(self._last_evaluation)
-        path = os.path.join(self.args.output_dir, "queries", f"{split}.jsonl")
-        places = np.argsort(self._get_eval_sampler(rows))
-        ious = first_moment_iou(moments, windows)
-        with atomic_file(path) as file:
-            for row, moment, iou, saliency in zip(rows, moments[places], ious[places], levels[places]):
-                found = {name: [None if np.isnan(value) else float(value) for value in values]
-                         for name, values in (("moment", moment[0, :2]), ("saliency", saliency))}  # fmt: skip
-                file.write(json.dumps({"qid": row["qid"], "vid": row["vid"], "iou": float(iou), **found}) + "\n")
+        if self.is_world_process_zero():
+            path = os.path.join(self.args.output_dir, "queries", f"{split}.jsonl")
+            write_query_results(path, rows, self._last_evaluation.predictions, self._last_evaluation.label_ids)
 
-    # ---- optimisation and checkpoints ----------------------------------------------------------------------------------
+    # ---- optimization --------------------------------------------------------------------------------------------------
 
     def get_decay_parameter_names(self, model) -> list[str]:
-        """All of them: the public code decays biases and norms too."""
+        """Return all of them: the public code decays biases and norms too."""
         return [name for name, _ in model.named_parameters()]
 
-    def _get_train_sampler(self, train_dataset=None):
-        sampler = super()._get_train_sampler(train_dataset)
-        if isinstance(sampler, LengthGroupedSampler):
-            seed = self.args.data_seed if self.args.data_seed is not None else self.args.seed
-            rows_of_step = self.get_total_train_batch_size(self.args)
-            return EpochLengthGroupedSampler(rows_of_step, sampler.lengths, seed, lambda: int(self.state.epoch or 0))
-        return sampler
-
     def create_scheduler(self, num_training_steps: int, optimizer=None):
-        """A step decay at `lr_drop_epoch` where it is set, else the scheduler of `Trainer`."""
+        """Create a step decay at `lr_drop_epoch` if that is set, else the scheduler of `Trainer`."""
         if self.args.lr_drop_epoch is None or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         steps_per_epoch = math.ceil(len(self.train_dataset) / self.get_total_train_batch_size(self.args))
@@ -408,41 +411,3 @@ class ShineTrainer(CheckpointingTrainer):
             optimizer or self.optimizer, lambda step: 0.1 if step >= drop else 1.0
         )
         return self.lr_scheduler
-
-
-def _unpadded(prediction) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Moments `(N, Q, 3)`, saliency `(N, 1 + L)` of the query, level 1, 2, … and the irrelevant query, and windows `(N, W, 2)`; NaN for none."""
-    moments, scores = prediction.predictions
-    windows = prediction.label_ids
-    # Absent windows are negative (padding of the collator and of the Trainer); real ones end after 0.
-    windows = np.where(windows[..., 1:] >= 0, windows, np.nan)
-    moments = np.where(moments[..., 2:] >= 0, moments, np.nan)
-    # The Trainer pads batches with fewer levels by -100, behind the others: hence the irrelevant query comes first.
-    scores = np.where(scores == -100, np.nan, scores)
-    return moments, np.concatenate([scores[:, :1], scores[:, 2:], scores[:, 1:2]], axis=1), windows
-
-
-def _saliency_inside(outputs, inputs) -> torch.Tensor:
-    """Mean saliency of the clips inside the moment under the query, the irrelevant query, and levels 1, 2, …: `(B, 1 + N)`.
-
-    NaN for what does not exist.
-    """
-    inside = is_inside(inputs["labels"]["saliency"]) & inputs["video_attention_mask"].bool()
-    scores, present = outputs["saliency_scores"].unsqueeze(1), inside.any(dim=1, keepdim=True)
-    negatives = outputs.get("negative_saliency_scores")
-    if negatives is not None:
-        scores = torch.cat([scores, negatives[:, -1:], negatives[:, :-1]], dim=1)
-        exists = inputs["negative_text_attention_mask"].any(dim=-1).roll(1, dims=1)
-        present = torch.cat([present, present & exists], dim=1)
-    return masked_mean(scores.float(), inside.unsqueeze(1), 2).masked_fill(~present, torch.nan)
-
-
-def _divide(sums: dict[str, torch.Tensor], counts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Sums `(K,)` of loss terms -> the terms `(K,)`; those that are not counted on their own are means over the rows."""
-    return {name: total / counts.get(name, counts[ROWS]) for name, total in sums.items()}
-
-
-def _saliency_masks(inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What the SHINE losses read of a batch: labels `(B, T)`, valid clips `(B, T)`, and which negatives exist `(B, N)`."""
-    negatives = inputs["negative_text_attention_mask"].any(dim=-1)
-    return inputs["labels"]["saliency"], inputs["video_attention_mask"], negatives

@@ -1,0 +1,123 @@
+"""The loss of a training step: one batch, whatever it is split into.
+
+A loss term is the sum over all rows divided by the count over all rows. Sums need the predictions, counts only the labels, so the counts of an
+entire step are known before its first forward pass. A mean of the parts' means would be another number wherever rows lack a term.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+
+from ..losses import ShineLoss
+
+Terms = dict[str, torch.Tensor]
+
+LOSS = "loss"
+"""The loss of a model that has no terms."""
+ROWS = "rows"
+"""The number of rows: what a term that is not counted by itself is divided by."""
+
+
+class StepLoss:
+    """The base loss of a model and the SHINE losses, as sums and counts per row.
+
+    Args:
+        model: Returns a dict with `saliency_scores (B, T)` and `negative_saliency_scores (B, N, T)`, and `loss` if it has a base loss. If it
+            has `loss_counts` and `weigh_losses`, it also returns `loss_sums`.
+        shine_loss: The ranking losses; None for the base loss only.
+    """
+
+    def __init__(self, model: nn.Module, shine_loss: ShineLoss | None):
+        self.model, self.shine_loss = model, shine_loss
+
+    def forward(self, model: nn.Module, inputs: Mapping) -> Mapping:
+        """Run the model, possibly wrapped, on a batch of the collator."""
+        # Strings are for messages: they would have the model compiled anew for each batch.
+        labels = {name: value for name, value in inputs["labels"].items() if name != "qids"}
+        # The loss is reduced once, here, over the entire step.
+        options = {"reduce_loss": False} if hasattr(self.model, "loss_counts") else {}
+        return model(**{**inputs, "labels": labels}, **options)
+
+    def counts(self, inputs: Mapping, counted: torch.Tensor | None = None) -> Terms:
+        """Return over how many elements of each row each term is a mean, `(B, K)`; [`ROWS`], 1 per row, for those that are not named.
+
+        Args:
+            inputs: The batch.
+            counted (`(B,)` bool): Which rows count; None for all.
+        """
+        video_mask = inputs["video_attention_mask"]
+        counts = {ROWS: torch.ones(len(video_mask), 1, device=video_mask.device)}
+        if hasattr(self.model, "loss_counts"):
+            counts |= self.model.loss_counts(**inputs)
+        if self.shine_loss is not None:
+            counts |= self.shine_loss.counts(*_saliency_masks(inputs))
+        return counts if counted is None else {name: rows * counted.unsqueeze(1) for name, rows in counts.items()}
+
+    def sums(self, outputs: Mapping, inputs: Mapping, counts: Terms) -> Terms:
+        """Return what each term sums up over the rows that count, `(K,)`.
+
+        Args:
+            outputs: Of [`forward`].
+            inputs: The batch.
+            counts: Of [`counts`].
+
+        Raises:
+            ValueError: if the model returns no loss, or no scores for the ranking losses.
+        """
+        sums = dict(outputs.get("loss_sums") or {})
+        if not sums and outputs.get("loss") is not None:
+            # A model that only knows the means over its batch: as if each row had them.
+            means = {LOSS: outputs["loss"], **(outputs.get("loss_dict") or {})}
+            sums = {name: value.expand(len(outputs["saliency_scores"]), 1) for name, value in means.items()}
+        if self.shine_loss is not None:
+            negatives = outputs.get("negative_saliency_scores")
+            if negatives is None:
+                raise ValueError(
+                    f"{type(self.model).__name__} returned no negative_saliency_scores: the SHINE losses need the scores under the "
+                    "negatives of the batch (or set coarse_weight and fine_weight to 0)"
+                )
+            sums |= self.shine_loss.hinges(outputs["saliency_scores"], negatives, *_saliency_masks(inputs))
+        if not sums:
+            raise ValueError(f"{type(self.model).__name__} returned no loss, and the SHINE losses are off")
+        return {
+            name: rows.masked_fill(counts.get(name, counts[ROWS]) == 0, 0).sum(dim=0) for name, rows in sums.items()
+        }
+
+    def weigh(self, terms: Terms, between_queries: float = 1.0) -> tuple[torch.Tensor, Terms]:
+        """Terms `(K,)` -> the loss, and each term as a scalar. `between_queries` is that of [`ShineLoss.weigh`]."""
+        weights = {} if self.shine_loss is None else self.shine_loss.weights
+        ranking = {name: value for name, value in terms.items() if name in weights}
+        base = {name: value for name, value in terms.items() if name not in ranking}
+        if hasattr(self.model, "weigh_losses"):
+            loss, scalars = self.model.weigh_losses(base)
+        else:
+            scalars = {name: value.sum() for name, value in base.items()}
+            loss = scalars.pop(LOSS, 0.0)
+        if ranking:
+            ranking_loss, ranking = self.shine_loss.weigh(ranking, between_queries)
+            loss = loss + ranking_loss
+        return loss, scalars | ranking
+
+
+def totals(parts: Iterable[Terms]) -> Terms:
+    """Add up the counts `(B, K)` of all rows of several batches -> `(K,)`."""
+    total: Terms = defaultdict(float)
+    for part in parts:
+        for name, rows in part.items():
+            total[name] = total[name] + rows.sum(dim=0)
+    return dict(total)
+
+
+def divide(sums: Terms, counts: Terms) -> Terms:
+    """Sums `(K,)` by counts `(K,)` -> terms `(K,)`; a term that is not counted by itself is a mean over the rows."""
+    return {name: total / counts.get(name, counts[ROWS]) for name, total in sums.items()}
+
+
+def _saliency_masks(inputs: Mapping) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What the SHINE losses read of a batch: labels `(B, T)`, valid clips `(B, T)`, and which negatives exist `(B, N)`."""
+    negatives = inputs["negative_text_attention_mask"].any(dim=-1)
+    return inputs["labels"]["saliency"], inputs["video_attention_mask"], negatives
