@@ -89,7 +89,8 @@ class CheckpointingTrainer(PushingTrainer):
                     f"out of memory after step {self.state.global_step} of {self.state.max_steps} ({error}). Lower per_device_train_batch_size "
                     f"and raise gradient_accumulation_steps by the same factor, which computes the same steps. {self.advice()}"
                 ) from error
-            if not isinstance(error, FloatingPointError | OSError):  # Ours say it themselves.
+            # The last two are ours and say it themselves.
+            if self.state.global_step and not isinstance(error, FloatingPointError | OSError):
                 error.add_note(f"After step {self.state.global_step} of {self.state.max_steps}. {self.advice()}")
             raise
         finally:

@@ -11,6 +11,7 @@ from shine_hf.modeling.moment_retrieval_loss import mean_terms
 from shine_hf.training import ShineTrainer
 from shine_hf.training.recipe import parse_recipe
 from shine_hf.training.run import build_trainer
+from shine_hf.training.step_loss import StepLoss
 
 from ..modeling.helpers import batch, tiny_model
 from .runs import arguments, history, launch, metrics, run_here, weights, write_rows
@@ -117,18 +118,18 @@ def test_sums_and_counts_of_halves_add_up(name, overrides):
 
 def test_bf16_keeps_the_losses_in_float32(dataset, tmp_path, monkeypatch):
     half, dtypes = [], {}
-    forward = ShineTrainer._forward
+    compute_sums = StepLoss.sums
 
-    def record(trainer, model, inputs):
-        outputs, sums = forward(trainer, model, inputs)
-        dtypes.update({name: rows.dtype for name, rows in sums.items()})
-        return outputs, sums
+    def record(*args):
+        sums = compute_sums(*args)
+        dtypes.update({name: value.dtype for name, value in sums.items()})
+        return sums
 
     # What the linear maps of the heads return tells whether the forward pass really ran in half precision.
     watch = torch.nn.modules.module.register_module_forward_hook(
         lambda module, _, output: half.append(output.dtype) if type(module).__name__ == "Linear" else None
     )
-    monkeypatch.setattr(ShineTrainer, "_forward", record)
+    monkeypatch.setattr(StepLoss, "sums", record)
     set_seed(3)
     # The decay moves weights that get no gradient, those behind the zeros that the decoder starts from.
     argv = arguments(
@@ -153,7 +154,7 @@ def test_fp16_keeps_the_losses_in_float32():
     masks = (inputs["labels"]["saliency"], inputs["video_attention_mask"], negatives)
     with torch.autocast("cpu", torch.float16):
         outputs = model(**inputs)
-        ranking = ShineLoss(fine_margins=(0.25, 0.25)).sums(
+        ranking = ShineLoss(fine_margins=(0.25, 0.25)).hinges(
             outputs.saliency_scores, outputs.negative_saliency_scores, *masks
         )
     assert outputs.logits.dtype == torch.float16

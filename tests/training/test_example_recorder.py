@@ -5,8 +5,8 @@ import torch
 
 from shine_hf.cards.model_card import SaliencyExample
 from shine_hf.schema import VALIDATION
-from shine_hf.training.model_card_callback import ModelCardCallback
 from shine_hf.training.example_recorder import ExampleRecorder
+from shine_hf.training.model_card_callback import ModelCardCallback
 
 from ..modeling.helpers import batch, tiny_model
 

@@ -1,15 +1,28 @@
 """ShineTrainer with a model that is none of ours, and what it does when training goes wrong."""
 
 import json
+from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers.hyperparameter_search import ALL_HYPERPARAMETER_SEARCH_BACKENDS
+from transformers.trainer_utils import HPSearchBackend
 
-from shine_hf import DataCollatorForMomentRetrieval, MomentRetrievalProcessor, ShineTrainer, ShineTrainingArguments
+from shine_hf import (
+    DataCollatorForMomentRetrieval,
+    MomentRetrievalProcessor,
+    QDDetrConfig,
+    QDDetrForMomentRetrieval,
+    ShineLoss,
+    ShineTrainer,
+    ShineTrainingArguments,
+)
 from shine_hf.data.annotations import read_original
 from shine_hf.features.base import FeatureStore
 from shine_hf.features.text import TextFeatures
+from shine_hf.modeling import modeling_moment_retrieval
 from shine_hf.training import cpu_kernels
 
 from ..made_up import write_charades_cg
@@ -48,7 +61,8 @@ def make_trainer(splits, output, model=None, **settings):
     defaults = dict(output_dir=str(output), max_steps=40, per_device_train_batch_size=4, learning_rate=1e-2, max_grad_norm=1.0,
                     logging_steps=5, save_strategy="no", report_to="none", disable_tqdm=True, use_cpu=True)  # fmt: skip
     return ShineTrainer(
-        model=model or Toy(),
+        model=None if "model_init" in settings else model or Toy(),
+        model_init=settings.pop("model_init", None),
         args=ShineTrainingArguments(**defaults | settings),
         data_collator=collator,
         train_dataset=splits["train"],
@@ -138,6 +152,106 @@ def test_what_is_saved_of_a_query_is_its_own(splits, tmp_path):
     for index, query in enumerate(saved):
         alone = trainer.evaluate(rows.select([index]), metric_key_prefix="alone")
         assert 100 * query["iou"] == pytest.approx(alone["alone_mIoU"], abs=1e-3)
+
+
+def test_predictions_come_in_the_order_of_the_rows(splits, tmp_path):
+    """Whatever order they were computed in: the longest videos come first."""
+    trainer = make_trainer(splits, tmp_path, per_device_eval_batch_size=1)  # The toy reads padding, too.
+    rows = splits["train"].sort("duration")
+    together = trainer.predict(rows)
+    (moments, saliency), windows = together.predictions, together.label_ids
+    for index in range(0, len(rows), 5):
+        alone = trainer.predict(rows.select([index]))
+        assert moments[index] == pytest.approx(alone.predictions[0][0])
+        assert saliency[index, :2] == pytest.approx(alone.predictions[1][0, :2], rel=1e-4, nan_ok=True)
+        assert windows[index] == pytest.approx(alone.label_ids[0])
+        assert windows[index, 0] == pytest.approx(rows[index]["relevant_windows"][0])
+
+
+def test_metrics_of_the_user_get_the_order_of_the_rows_too(splits, tmp_path):
+    seen = []
+    trainer = make_trainer(splits, tmp_path)
+    rows = splits["train"].sort("duration")
+    trainer.compute_metrics = trainer._in_callers_order(lambda prediction: seen.append(prediction.label_ids) or {})
+    trainer.evaluate(rows)
+    assert seen[0][:, 0] == pytest.approx(np.array([windows[0] for windows in rows["relevant_windows"]]))
+
+
+def test_each_trial_of_a_search_trains_with_its_own_losses(splits, tmp_path, monkeypatch):
+    """With a search backend that has two trials: one without the fine loss, one with twice its weight."""
+
+    class Trial(dict):
+        """Transformers takes a dict for a trial without asking optuna."""
+
+    class TwoTrials:
+        default_hp_space = None
+
+        def ensure_available(self):
+            pass
+
+        def run(self, trainer, n_trials, direction, **kwargs):
+            for number, params in enumerate(
+                ({"fine_weight": 0.0, "coarse_weight": 1.0}, {"fine_weight": 2.0, "coarse_weight": 0.0})
+            ):
+                trial = Trial(params)
+                trial.number, trial.params = number, params
+                trainer.train(trial=trial)
+                histories.append([entry for entry in trainer.state.log_history if "loss" in entry])
+
+    histories = []
+    monkeypatch.setitem(ALL_HYPERPARAMETER_SEARCH_BACKENDS, HPSearchBackend.OPTUNA, TwoTrials)
+    trainer = make_trainer(splits, tmp_path, model_init=Toy, max_steps=3, logging_steps=1)
+    trainer.hyperparameter_search(hp_space=dict, backend="optuna", n_trials=2)
+    coarse, fine = histories
+    for entry in coarse:
+        assert "loss_fine" not in entry
+        assert entry["loss"] == pytest.approx(entry["loss_coarse_intra"] + entry["loss_coarse_inter"], rel=1e-4)
+    for entry in fine:
+        assert "loss_coarse_intra" not in entry and entry["loss"] == pytest.approx(2 * entry["loss_fine"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("metric", "settings"),
+    [
+        ("validation_mIOU", {}),
+        ("mIoU", {}),
+        ("test_mIoU", {}),
+        ("validation_level3>level4", {}),
+        ("validation_loss_fine", {"fine_weight": 0.0}),
+    ],
+)
+def test_a_metric_that_no_evaluation_will_produce_is_refused_before_the_first_step(splits, tmp_path, metric, settings):
+    trainer = make_trainer(
+        splits, tmp_path, eval_strategy="steps", eval_steps=40, metric_for_best_model=metric, **settings
+    )
+    with pytest.raises(
+        ValueError, match=f"metric_for_best_model is '{metric}', which no evaluation .* there are .*validation_mIoU"
+    ):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_each_step_weighs_and_counts_once(splits, tmp_path, monkeypatch):
+    config = QDDetrConfig(video_dim=16, text_dim=12, hidden_size=16, num_attention_heads=2, intermediate_size=32)
+    model, calls = QDDetrForMomentRetrieval(config), Counter()
+    for name in ("loss_counts", "weigh_losses"):
+        original = getattr(model, name)
+        monkeypatch.setattr(
+            model,
+            name,
+            lambda *args, original=original, name=name, **kwargs: calls.update([name]) or original(*args, **kwargs),
+        )
+    for name in ("weigh_losses", "loss_counts"):
+        original = getattr(modeling_moment_retrieval, name)
+        monkeypatch.setattr(
+            modeling_moment_retrieval,
+            name,
+            lambda *args, original=original, name=name: calls.update(["in " + name]) or original(*args),
+        )
+    counts = ShineLoss.counts
+    monkeypatch.setattr(ShineLoss, "counts", lambda *args: calls.update(["ranking"]) or counts(*args))
+    make_trainer(splits, tmp_path, model, max_steps=3).train()
+    assert calls == {"loss_counts": 3, "weigh_losses": 3, "in weigh_losses": 3, "in loss_counts": 3, "ranking": 3}
 
 
 def test_persistent_workers_do_not_keep_the_first_dataset(splits, tmp_path):
