@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -180,9 +181,6 @@ def test_metrics_of_the_user_get_the_order_of_the_rows_too(splits, tmp_path):
 def test_each_trial_of_a_search_trains_with_its_own_losses(splits, tmp_path, monkeypatch):
     """With a search backend that has two trials: one without the fine loss, one with twice its weight."""
 
-    class Trial(dict):
-        """Transformers takes a dict for a trial without asking optuna."""
-
     class TwoTrials:
         default_hp_space = None
 
@@ -193,15 +191,16 @@ def test_each_trial_of_a_search_trains_with_its_own_losses(splits, tmp_path, mon
             for number, params in enumerate(
                 ({"fine_weight": 0.0, "coarse_weight": 1.0}, {"fine_weight": 2.0, "coarse_weight": 0.0})
             ):
-                trial = Trial(params)
-                trial.number, trial.params = number, params
+                trial = SimpleNamespace(number=number, params=params)
                 trainer.train(trial=trial)
                 histories.append([entry for entry in trainer.state.log_history if "loss" in entry])
 
     histories = []
+    # Without optuna there is no trial that it would take.
+    monkeypatch.setattr("transformers.trainer_callback.hp_params", lambda trial: trial.params)
     monkeypatch.setitem(ALL_HYPERPARAMETER_SEARCH_BACKENDS, HPSearchBackend.OPTUNA, TwoTrials)
     trainer = make_trainer(splits, tmp_path, model_init=Toy, max_steps=3, logging_steps=1)
-    trainer.hyperparameter_search(hp_space=dict, backend="optuna", n_trials=2)
+    trainer.hyperparameter_search(hp_space=lambda trial: trial.params, backend="optuna", n_trials=2)
     coarse, fine = histories
     for entry in coarse:
         assert "loss_fine" not in entry
