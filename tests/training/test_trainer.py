@@ -197,7 +197,7 @@ def test_each_trial_of_a_search_trains_with_its_own_losses(splits, tmp_path, mon
 
     histories = []
     # Without optuna there is no trial that it would take.
-    monkeypatch.setattr("transformers.trainer_callback.hp_params", lambda trial: trial.params)
+    monkeypatch.setattr("transformers.integrations.hp_params", lambda trial: trial.params)
     monkeypatch.setitem(ALL_HYPERPARAMETER_SEARCH_BACKENDS, HPSearchBackend.OPTUNA, TwoTrials)
     trainer = make_trainer(splits, tmp_path, model_init=Toy, max_steps=3, logging_steps=1)
     trainer.hyperparameter_search(hp_space=lambda trial: trial.params, backend="optuna", n_trials=2)
