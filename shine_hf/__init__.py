@@ -1,9 +1,12 @@
 """SHINE for the Hugging Face ecosystem: video moment retrieval that understands compositions of words (arXiv 2407.05118).
 
-Names are imported when they are first used, so `import shine_hf` costs nothing. Touching a model name registers the Auto classes.
+Names are imported when they are first used, so `import shine_hf` imports neither torch nor transformers. It makes the models known to the
+Auto classes, and the task "video-moment-retrieval" to `pipeline` (see registration.py).
 """
 
 import importlib
+
+from .registration import install
 
 __version__ = "0.1.0"
 
@@ -33,3 +36,6 @@ def __getattr__(name):
 
 def __dir__():
     return sorted([*globals(), *_MODULE_OF])
+
+
+install()

@@ -1,4 +1,4 @@
-"""`pipeline("video-moment-retrieval", model=…)`: a video and a sentence in, moments out. Importing this module registers the task."""
+"""`pipeline("video-moment-retrieval", model=…)`: a video and a sentence in, moments out."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from transformers import AutoModel
-from transformers.pipelines import PIPELINE_REGISTRY
 
 from ..encoders import is_text_encoder_spec, is_video_encoder_spec, text_encoder, video_encoder
 from ..encoders.video_reader import video_duration
@@ -140,10 +138,3 @@ def _identity(video: Any) -> tuple | None:
         frames = np.ascontiguousarray(video.frames)
         return ("frames", video.fps, frames.shape, frames.dtype.str, hashlib.sha256(frames.data).digest())
     return None
-
-
-PIPELINE_REGISTRY.register_pipeline(
-    TASK, pipeline_class=VideoMomentRetrievalPipeline, pt_model=AutoModel, type="multimodal"
-)
-# By this mark `save_pretrained` would copy this file beside the model. Models are saved with the pipeline that works without shine_hf.
-del VideoMomentRetrievalPipeline._registered_impl

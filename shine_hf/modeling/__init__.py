@@ -1,10 +1,8 @@
-"""The networks. Importing this package registers them with the Auto classes of transformers.
+"""The networks and their processor.
 
 The folder is copied into every pushed model repository (`auto_map`), so its files import each other with `from .x import …` and
-nothing else of shine_hf.
+nothing else of shine_hf. `shine_hf/registration.py` registers the classes with the Auto classes of transformers.
 """
-
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
 
 from .configuration_moment_detr import MomentDetrConfig
 from .configuration_qd_detr import QDDetrConfig
@@ -13,23 +11,15 @@ from .modeling_moment_retrieval import MomentRetrievalModelOutput, MomentRetriev
 from .modeling_qd_detr import QDDetrForMomentRetrieval, QDDetrModel
 from .processing_moment_retrieval import MomentRetrievalProcessor
 
-# There is no Auto class for moment retrieval, so `AutoModel` gives the model with heads.
+# What `save_pretrained` writes into `auto_map`.
 for config_class, model_class in (
     (QDDetrConfig, QDDetrForMomentRetrieval),
     (MomentDetrConfig, MomentDetrForMomentRetrieval),
 ):
-    AutoConfig.register(config_class.model_type, config_class)
-    AutoModel.register(config_class, model_class)
-    AutoFeatureExtractor.register(config_class, MomentRetrievalProcessor)
-    AutoProcessor.register(config_class, MomentRetrievalProcessor)
     config_class.register_for_auto_class()
     model_class.register_for_auto_class("AutoModel")
-# The Trainer takes every `ProcessorMixin` for the owner of a tokenizer, hence a feature extractor.
+# As a feature extractor: the Trainer takes every `ProcessorMixin` for the owner of a tokenizer.
 MomentRetrievalProcessor.register_for_auto_class("AutoFeatureExtractor")
-
-# Registers the pipeline too, so that `pipeline("video-moment-retrieval", …)` works once a model name was touched. Last, since it takes
-# its names from here; the one import that points outwards, in a file that is not copied into model repositories.
-from ..inference import pipeline as _pipeline  # noqa: E402, F401
 
 __all__ = [
     "MomentDetrConfig",
