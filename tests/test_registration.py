@@ -76,3 +76,8 @@ def test_import_stays_cheap():
     python(
         "import sys, shine_hf\nassert not {'torch', 'transformers', 'numpy'} & set(sys.modules), sorted(sys.modules)"
     )
+
+
+def test_saving_a_model_may_be_the_first_that_imports_pipelines(tmp_path):
+    python("import sys, shine_hf\nshine_hf.QDDetrConfig().save_pretrained(sys.argv[1])", tmp_path)
+    python("import shine_hf.modeling.pipeline_moment_retrieval\nimport shine_hf.inference.pipeline")
