@@ -57,7 +57,11 @@ def _seconds(store: FeatureStore, durations: Mapping[str, float]) -> str:
     measured = seconds_per_row(store, durations)
     parts = [f"{store.clip_length:g} as recorded"] if store.clip_length is not None else []
     parts += [f"{measured:.3g} by the durations of the videos (median)"] if measured is not None else []
-    return ", ".join(parts) or "not known: give the annotations with --dataset"
+    if parts:
+        return ", ".join(parts)
+    return "not known: " + (
+        "no key is a video of the annotations" if durations else "give the annotations with --dataset"
+    )
 
 
 def _sample(keys: list[str]) -> list[str]:
