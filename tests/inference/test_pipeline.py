@@ -202,3 +202,20 @@ def test_an_encoder_of_another_width_is_refused(film):
         ValueError, match=f"{video_encoder('pixels:size=3').dim} channels, but the model was built for {DIM}"
     ):
         find(video=film, query="a red star")
+
+
+def test_whatever_counts_as_a_video(find, film):
+    """The same moments from a path, bytes, a value of a `datasets` column, and decoded frames."""
+    from shine_hf.encoders.video_reader import read_clips
+    from shine_hf.encoders.video_source import VideoFrames
+
+    expected = find(video=str(film), query="a red circle")
+    content = film.read_bytes()
+    for video in (film, content, {"path": None, "bytes": content}, {"path": str(film), "bytes": None}):
+        assert find(video=video, query="a red circle") == expected
+    frames = np.concatenate(list(read_clips(film, 0.25, 1)))
+    found = find(video=[VideoFrames(frames, fps=4), content], query="a red circle")
+    assert found[1] == expected
+    np.testing.assert_allclose(found[0]["saliency"], expected["saliency"], atol=0.05)
+    with pytest.raises(ValueError, match="give their rate"):
+        find(video=frames, query="a red circle")
