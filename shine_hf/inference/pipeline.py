@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,6 +43,7 @@ class VideoMomentRetrievalPipeline(MomentRetrievalPipeline):
         self._video_encoder = video_encoder or self.model.config.video_encoder
         self._text_encoder = text_encoder or self.model.config.text_encoder
         self._kept_videos = kept_videos
+        self._lock = threading.Lock()
         self._kept: OrderedDict[tuple, tuple[np.ndarray, float | None]] = OrderedDict()
 
     def encode_video(
@@ -64,9 +66,10 @@ class VideoMomentRetrievalPipeline(MomentRetrievalPipeline):
                 raise ValueError("frames do not say how fast they follow each other; give their rate, e.g. fps=25")
             video = VideoFrames(video, fps)
         key = self._kept_videos and _identity(video)
-        if key and key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
+        with self._lock:
+            if key and key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
         clip_length = self.feature_extractor.clip_length
         with open_video(video) as source:
             features = encoder.encode_video(source, clip_length, progress=progress)
@@ -74,9 +77,10 @@ class VideoMomentRetrievalPipeline(MomentRetrievalPipeline):
         if duration <= (len(features) - 1) * clip_length:
             duration = None  # The header is wrong: there are more frames than it promises.
         if key:
-            self._kept[key] = features, duration
-            while len(self._kept) > self._kept_videos:
-                self._kept.popitem(last=False)
+            with self._lock:
+                self._kept[key] = features, duration
+                while len(self._kept) > self._kept_videos:
+                    self._kept.popitem(last=False)
         return features, duration
 
     def encode_text(self, sentences: Sequence[str]) -> list[np.ndarray]:

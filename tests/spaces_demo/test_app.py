@@ -20,11 +20,15 @@ def ask(server, tmp_path, video, query="a red star", counters="a blue star\n\na 
 
 
 def test_from_upload_to_moments_and_cut(server, find, film, tmp_path):
-    figure, table, moment = ask(server, tmp_path, film)
+    figure, table, sentences, moment = ask(server, tmp_path, film)
     expected = find(video=film, query="a red star", top_k=5)["moments"]
-    assert table["headers"] == ["start (s)", "end (s)", "score"]
+    assert table["headers"] == ["", "start (s)", "end (s)", "score"]
     rows = [[round(best[key], 2) for key in ("start", "end", "score")] for best in expected]
-    assert table["data"] == [pytest.approx(row, abs=0.011) for row in rows]
+    assert [row[1:] for row in table["data"]] == [pytest.approx(row, abs=0.011) for row in rows]
+    assert {row[0] for row in table["data"]} == {"▶ play"}
+    ranks = {sentence: rank for sentence, rank in sentences["data"]}
+    assert set(ranks) == {"a red star", "a blue star", "the dog barks"}
+    assert list(ranks.values()) == sorted(ranks.values(), reverse=True) and all(0 <= r <= 100 for r in ranks.values())
     assert figure["type"] == "matplotlib" and figure["plot"].startswith("data:image")
     length = rows[0][1] - rows[0][0]
     assert video_duration(moment) == pytest.approx(length, abs=0.2)
@@ -36,9 +40,9 @@ def test_two_visitors_at_once_get_their_own_answers(server, find, film, tmp_path
     jobs = [(tmp_path / "one", film, "a red star"), (tmp_path / "two", other, "the dog barks")] * 3
     with ThreadPoolExecutor(2) as pool:
         answers = list(pool.map(lambda job: ask(server, *job, ""), jobs))
-    for (_, video, query), (_, table, _) in zip(jobs, answers):
+    for (_, video, query), (_, table, _, _) in zip(jobs, answers):
         best = find(video=video, query=query, top_k=1)["moments"][0]
-        assert table["data"][0] == pytest.approx([best["start"], best["end"], best["score"]], abs=0.011)
+        assert table["data"][0][1:] == pytest.approx([best["start"], best["end"], best["score"]], abs=0.011)
 
 
 def test_what_is_wrong_is_shown_without_paths_of_the_server(server, film, tmp_path):
@@ -69,17 +73,17 @@ def test_a_cut_shows_its_part_of_the_video(app, film):
     levels = [clip.mean() for clip in read_clips(path, 0.5, 1)]
     # The film grows lighter by 32 levels per second; H.264 keeps gray within a few.
     assert levels == pytest.approx([72, 88, 104, 120], abs=8)
-    # A moment of no length is a single frame, one behind the end the last.
+    # A moment of no length is a single frame, one after the end the last.
     assert video_duration(app.cut(str(film), 3.0, 3.0)) == pytest.approx(1 / app.CUT_FPS, abs=0.05)
     shutil.rmtree(Path(path).parent)
-    # Where a row of another video's table was clicked, say.
+    # E.g. where a row of another video's table was clicked.
     with pytest.raises(ValueError, match=r"ends before 100\.0 s"):
         app.cut(str(film), 100.0, 110.0)
 
 
 def test_a_click_cuts_the_moment_of_its_row(app, film):
     event = gr.SelectData(None, {"index": [1, 0], "value": 1.0})
-    path = app.cut_chosen(str(film), [[0.0, 8.0, 0.9], [1.0, 2.5, 0.2]], event)
+    path = app.cut_chosen(str(film), [["▶ play", 0.0, 8.0, 0.9], ["▶ play", 1.0, 2.5, 0.2]], event)
     assert video_duration(path) == pytest.approx(1.5, abs=0.05)
     shutil.rmtree(Path(path).parent)
 
@@ -90,6 +94,6 @@ def test_examples_can_be_asked(app, find, tmp_path):
     for _, query, counters in examples:
         assert len(counters.splitlines()) == 3 and query not in counters.splitlines()
     video, query, counters = examples[0]
-    _, rows, moment = app.find_moments(find, video, query, counters)
-    assert rows and Path(moment).is_file()
+    _, rows, sentences, moment = app.find_moments(find, video, query, counters)
+    assert rows and len(sentences) == 4 and Path(moment).is_file()
     shutil.rmtree(Path(moment).parent)
