@@ -7,8 +7,7 @@ Auto classes, and the task "video-moment-retrieval" to `pipeline` (see registrat
 import importlib
 
 from .registration import install
-
-__version__ = "0.1.0"
+from .version import __version__
 
 _HOME = {
     "shine_hf.modeling": (

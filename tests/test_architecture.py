@@ -1,8 +1,10 @@
-"""The rules of the house that a machine can check: who imports whom, and what an import costs."""
+"""The rules that a machine can check: who imports whom, what an import costs, and that the public names exist."""
 
 import ast
+import graphlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,58 +12,108 @@ import pytest
 import shine_hf
 
 PACKAGE = Path(shine_hf.__file__).parent
-# Folder or module -> what of shine_hf it may import. Everything may import itself.
+# A room is a folder or a module of the package. Each may import itself and these.
+FOUNDATION = {"version", "schema", "specs", "io"}
 ALLOWED = {
+    "version": set(),
+    "schema": set(),
+    "io": set(),
+    "specs": {"io"},
     "modeling": set(),
-    "options": set(),
     "losses": {"modeling"},
-    "metrics": set(),
-    "negatives": {"data", "options"},
-    "encoders": {"options"},
-    "visualization": {"metrics"},
-    "conversion": {"modeling"},
-    "data": {"modeling", "encoders", "negatives", "options"},
-    "training": {"modeling", "losses", "metrics", "data", "encoders", "visualization", "hub"},
-    "inference": {"modeling", "encoders", "data"},
-    "hub": {"metrics", "data", "negatives", "modeling", "visualization"},
-}
-FILES = sorted(PACKAGE.rglob("*.py"))
+    "encoders": {"io", "specs"},
+    "features": {"version", "io", "specs", "encoders"},
+    "metrics": {"schema", "features"},
+    "negatives": {"schema", "specs", "io"},
+    "shapes_cg": {"schema", "specs", "io", "encoders"},
+    "data": FOUNDATION | {"modeling", "encoders", "features", "negatives"},
+    "plots": {"schema", "io", "metrics"},
+    "inference": {"specs", "io", "modeling", "encoders", "features", "metrics", "plots"},
+    "registration": {"inference"},
+    "cards": FOUNDATION | {"encoders", "features", "metrics", "negatives", "data", "plots"},
+    "hub": FOUNDATION | {"encoders", "features", "data", "cards"},
+    "builders": FOUNDATION | {"negatives", "data", "cards", "hub"},
+    "training": FOUNDATION | {"modeling", "losses", "encoders", "features", "metrics", "data", "plots", "inference", "cards", "hub"},
+    "conversion": FOUNDATION | {"modeling", "encoders", "features", "metrics", "data", "inference"},
+}  # fmt: skip
+# The command line and the public names stand above everything, and nothing imports them.
+ALLOWED["cli"] = ALLOWED["__init__"] = set(ALLOWED)
 
 
-def imported(path: Path) -> set[str]:
-    """First parts below shine_hf of everything that a file imports, relative or absolute, lazily or not."""
-    package = ["shine_hf", *path.relative_to(PACKAGE).parts[:-1]]
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = []
+def module_name(path: Path) -> str:
+    parts = ["shine_hf", *path.relative_to(PACKAGE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def nodes_of(tree: ast.AST, for_types: bool) -> Iterator[ast.AST]:
+    """All nodes; without `for_types`, none of what `if TYPE_CHECKING` hides from the interpreter."""
+    for node in ast.iter_child_nodes(tree):
+        if for_types or not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield node
+            yield from nodes_of(node, for_types)
+
+
+def imported_names(name: str, for_types: bool) -> Iterator[str]:
+    """What a module imports: at the top or inside of functions, relative or absolute, or by name."""
+    path = MODULES[name]
+    package = (name if path.name == "__init__.py" else name.rpartition(".")[0]).split(".")
+    for node in nodes_of(ast.parse(path.read_text(encoding="utf-8")), for_types):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
-            names = [f"{module}.{alias.name}" for alias in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("shine_hf.")}
-    return found
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield from (arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_one_way(path):
-    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    if room in ("cli", "__init__"):
-        return
-    others = imported(path) - {room, "__version__"}
-    if path == PACKAGE / "modeling" / "__init__.py":
-        # Registers the pipeline with transformers, as it does the models.
-        others -= {"inference"}
-    assert others <= ALLOWED[room], f"{path.name} imports {others - ALLOWED[room]}"
+def imports(name: str, for_types: bool = True) -> set[str]:
+    """The modules of the package that a module imports."""
+    found = set()
+    for imported in imported_names(name, for_types):
+        if imported.split(".")[0] == "shine_hf":
+            found.add(imported if imported in MODULES else imported.rpartition(".")[0])
+    return found - {name}
+
+
+def room(name: str) -> str:
+    return (name.split(".") + ["__init__"])[1]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_stay_within_the_table(name):
+    others = {room(imported) for imported in imports(name)} - {room(name)}
+    assert others <= ALLOWED[room(name)], f"{name} imports {', '.join(sorted(others - ALLOWED[room(name)]))}"
+
+
+def test_table_has_no_circle():
+    rooms = {room_: others - {room_} for room_, others in ALLOWED.items() if room_ not in ("cli", "__init__")}
+    assert set().union(*rooms.values()) <= rooms.keys()
+    graphlib.TopologicalSorter(rooms).prepare()
+
+
+def test_every_room_is_in_the_table():
+    assert {room(name) for name in MODULES} == ALLOWED.keys()
+
+
+def test_files_import_each_other_without_a_circle():
+    """Apart from what a package's `__init__` collects of its own files."""
+    graph = {}
+    for name, path in MODULES.items():
+        graph[name] = {other for other in imports(name, for_types=False) if not name.startswith(f"{other}.")}
+        if path.name == "__init__.py":
+            graph[name] = {other for other in graph[name] if not other.startswith(f"{name}.")}
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 def test_modeling_is_flat_and_relative():
     """The folder is copied into model repositories, which only works for `from .x import …`."""
     assert not [path for path in (PACKAGE / "modeling").iterdir() if path.is_dir() and path.name != "__pycache__"]
     for path in (PACKAGE / "modeling").glob("*.py"):
-        if path.name == "__init__.py":
-            continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom):
                 assert node.level <= 1 and not (node.module or "").startswith("shine_hf"), path.name

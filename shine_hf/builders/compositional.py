@@ -106,7 +106,7 @@ class CompositionalNegatives(datasets.GeneratorBasedBuilder):
         if config.negatives_files:
             return {"files": {Path(file).name: read_provenance(file) for file in config.negatives_files}}
         if config.generator:
-            from .. import __version__
+            from ..version import __version__
             from ..negatives.language.masking import RATIOS_OF_DATASET
             from ..negatives.language.tagging import Tagger
 

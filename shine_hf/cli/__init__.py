@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from .. import __version__
+from ..version import __version__
 from .parser import CommandParser
 
 COMMANDS = {

@@ -13,7 +13,7 @@ import numpy as np
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from .. import __version__
+from ..version import __version__
 from .arrow import ArrowArrays, write_arrow
 
 if TYPE_CHECKING:

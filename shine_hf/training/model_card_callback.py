@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from transformers import PreTrainedConfig, TrainerCallback
 
-from .. import __version__
+from ..version import __version__
 from ..cards.model_card import DataFacts, ModelFacts, SaliencyExample, public_settings
 from ..schema import VALIDATION
 
