@@ -106,9 +106,9 @@ class CompositionalNegatives(datasets.GeneratorBasedBuilder):
         if config.negatives_files:
             return {"files": {Path(file).name: read_provenance(file) for file in config.negatives_files}}
         if config.generator:
-            from ..version import __version__
             from ..negatives.language.masking import RATIOS_OF_DATASET
             from ..negatives.language.tagging import Tagger
+            from ..version import __version__
 
             return {
                 "generator": config.generator,

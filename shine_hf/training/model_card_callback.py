@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 import torch
 from transformers import PreTrainedConfig, TrainerCallback
 
-from ..version import __version__
 from ..cards.model_card import DataFacts, ModelFacts, SaliencyExample, public_settings
 from ..schema import VALIDATION
+from ..version import __version__
 
 # Accelerate's names of mixed precision.
 PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": "float8"}
