@@ -12,10 +12,10 @@ import yaml
 from transformers import HfArgumentParser, PreTrainedConfig
 
 from ..data.loading import DataArguments
-from ..modeling import MomentDetrConfig, QDDetrConfig
+from ..modeling import QDDetrConfig
+from .setup import CONFIGS
 from .training_args import ShineTrainingArguments
 
-CONFIGS = {config.model_type: config for config in (QDDetrConfig, MomentDetrConfig)}
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 

@@ -9,7 +9,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel, set_seed
 
 from ..cards.model_card import describe_data, public_settings
@@ -33,7 +32,8 @@ from ..schema import VALIDATION, canonical_split
 from .checkpoints import is_complete, last_complete_checkpoint, missing_state, restore_best_model
 from .memory import keep_freed_memory
 from .model_card_callback import ModelCardCallback
-from .recipe import CONFIGS, Recipe
+from .recipe import Recipe
+from .setup import CONFIGS, new_model
 from .stop_on_signal import TrainingStopped
 from .trainer import ShineTrainer
 
@@ -113,18 +113,7 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
         config_class = CONFIGS[recipe.model.model]
         clip_length = config_overrides.get("clip_length", config_class.clip_length)
         videos = video_store(data, all_splits, clip_length)
-        settings = {
-            "video_dim": videos.dim,
-            "text_dim": texts.dim,
-            "video_feature_dims": videos.dims if len(videos.dims) > 1 else None,
-            "video_encoder": videos.public_spec,
-            "text_encoder": texts.public_spec,
-            **config_overrides,
-        }
-        try:
-            model = AutoModel.from_config(config_class(**settings))
-        except StrictDataclassError as error:
-            raise ValueError(str(error.__cause__ or error)) from error
+        model = new_model(recipe.model.model, videos, texts, **config_overrides)
     else:
         model.config.text_encoder = texts.public_spec
         videos = video_store(data, all_splits, model.config.clip_length)

@@ -7,14 +7,17 @@ import functools
 import math
 import os
 from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from accelerate.utils import gather_object
+from torch import nn
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, IntervalStrategy
-from transformers.trainer_utils import EvalLoopOutput, has_length, seed_worker
+from transformers import EvalPrediction, IntervalStrategy, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput, has_length, number_of_arguments, seed_worker
 
 from ..losses import ShineLoss
+from ..modeling import MomentRetrievalProcessor
 from .callbacks import SetEpochCallback, StopWithoutProgress, selection_metric
 from .checkpointing_trainer import CheckpointingTrainer
 from .cpu_kernels import fast_cpu_kernels
@@ -23,9 +26,9 @@ from .example_recorder import ExampleRecorder
 from .loss_watch import LossWatch, describe
 from .model_card_callback import SPEED_METRICS
 from .sampling import longest_first, restore_order, training_sampler
+from .setup import complete_arguments, read_rows, set_up
 from .step_loss import LOSS, ROWS, StepLoss, divide, totals
 from .stop_on_signal import ignore_foreign_signals
-from .training_args import ShineTrainingArguments
 
 CONFIDENCE = 0.95  # Of the intervals of the saliency order.
 STEPS = "steps"
@@ -39,33 +42,74 @@ class ShineTrainer(CheckpointingTrainer):
     `negative_saliency_scores (B, N, T)` and `pred_spans (B, Q, 2)`; `loss`, `loss_dict` and `logits (B, Q, 2)` are used if they are there.
 
     Args:
-        model, args, data_collator, train_dataset, eval_dataset: As of `Trainer`; the datasets have the columns of the schema.
-        processing_class (`MomentRetrievalProcessor`): Turns outputs into moments, and is saved with the model.
+        model (`str` or `nn.Module`): `"qd_detr"` or `"moment_detr"` for a new model, a folder or repository of a trained one, or a model.
+        args (`TrainingArguments`): Plain ones get the defaults of [`ShineTrainingArguments`] for what they lack.
+        data_collator (`DataCollatorForMomentRetrieval`, *optional*): Built from the features if left out.
+        train_dataset, eval_dataset: Rows with the columns of the schema: datasets of `datasets` in any format, streams, or torch datasets.
+            `eval_dataset` may be a dict of them.
+        processing_class (`MomentRetrievalProcessor`, *optional*): Turns outputs into moments, and is saved with the model.
+        video_features (`str`, list of `str`, or mapping): Clip features of each `vid`: a folder, a file, or another specification of
+            [`FeatureStore.from_spec`]; or `features[vid]` -> `(T, Dv)`.
+        text_features (`str` or callable, *optional*): Token features of the queries, see [`TextFeatures.from_spec`]; by default those that a
+            trained model was trained with, and `words:` for a new one.
         shine_loss (`ShineLoss`, *optional*): The ranking losses; by default those that `args` describe.
         card (`ModelCardCallback`, *optional*): Collects what the model card says; pass one that knows the data.
+
+    Raises:
+        ValueError: if there is neither `data_collator` nor `video_features`, and for rows or features that do not fit.
+
+    Example:
+        >>> trainer = ShineTrainer(
+        ...     model="qd_detr",
+        ...     args=ShineTrainingArguments(output_dir="trained"),
+        ...     train_dataset=load_dataset("json", data_files="train.jsonl")["train"],
+        ...     video_features="FEATURES",
+        ...     text_features="words:",
+        ... )
+        >>> trainer.train()
     """
 
     def __init__(
         self,
-        model=None,
-        args: ShineTrainingArguments | None = None,
+        model: str | nn.Module | None = None,
+        args: TrainingArguments | None = None,
         data_collator=None,
         train_dataset=None,
         eval_dataset=None,
-        processing_class=None,
+        processing_class: MomentRetrievalProcessor | None = None,
+        video_features: str | Sequence[str] | Mapping | None = None,
+        text_features: str | Callable | None = None,
         shine_loss: ShineLoss | None = None,
-        compute_metrics=None,
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
+        model_init: Callable[..., nn.Module] | None = None,
         **kwargs,
     ):
-        processing_class = processing_class or data_collator.processor
+        if args is None:
+            raise ValueError(
+                "args are needed, at least with the folder to write to: ShineTrainingArguments(output_dir=…)"
+            )
+        args = complete_arguments(args)
+        self._owns_collator = data_collator is None
+        if self._owns_collator:
+            if video_features is None:
+                raise ValueError(
+                    'video_features are needed, e.g. video_features="FOLDER", or a data_collator that has features'
+                )
+            if model is None and model_init is None:
+                raise ValueError('a model is needed: "qd_detr", "moment_detr", a folder or repository, or a model')
+            like = model if model_init is None else model_init(*[None] * number_of_arguments(model_init))
+            built = set_up(like, args, train_dataset, eval_dataset, video_features, text_features, processing_class)
+            data_collator, train_dataset, eval_dataset = built.collator, built.train_dataset, built.eval_dataset
+            model = None if model_init is not None else built.model
         super().__init__(
             model=model,
             args=args,
             data_collator=data_collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            processing_class=processing_class,
+            processing_class=processing_class or data_collator.processor,
             compute_metrics=self._in_callers_order(compute_metrics or self.compute_moment_metrics),
+            model_init=model_init,
             **kwargs,
         )
         self._shine_loss = shine_loss
@@ -218,6 +262,9 @@ class ShineTrainer(CheckpointingTrainer):
         """Return the loader of the training rows, in an order that does not depend on the number of processes and accumulated batches."""
         if self.train_dataset is None:
             raise ValueError("ShineTrainer: training needs a train_dataset")
+        if self._owns_collator:
+            # Read here for the same reason as `shine_loss`.
+            self.data_collator.hard_negatives = self.args.fine_weight > 0
         rows_of_step = self.get_total_train_batch_size(self.args)
         sampler = training_sampler(self.train_dataset, self.args, rows_of_step, lambda: int(self.state.epoch or 0))
         seed_workers = functools.partial(
@@ -232,7 +279,7 @@ class ShineTrainer(CheckpointingTrainer):
         if eval_dataset is None or isinstance(eval_dataset, str):
             rows = self.eval_dataset[eval_dataset] if eval_dataset is not None else self.eval_dataset
         else:
-            rows = eval_dataset
+            rows = read_rows(eval_dataset, "eval_dataset") if self._owns_collator else eval_dataset
         if rows is None:
             raise ValueError("ShineTrainer: evaluation needs an eval_dataset")
         collator = self.data_collator
@@ -264,6 +311,8 @@ class ShineTrainer(CheckpointingTrainer):
             drop_last=args.dataloader_drop_last and is_training,
             worker_init_fn=functools.partial(ignore_foreign_signals, worker_init_fn),
         )
+        # Each process reads its share of a stream: batches that one reads for all hold tensors only, and ours have qids.
+        self.accelerator.dataloader_config.dispatch_batches = False
         return self.accelerator.prepare(loader)
 
     # ---- evaluation --------------------------------------------------------------------------------------------------
