@@ -15,8 +15,9 @@ from pathlib import Path
 
 from shine_hf.encoders import video_encoder
 from shine_hf.encoders.extract import extract_features
+from shine_hf.encoders.sampling import import_av
 from shine_hf.encoders.video_base import read_batches
-from shine_hf.encoders.video_reader import import_av, video_duration
+from shine_hf.encoders.video_reader import video_duration
 
 
 def main() -> None:

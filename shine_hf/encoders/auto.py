@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from .pixel_settings import pixel_settings, preprocessor_values
+from .sampling import Sampling
 from .video_base import VideoEncoder
-from .video_reader import Sampling
 
 _DEFAULT_VIDEO_FRAMES = 16
 _DEFAULT_IMAGE_FRAMES = 1

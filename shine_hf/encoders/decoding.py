@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import DataLoader, IterableDataset
 
+from .sampling import Sampling
 from .video_base import VideoEncoder, read_batches
-from .video_reader import Sampling
 
 # Batches that a worker decodes ahead.
 _AHEAD = 2

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .video_reader import Sampling, scale_clips
+from .sampling import Sampling, scale_clips
 
 _FILES = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
 # Values of PIL.Image.Resampling.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .sampling import Sampling
 from .video_base import VideoEncoder
-from .video_reader import Sampling
 
 
 class PixelEncoder(VideoEncoder):

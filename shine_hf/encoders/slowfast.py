@@ -16,8 +16,8 @@ from torch import nn
 
 from .auto import default_device
 from .pixel_settings import PixelSettings
+from .sampling import Sampling
 from .video_base import VideoEncoder
-from .video_reader import Sampling
 
 FAST_FRAMES, ALPHA = 32, 4
 _BLOCKS = (3, 4, 6, 3)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from .video_reader import Sampling, read_samples, video_duration
+from .sampling import Sampling
+from .video_reader import read_samples, video_duration
 from .video_source import open_video, video_name
 
 # Fewer clips than `batch_clips` are read at once where their frames would take more: those of a 4K film are 25 MB each.

@@ -15,13 +15,13 @@ _SHORTEST, _LONGEST = 3, 5
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-case words and signs of a caption."""
+    """Return the lower-case words and signs of a caption."""
     return _TOKEN.findall(text.lower())
 
 
 @lru_cache(maxsize=65536)
 def word_vector(word: str, dim: int, seed: int = 0) -> np.ndarray:
-    """Unit vector `(dim,)` of a word: the mean of fixed random vectors of its character n-grams and of the whole word.
+    """Return the unit vector `(dim,)` of a word: the mean of fixed random vectors of its character n-grams and of the word itself.
 
     The ends are marked and prefixes count twice as much as the rest, since English inflects at the end.
     """
@@ -62,7 +62,7 @@ class WordsTextEncoder:
         return f"words:dim={self.dim},seed={self.seed}"
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token features `(L, dim)` float32 of each text, L its number of words and signs.
+        """Return token features `(L, dim)` float32 of each text, L its number of words and signs.
 
         Raises:
             ValueError: for a text without a word.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..encoders.video_reader import import_av
+from ..encoders.sampling import import_av
 from ..io import atomic_file
 from .events import Event, ShapesVideo, caption
 

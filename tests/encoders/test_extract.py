@@ -1,4 +1,4 @@
-"""Features of a folder of videos: whole, resumable, and the same as inference computes."""
+"""Features of a folder of videos: complete, resumable, and the same as inference computes."""
 
 import json
 import sys

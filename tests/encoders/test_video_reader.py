@@ -103,8 +103,8 @@ def test_sound_and_still_images_are_no_videos(tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "still.png")
     (tmp_path / "notes.txt").write_text("A text file, which FFmpeg plays as an animation of letters.\n" * 20)
     write_video(tmp_path / "song.mp4", [gray(9)], codec="mjpeg", audio=1, cover=True)
-    whole = write_video(tmp_path / "whole.mp4", [gray(9)] * 8, options={"movflags": "faststart"})
-    (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[:200])
+    complete = write_video(tmp_path / "complete.mp4", [gray(9)] * 8, options={"movflags": "faststart"})
+    (tmp_path / "cut.mp4").write_bytes(complete.read_bytes()[:200])
     messages = {
         "sound.mp4": "holds only sound",
         "song.mp4": "holds only sound",
@@ -132,7 +132,7 @@ def test_a_playlist_opens_no_other_file(tmp_path):
 def test_what_is_left_of_a_truncated_file_is_used_with_a_warning(tmp_path, caplog):
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 255, (32, 48, 3), dtype=np.uint8) for _ in range(40)]
-    path = write_video(tmp_path / "whole.mp4", frames, options={"movflags": "faststart"})
+    path = write_video(tmp_path / "complete.mp4", frames, options={"movflags": "faststart"})
     content = path.read_bytes()
     (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])
     with caplog.at_level(logging.WARNING):
@@ -158,9 +158,9 @@ def test_damaged_packets_are_passed_over(tmp_path, caplog):
 
 
 def test_a_damaged_beginning_does_not_shift_the_times(tmp_path):
-    whole = write_video(tmp_path / "whole.mkv", [gray(20 * i) for i in range(12)], fps=1, gop=1)
+    complete = write_video(tmp_path / "complete.mkv", [gray(20 * i) for i in range(12)], fps=1, gop=1)
     damaged = tmp_path / "damaged.mkv"
-    with av.open(str(whole)) as source, av.open(str(damaged), "w") as target:
+    with av.open(str(complete)) as source, av.open(str(damaged), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         decoded = 0
         for packet in source.demux(video=0):
@@ -178,11 +178,11 @@ def test_a_damaged_beginning_does_not_shift_the_times(tmp_path):
 
 
 def test_what_a_trimmed_file_hides_does_not_shift_the_times(tmp_path):
-    # As phones trim: all packets since the last whole picture stay in the file, and an edit list says where the picture begins.
-    whole = write_video(tmp_path / "whole.mp4", [gray(20 * i) for i in range(12)], fps=1)
+    # As phones trim: all packets since the last complete picture stay in the file, and an edit list says where the picture begins.
+    complete = write_video(tmp_path / "complete.mp4", [gray(20 * i) for i in range(12)], fps=1)
     trimmed = tmp_path / "trimmed.mp4"
     with (
-        av.open(str(whole)) as source,
+        av.open(str(complete)) as source,
         av.open(str(trimmed), "w", options={"avoid_negative_ts": "disabled"}) as target,
     ):
         stream = target.add_stream_from_template(source.streams.video[0])
@@ -214,7 +214,7 @@ def test_a_clock_that_does_not_start_at_zero(tmp_path):
 
 
 def test_the_length_of_the_sound_is_not_that_of_the_picture(tmp_path):
-    """Matroska states one length for the whole file."""
+    """Matroska states one length for the entire file."""
     path = write_video(tmp_path / "sound.mkv", [gray(20 * i) for i in range(4)], audio=40)
     assert video_duration(path) == pytest.approx(1.0, abs=0.05)
 
