@@ -1,4 +1,4 @@
-"""The paper's own loss terms: pure functions of tensors, and [`ShineLoss`], which adds them up."""
+"""The loss terms of the SHINE paper as pure functions of tensors, and [`ShineLoss`], which adds them up."""
 
 from .coarse_ranking import CoarseRankingLoss, coarse_ranking_loss
 from .fine_ranking import fine_ranking_loss

@@ -8,7 +8,7 @@ from ..modeling.moment_retrieval_loss import is_inside, masked_mean
 
 
 class CoarseRankingLoss(NamedTuple):
-    """The two terms, scalars (their sum is the paper's coarse loss) or one value per sample."""
+    """The two terms: scalars, whose sum is the coarse loss of the paper, or one value per sample."""
 
     intra: torch.Tensor
     inter: torch.Tensor
@@ -43,7 +43,7 @@ def coarse_ranking_loss(
 
     Returns:
         Scalars, each a mean over the samples that have the term. A sample without any clip inside has none. Where no clip is outside
-        (a moment over the whole video) the first clip stands in for it, as in the public code.
+        (a moment over the entire video) the first clip is used, as in the public code.
 
     Raises:
         ValueError: for a divisor below 1.
@@ -64,7 +64,7 @@ def coarse_ranking_loss(
 def coarse_ranking_rows(
     saliency_labels: torch.Tensor, video_attention_mask: torch.Tensor, irrelevant_mask: torch.Tensor | None = None
 ) -> CoarseRankingLoss:
-    """Which samples have which term of [`coarse_ranking_loss`]: `(B,)` bool each."""
+    """Return which samples have which term of [`coarse_ranking_loss`], `(B,)` bool each."""
     has_moment = (is_inside(saliency_labels) & video_attention_mask.bool()).any(dim=1)
     return CoarseRankingLoss(
         has_moment, has_moment if irrelevant_mask is None else has_moment & irrelevant_mask.bool()
@@ -81,7 +81,7 @@ def coarse_ranking_hinges(
     inter_margin: float,
     top_k_divisor: int,
 ) -> CoarseRankingLoss:
-    """The two hinges of each sample, `(B,)` each, before the mean of [`coarse_ranking_loss`]; numbers of samples without the term mean nothing."""
+    """Return the two hinges of each sample, `(B,)` each, for [`coarse_ranking_loss`] to average. Samples without the term have arbitrary numbers."""
     if top_k_divisor < 1:
         raise ValueError(f"top_k_divisor must be at least 1, got {top_k_divisor}")
     scores, irrelevant = saliency_scores.float(), irrelevant_saliency_scores.float()
@@ -101,7 +101,7 @@ def coarse_ranking_hinges(
 
 
 def _mean_of_highest(scores: torch.Tensor, mask: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-    """Mean of the k highest scores that `mask` keeps: `(B, T)`, `(B, T)`, `(B, 1)` -> `(B,)`. The mask keeps at least k, or none."""
+    """Return the mean of the k highest scores that `mask` keeps (at least k, or none): `(B, T)`, `(B, T)`, `(B, 1)` -> `(B,)`."""
     highest = scores.masked_fill(~mask, -torch.inf).sort(dim=1, descending=True).values
     rank = torch.arange(scores.shape[1], device=scores.device)
     return masked_mean(highest, (rank < k) & mask.any(dim=1, keepdim=True), 1)

@@ -27,9 +27,9 @@ def fine_ranking_loss(
 
     $$ L = \sum_{n=1}^{N} \max(0, m_n + d_{n-1} - d_n) $$
 
-    These are the paper's distances. Only at a saliency around 0 do they compare like with like: what the base loss of QD-DETR pushes far below it has
-    a large \(d_0\), and the other distances, weighted by a sigmoid near 0, all vanish, with their gradients. `distance="saliency"` is not of the paper: there
-    \(d_n\) is the mean saliency inside the moment, negated, so that whatever is added to all scores changes nothing.
+    These distances are comparable only for saliency around 0. Where the base loss of QD-DETR pushes the saliency far below 0, \(d_0\) is
+    large, while the other distances are weighted by a sigmoid near 0 and vanish, with their gradients. `distance="saliency"` is not from the
+    paper: there \(d_n\) is the negated mean saliency inside the moment, so a constant added to all scores changes nothing.
 
     Args:
         saliency_scores (`(B, T)`): Scores under the query.
@@ -40,7 +40,7 @@ def fine_ranking_loss(
         compare_to: `"previous"` compares each negative with the one before it; `"first"` compares the second and later ones with
             the first.
         distance: `"cross_entropy"` or `"saliency"`, as above.
-        negative_mask (`(B, N)`, *optional*): Which negatives exist. An absent one drops out of the chain: its neighbours are compared.
+        negative_mask (`(B, N)`, *optional*): Which negatives exist. An absent one drops out of the chain: its neighbors are compared.
 
     Returns:
         Scalar: each hinge is averaged over the samples that have it, and the hinges are added up. A sample without any clip inside
@@ -67,7 +67,7 @@ def fine_ranking_loss(
 def fine_ranking_rows(
     saliency_labels: torch.Tensor, video_attention_mask: torch.Tensor, negative_mask: torch.Tensor
 ) -> torch.Tensor:
-    """Which samples have which hinge of [`fine_ranking_loss`]: `(B, N)` bool."""
+    """Return which samples have which hinge of [`fine_ranking_loss`], `(B, N)` bool."""
     has_moment = (is_inside(saliency_labels) & video_attention_mask.bool()).any(dim=1, keepdim=True)
     return negative_mask.bool() & has_moment
 
@@ -83,7 +83,7 @@ def fine_ranking_hinges(
     compare_to: str,
     distance: str,
 ) -> torch.Tensor:
-    """The hinges of each sample, `(B, N)`, before the mean of [`fine_ranking_loss`]; numbers of absent ones mean nothing."""
+    """Return the hinges of each sample, `(B, N)`, for [`fine_ranking_loss`] to average. Absent ones have arbitrary numbers."""
     num_negatives = negative_saliency_scores.shape[1]
     if len(margins) != num_negatives:
         raise ValueError(f"{len(margins)} margins for {num_negatives} negatives: one margin per negative is needed")
@@ -103,7 +103,7 @@ def fine_ranking_hinges(
 def _cross_entropies(
     scores: torch.Tensor, negatives: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor
 ) -> torch.Tensor:
-    """The paper's distances of the query and of each negative, `(B, 1 + N)`."""
+    """Return the distances of the paper for the query and each negative, `(B, 1 + N)`."""
     relevance = scores.sigmoid()
     to_query = masked_mean(-labels * (relevance + _EPS).log(), valid, 1)
     to_negatives = masked_mean(
@@ -115,7 +115,7 @@ def _cross_entropies(
 def _negated_saliency(
     scores: torch.Tensor, negatives: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor
 ) -> torch.Tensor:
-    """Minus the mean saliency inside the moment under the query and under each negative, `(B, 1 + N)`."""
+    """Return the negated mean saliency inside the moment under the query and each negative, `(B, 1 + N)`."""
     inside = (is_inside(labels) & valid).unsqueeze(1)
     return -masked_mean(torch.cat([scores.unsqueeze(1), negatives], dim=1), inside, 2)
 
@@ -124,12 +124,12 @@ DISTANCES = {"cross_entropy": _cross_entropies, "saliency": _negated_saliency}
 
 
 def _index_of_nearer(present: torch.Tensor, compare_to: str) -> torch.Tensor:
-    """Which distance each negative must exceed: `(B, N)` bool -> `(B, N)` index into (query, negative 1, …, negative N)."""
+    """Return which distance each negative must exceed: `(B, N)` bool -> `(B, N)` index into (query, negative 1, …, negative N)."""
     index = torch.arange(1, present.shape[1] + 1, device=present.device) * present
     if compare_to == "previous":
         nearest = index.cummax(dim=1).values
     else:
         first = torch.where(present, index, present.shape[1] + 1).min(dim=1, keepdim=True).values
         nearest = torch.where(index.cummax(dim=1).values > 0, first, 0)
-    # Only negatives in front of each count, so everything moves one place to the right; in front of the first stands the query.
+    # Each negative is compared with what comes before it: shift by one place, with the query in the first.
     return torch.nn.functional.pad(nearest, (1, 0))[:, :-1]

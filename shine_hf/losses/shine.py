@@ -1,4 +1,4 @@
-"""The ranking losses of SHINE together, as one module that any model with saliency scores can be trained with."""
+"""The ranking losses of SHINE in one module, for any model that returns saliency scores."""
 
 import torch
 from torch import nn
@@ -29,10 +29,10 @@ class ShineLoss(nn.Module):
 
     Returns:
         `(total, terms)`: the weighted sum, and `loss_coarse_intra`, `loss_coarse_inter` and `loss_fine` unweighted. The fine loss
-        needs hard negatives: a sample that has the irrelevant query alone has none, and where N = 1 it is left out.
+        needs hard negatives: a sample that only has the irrelevant query has none, and where N = 1 it is left out.
 
-    A batch that is split (accumulated steps, processes) is summed up from [`hinges`], divided by the sum of [`counts`] over the whole of it, and
-    put together by [`weigh`]: a mean of the parts' means would be another number wherever samples lack a term.
+    For a batch that is split over accumulated steps or processes: sum up [`hinges`], divide by the sum of [`counts`] over all parts, and combine
+    with [`weigh`]. The mean of the means of the parts would differ wherever samples lack a term.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class ShineLoss(nn.Module):
     def counts(
         self, saliency_labels: torch.Tensor, video_attention_mask: torch.Tensor, negative_mask: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Which terms each sample has, 0 or 1, `(B, K)` float: K is 1, and for `loss_fine` the number of margins, however few levels the batch has."""
+        """Return which terms each sample has, 0 or 1, `(B, K)` float. K is 1, and for `loss_fine` the number of margins, even if the batch has fewer levels."""
         counts = {}
         if self.coarse_weight:
             rows = coarse_ranking_rows(saliency_labels, video_attention_mask, negative_mask[:, -1])
@@ -92,7 +92,7 @@ class ShineLoss(nn.Module):
         video_attention_mask: torch.Tensor,
         negative_mask: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """Return the hinges of each sample, in the shapes of [`counts`]. What a sample does not have, by its counts, means nothing."""
+        """Return the hinges of each sample, in the shapes of [`counts`]. Where the count is 0, the numbers are arbitrary."""
         hinges = {}
         if self.coarse_weight:
             intra, inter = coarse_ranking_hinges(
@@ -122,7 +122,7 @@ class ShineLoss(nn.Module):
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weight of each term."""
+        """Return the weight of each term."""
         return {
             "loss_coarse_intra": self.coarse_weight,
             "loss_coarse_inter": self.coarse_weight,
@@ -132,10 +132,10 @@ class ShineLoss(nn.Module):
     def weigh(
         self, terms: dict[str, torch.Tensor], between_queries: float = 1.0
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Terms `(K,)` -> their weighted sum, and each of them as a scalar, unweighted.
+        """Return the weighted sum of terms `(K,)`, and each term as a scalar, unweighted.
 
         Args:
-            between_queries: Multiplies the weights of all terms but the intra one, which alone compares clips under the query itself.
+            between_queries: Multiplies the weights of all terms but the intra one, which compares clips under one query.
         """
         terms = {name: values.sum() for name, values in terms.items()}
         total = sum(
@@ -145,7 +145,7 @@ class ShineLoss(nn.Module):
         return total, terms
 
     def _margins(self, levels: int) -> tuple[float, ...]:
-        """Margins for `levels` hard negatives and the irrelevant query."""
+        """Return the margins for `levels` hard negatives and the irrelevant query."""
         if levels >= len(self.fine_margins):
             raise ValueError(
                 f"the batch has {levels} hard negatives, but fine_margins {self.fine_margins} are for "
@@ -154,6 +154,6 @@ class ShineLoss(nn.Module):
         return (*self.fine_margins[:levels], self.fine_margins[-1])
 
     def _by_margin(self, values: torch.Tensor) -> torch.Tensor:
-        """`(B, N)` -> `(B, margins)`: zeros for the levels that the batch does not have, in front of the irrelevant query."""
+        """Insert zeros before the irrelevant query for the levels that the batch does not have: `(B, N)` -> `(B, margins)`."""
         missing = len(self.fine_margins) - values.shape[1]
         return torch.cat([nn.functional.pad(values[:, :-1], (0, missing)), values[:, -1:]], dim=1)

@@ -15,7 +15,7 @@ class MomentRetrievalConfig(PreTrainedConfig):
         video_dim (`int`): Width of the video features, without the two temporal-endpoint features.
         text_dim (`int`): Width of the token features of a query.
         use_tef (`bool`): Append start/T and end/T to each clip, T being the video's own number of clips.
-        hidden_size (`int`): Width of the transformer: even (half of it encodes the centre, half the width of an anchor), and a
+        hidden_size (`int`): Width of the transformer: even (half of it encodes the center, half the width of an anchor), and a
             multiple of `num_attention_heads`.
         num_attention_heads (`int`): Heads of every attention.
         encoder_layers, decoder_layers (`int`): Depth of the encoder and of the decoder.
@@ -28,7 +28,7 @@ class MomentRetrievalConfig(PreTrainedConfig):
         clip_length (`float`): Seconds that one clip covers.
         normalize_features (`bool`): Whether the processor divides each feature type of each clip and token by its L2 norm.
         video_feature_dims (`list[int]`, *optional*): Widths of the feature types that are concatenated to `video_dim`, each
-            normalised on its own; `None` means one type.
+            normalized on its own; `None` means one type.
         video_encoder, text_encoder (`str`, *optional*): Specifications of the encoders that produced the features, for
             inference on raw video and text (see `shine_hf.encoders`).
         auxiliary_loss (`bool`): Whether every decoder layer is supervised, not only the last.
@@ -87,7 +87,7 @@ class MomentRetrievalConfig(PreTrainedConfig):
         implementation = f"pipeline_moment_retrieval.{MomentRetrievalPipeline.__name__}"
         return super().to_diff_dict() | {"custom_pipelines": {TASK: {"impl": implementation, "pt": ["AutoModel"]}}}
 
-    def validate_architecture(self):
+    def validate_architecture(self) -> None:
         """Part of the `@strict` validation: sizes that no model can be built from are refused by name."""
         for name in (
             "video_dim", "text_dim", "hidden_size", "num_attention_heads", "encoder_layers", "decoder_layers",

@@ -1,4 +1,4 @@
-"""Attention, encoder, decoder, projection and position code of all models: written once, here.
+"""Attention, encoders, decoders, projections and positions of all models.
 
 Shapes: B videos (or video-query pairs), T clips, L tokens, Q moment candidates, H hidden channels.
 """
@@ -10,14 +10,15 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .configuration_moment_retrieval import MomentRetrievalConfig
 from .spans import inverse_sigmoid
 
 
 def xavier_linear(in_features: int, out_features: int, gain: float = 1.0, zero_bias: bool = False) -> nn.Linear:
-    """A linear map whose weight is drawn Xavier-uniform, as the DETR family does inside its transformer.
+    """Return a linear layer whose weight is drawn Xavier-uniform, as the DETR family does inside its transformer.
 
-    `gain` scales the weight and `zero_bias` clears the bias. The layer only carries these settings: `_init_weights` of the models draws the
-    weights. It is exactly an `nn.Linear`, because tools such as `quantize_dynamic` skip subclasses.
+    `gain` scales the weight and `zero_bias` clears the bias. The layer only carries these settings; `_init_weights` of the models uses them.
+    It is an `nn.Linear` and no subclass, because tools such as `quantize_dynamic` skip subclasses.
     """
     linear = nn.Linear(in_features, out_features)
     linear.xavier_gain, linear.zero_bias = gain, zero_bias
@@ -25,7 +26,7 @@ def xavier_linear(in_features: int, out_features: int, gain: float = 1.0, zero_b
 
 
 class MLP(nn.Module):
-    """Linear maps with ReLU in between. `xavier` says whether it belongs to the transformer (see [`xavier_linear`])."""
+    """Linear layers with ReLU in between. `xavier`: whether it is part of the transformer (see [`xavier_linear`])."""
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int, num_layers: int, xavier: bool = False):
         super().__init__()
@@ -40,7 +41,7 @@ class MLP(nn.Module):
 
 
 class InputProjection(nn.Module):
-    """Features to hidden states: blocks of layer norm, dropout and linear map, with ReLU between the blocks."""
+    """Project features to hidden states: blocks of layer norm, dropout and linear layer, with ReLU between the blocks."""
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int, dropout: float):
         super().__init__()
@@ -60,7 +61,7 @@ class InputProjection(nn.Module):
 
 
 def append_endpoint_features(video_features: torch.Tensor, video_mask: torch.Tensor) -> torch.Tensor:
-    """`(B, T, D)` and `(B, T)` -> `(B, T, D + 2)`: start/T and end/T of each clip, T the video's own number of clips."""
+    """Append start/T and end/T to each clip, T being the video's own number of clips: `(B, T, D)`, `(B, T)` -> `(B, T, D + 2)`."""
     num_clips = video_mask.sum(dim=1, keepdim=True).clamp(min=1).to(torch.float32)
     start = torch.arange(video_mask.shape[1], device=video_mask.device, dtype=torch.float32) / num_clips
     endpoints = torch.stack([start, start + 1 / num_clips], dim=-1) * video_mask.unsqueeze(-1)
@@ -68,7 +69,7 @@ def append_endpoint_features(video_features: torch.Tensor, video_mask: torch.Ten
 
 
 def sinusoidal_embedding(angle: torch.Tensor, size: int) -> torch.Tensor:
-    """`(...)` angles -> `(..., size)`: sine on even and cosine on odd channels, wavelengths from 2 pi to 20000 pi."""
+    """Embed angles, `(...)` -> `(..., size)`: sine in even and cosine in odd channels, wavelengths from 2 pi to 20000 pi."""
     channel = torch.arange(size, device=angle.device)
     frequency = 10000 ** (2 * (channel // 2) / size)
     angle = angle.unsqueeze(-1).to(torch.float32) / frequency
@@ -76,34 +77,42 @@ def sinusoidal_embedding(angle: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def clip_position_embedding(video_mask: torch.Tensor, size: int) -> torch.Tensor:
-    """`(B, T)` mask -> `(B, T, size)`: position of each clip as a fraction of the video's own length."""
+    """Embed the position of each clip, as a fraction of the video's own length: `(B, T)` mask -> `(B, T, size)`."""
     position = video_mask.to(torch.float32).cumsum(dim=1)
     return sinusoidal_embedding(2 * math.pi * position / (position[:, -1:] + 1e-6), size)
 
 
 def anchor_position_embedding(anchors: torch.Tensor, size: int) -> torch.Tensor:
-    """`(..., 2)` centre and width -> `(..., size)`: half of the channels for the centre, half for the width."""
+    """Embed anchors, `(..., 2)` center and width -> `(..., size)`: half of the channels for the center, half for the width."""
     return sinusoidal_embedding(2 * math.pi * anchors, size // 2).flatten(-2)
 
 
 def attention_bias(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Boolean mask (True: may be attended to) -> additive mask of the same shape.
+    """Turn a boolean mask (True: may be attended to) into an additive mask of the same shape.
 
-    The lowest finite number rather than minus infinity, so that a row without any key gives numbers (which mean nothing) instead of NaN.
+    It holds the lowest finite number instead of minus infinity, so that a row without any key gives meaningless numbers and not NaN.
     """
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
 
 
 def key_padding_bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """`(B, K)` 0/1 mask -> `(B, 1, 1, K)` additive mask that hides padded keys from every head and query."""
+    """Hide padded keys from every head and query: `(B, K)` 0/1 mask -> `(B, 1, 1, K)` additive mask."""
     return attention_bias(mask.bool()[:, None, None, :], dtype)
 
 
 # ---- attention -----------------------------------------------------------------------------------------------------
 
 
-def eager_attention_forward(module, query, key, value, attention_mask, scaling, **kwargs):
-    """Plain attention, which also returns the weights `(B, heads, queries, keys)`."""
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute plain attention, and return the weights `(B, heads, queries, keys)` too."""
     weights = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
@@ -113,14 +122,14 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
 
 
 class Attention(nn.Module):
-    """Multi-head attention over queries, keys and values that are already projected, and the output projection.
+    """Multi-head attention over projected queries, keys and values, and the output projection.
 
     Subclasses own the projections; `attend` splits the heads and calls the attention interface of transformers.
     """
 
     is_causal = False
 
-    def __init__(self, config):
+    def __init__(self, config: MomentRetrievalConfig):
         super().__init__()
         self.config = config
         self.num_heads = config.num_attention_heads
@@ -131,7 +140,9 @@ class Attention(nn.Module):
         """`(B, S, H)` -> `(B, heads, S, H / heads)`."""
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-    def attend(self, query, key, value, attention_mask):
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         dropout = self.dropout.p if self.training else 0.0
         interface = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         if dropout and query.device.type == "cpu":
@@ -150,16 +161,18 @@ class Attention(nn.Module):
 
 
 class MultiHeadAttention(Attention):
-    """Ordinary attention, with one projection each for queries, keys and values."""
+    """Standard attention, with one projection each for queries, keys and values."""
 
-    def __init__(self, config):
+    def __init__(self, config: MomentRetrievalConfig):
         super().__init__(config)
-        # In torch's attention the three are one matrix, whose larger fan-out makes the bound smaller.
+        # Torch's attention has one matrix for all three, and its larger fan-out gives a smaller bound.
         self.q_proj, self.k_proj, self.v_proj = (
             xavier_linear(config.hidden_size, config.hidden_size, gain=2**-0.5, zero_bias=True) for _ in range(3)
         )
 
-    def forward(self, query, key, value, attention_mask=None):
+    def forward(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query, key, value = (
             self.split_heads(projection(states))
             for projection, states in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
@@ -168,16 +181,16 @@ class MultiHeadAttention(Attention):
 
 
 class ConditionalSelfAttention(Attention):
-    """Self-attention of the QD-DETR decoder: content and position are projected apart and added."""
+    """Self-attention of the QD-DETR decoder: content and position are projected separately and added."""
 
-    def __init__(self, config):
+    def __init__(self, config: MomentRetrievalConfig):
         super().__init__(config)
         size = config.hidden_size
         self.q_content_proj, self.q_position_proj = xavier_linear(size, size), xavier_linear(size, size)
         self.k_content_proj, self.k_position_proj = xavier_linear(size, size), xavier_linear(size, size)
         self.v_proj = xavier_linear(size, size)
 
-    def forward(self, states, position):
+    def forward(self, states: torch.Tensor, position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         query = self.q_content_proj(states) + self.q_position_proj(position)
         key = self.k_content_proj(states) + self.k_position_proj(position)
         return self.attend(*(self.split_heads(s) for s in (query, key, self.v_proj(states))), None)
@@ -186,10 +199,10 @@ class ConditionalSelfAttention(Attention):
 class ConditionalCrossAttention(Attention):
     """Cross-attention of the QD-DETR decoder: each head sees content channels and position channels side by side.
 
-    Only the first layer adds the positions to the content as well: there the content still is zero.
+    Only the first layer also adds the positions to the content, because there the content is still zero.
     """
 
-    def __init__(self, config, is_first_layer: bool):
+    def __init__(self, config: MomentRetrievalConfig, is_first_layer: bool):
         super().__init__(config)
         size = config.hidden_size
         self.q_content_proj, self.k_content_proj = xavier_linear(size, size), xavier_linear(size, size)
@@ -197,7 +210,15 @@ class ConditionalCrossAttention(Attention):
         self.v_proj = xavier_linear(size, size)
         self.q_position_proj = xavier_linear(size, size) if is_first_layer else None
 
-    def forward(self, states, position, anchor_embedding, memory, memory_position, memory_mask):
+    def forward(
+        self,
+        states: torch.Tensor,
+        position: torch.Tensor,
+        anchor_embedding: torch.Tensor,
+        memory: torch.Tensor,
+        memory_position: torch.Tensor,
+        memory_mask: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query, key = self.q_content_proj(states), self.k_content_proj(memory)
         key_position = self.k_position_proj(memory_position)
         if self.q_position_proj is not None:
@@ -209,9 +230,9 @@ class ConditionalCrossAttention(Attention):
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with an activation: ReLU in Moment-DETR, a PReLU with one learned slope in QD-DETR."""
+    """Two linear layers with an activation: ReLU in Moment-DETR, PReLU with one learned slope in QD-DETR."""
 
-    def __init__(self, config, activation: nn.Module):
+    def __init__(self, config: MomentRetrievalConfig, activation: nn.Module):
         super().__init__()
         self.linear_in = xavier_linear(config.hidden_size, config.intermediate_size)
         self.linear_out = xavier_linear(config.intermediate_size, config.hidden_size)
@@ -228,14 +249,16 @@ class FeedForward(nn.Module):
 class EncoderLayer(GradientCheckpointingLayer):
     """Post-norm self-attention layer; positions are added to queries and keys, not to values."""
 
-    def __init__(self, config, activation: nn.Module):
+    def __init__(self, config: MomentRetrievalConfig, activation: nn.Module):
         super().__init__()
         self.attention = MultiHeadAttention(config)
         self.feed_forward = FeedForward(config, activation)
         self.attention_norm, self.output_norm = nn.LayerNorm(config.hidden_size), nn.LayerNorm(config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, states, position, attention_mask):
+    def forward(
+        self, states: torch.Tensor, position: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         located = states + position
         attended, weights = self.attention(located, located, states, attention_mask)
         states = self.attention_norm(states + self.dropout(attended))
@@ -245,17 +268,19 @@ class EncoderLayer(GradientCheckpointingLayer):
 class TextToVideoLayer(GradientCheckpointingLayer):
     """QD-DETR's cross-attention layer, in which the clips read the tokens.
 
-    The norm after the attention feeds the feed-forward branch only; the residual takes the un-normalised sum.
+    The norm after the attention feeds the feed-forward branch only; the residual takes the unnormalized sum.
     """
 
-    def __init__(self, config, activation: nn.Module):
+    def __init__(self, config: MomentRetrievalConfig, activation: nn.Module):
         super().__init__()
         self.attention = MultiHeadAttention(config)
         self.feed_forward = FeedForward(config, activation)
         self.attention_norm, self.output_norm = nn.LayerNorm(config.hidden_size), nn.LayerNorm(config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, clips, position, tokens, attention_mask):
+    def forward(
+        self, clips: torch.Tensor, position: torch.Tensor, tokens: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         attended, weights = self.attention(clips + position, tokens, tokens, attention_mask)
         clips = clips + self.dropout(attended)
         return self.output_norm(clips + self.dropout(self.feed_forward(self.attention_norm(clips)))), weights
@@ -267,10 +292,16 @@ class TextToVideoLayer(GradientCheckpointingLayer):
 class DecoderLayer(GradientCheckpointingLayer):
     """Decoder layer of the DETR family: self-attention, cross-attention, feed-forward, each with residual and norm.
 
-    `conditional` chooses QD-DETR's attention (conditional on anchors) instead of DETR's.
+    `conditional` selects QD-DETR's attention (conditional on anchors) instead of DETR's.
     """
 
-    def __init__(self, config, activation: nn.Module, conditional: bool = False, is_first_layer: bool = False):
+    def __init__(
+        self,
+        config: MomentRetrievalConfig,
+        activation: nn.Module,
+        conditional: bool = False,
+        is_first_layer: bool = False,
+    ):
         super().__init__()
         self.conditional = conditional
         self.self_attention = ConditionalSelfAttention(config) if conditional else MultiHeadAttention(config)
@@ -283,7 +314,15 @@ class DecoderLayer(GradientCheckpointingLayer):
         self.output_norm = nn.LayerNorm(config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, states, position, memory, memory_position, memory_mask, anchor_embedding=None):
+    def forward(
+        self,
+        states: torch.Tensor,
+        position: torch.Tensor,
+        memory: torch.Tensor,
+        memory_position: torch.Tensor,
+        memory_mask: torch.Tensor,
+        anchor_embedding: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         if self.conditional:
             attended, self_weights = self.self_attention(states, position)
         else:
@@ -304,17 +343,19 @@ class DecoderLayer(GradientCheckpointingLayer):
 
 
 class QueryDecoder(nn.Module):
-    """Decoder of Moment-DETR: the candidates are learned vectors, used as positions; their content starts at zero.
+    """Decoder of Moment-DETR: candidates are learned vectors, used as positions; their content starts at zero.
 
-    Returns the normalised states of every layer `(layers, B, Q, H)`, and the self- and cross-attention weights.
+    Returns the normalized states after each layer `(layers, B, Q, H)`, and the self- and cross-attention weights.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: MomentRetrievalConfig):
         super().__init__()
         self.layers = nn.ModuleList(DecoderLayer(config, nn.ReLU()) for _ in range(config.decoder_layers))
         self.norm = nn.LayerNorm(config.hidden_size)
 
-    def forward(self, queries, memory, memory_position, memory_mask):
+    def forward(
+        self, queries: torch.Tensor, memory: torch.Tensor, memory_position: torch.Tensor, memory_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple]:
         position = queries.expand(memory.shape[0], -1, -1)
         states, history, weights = torch.zeros_like(position), [], []
         for layer in self.layers:
@@ -325,13 +366,13 @@ class QueryDecoder(nn.Module):
 
 
 class AnchorDecoder(nn.Module):
-    """Decoder of QD-DETR: the candidates are anchors (centre, width), refined from layer to layer (after DAB-DETR).
+    """Decoder of QD-DETR: candidates are anchors (center, width), refined from layer to layer (after DAB-DETR).
 
-    Returns the normalised states `(layers, B, Q, H)`, the anchors in front of each layer `(layers, B, Q, 2)`, and the self- and
+    Returns the normalized states `(layers, B, Q, H)`, the anchors before each layer `(layers, B, Q, 2)`, and the self- and
     cross-attention weights.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: MomentRetrievalConfig):
         super().__init__()
         size = config.hidden_size
         self.layers = nn.ModuleList(
@@ -349,7 +390,13 @@ class AnchorDecoder(nn.Module):
         if several:
             self.refinement_head.layers[-1].zero_bias = True
 
-    def forward(self, anchor_logits, memory, memory_position, memory_mask):
+    def forward(
+        self,
+        anchor_logits: torch.Tensor,
+        memory: torch.Tensor,
+        memory_position: torch.Tensor,
+        memory_mask: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple]:
         size = memory.shape[-1]
         anchors = anchor_logits.sigmoid().expand(memory.shape[0], -1, -1)
         states = memory.new_zeros(*anchors.shape[:-1], size)

@@ -5,7 +5,12 @@ from torch import nn
 
 from .configuration_moment_detr import MomentDetrConfig
 from .layers import EncoderLayer, QueryDecoder, clip_position_embedding, key_padding_bias
-from .modeling_moment_retrieval import EncodedQueries, MomentRetrievalModel, MomentRetrievalModelWithHeads
+from .modeling_moment_retrieval import (
+    EncodedQueries,
+    MomentRetrievalModel,
+    MomentRetrievalModelOutput,
+    MomentRetrievalModelWithHeads,
+)
 from .moment_retrieval_loss import contrastive_alignment_sums
 
 
@@ -21,12 +26,19 @@ class MomentDetrModel(MomentRetrievalModel):
         self.decoder = QueryDecoder(config)
         self.post_init()
 
-    def _position(self, video_mask, num_tokens, dtype):
+    def _position(self, video_mask: torch.Tensor, num_tokens, dtype):
         """Clips have positions, tokens have none: `(P, T + L, H)`."""
         position = clip_position_embedding(video_mask, self.config.hidden_size).to(dtype)
         return nn.functional.pad(position, (0, 0, 0, num_tokens))
 
-    def encode(self, video, video_mask, text, text_mask, groups) -> EncodedQueries:
+    def encode(
+        self,
+        video: torch.Tensor,
+        video_mask: torch.Tensor,
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+        groups: list[int],
+    ) -> EncodedQueries:
         states = torch.cat([video, text], dim=1)
         position = self._position(video_mask, text.shape[1], states.dtype)
         bias = key_padding_bias(torch.cat([video_mask, text_mask], dim=1), states.dtype)
@@ -38,7 +50,9 @@ class MomentDetrModel(MomentRetrievalModel):
         video, text = states.split([video.shape[1], text.shape[1]], dim=1)
         return EncodedQueries(video, None, text, tuple(hidden_states), tuple(attentions))
 
-    def decode(self, encoded: EncodedQueries, video_mask, text_mask):
+    def decode(
+        self, encoded: EncodedQueries, video_mask: torch.Tensor, text_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, None, tuple]:
         memory = torch.cat([encoded.video_states, encoded.text_states], dim=1)
         position = self._position(video_mask, text_mask.shape[1], memory.dtype)
         bias = key_padding_bias(torch.cat([video_mask, text_mask], dim=1), memory.dtype)
@@ -60,13 +74,15 @@ class MomentDetrForMomentRetrieval(MomentRetrievalModelWithHeads):
             self.contrastive_text_head = nn.Linear(config.hidden_size, config.contrastive_size)
         self.post_init()
 
-    def predict_spans(self, outputs):
+    def predict_spans(self, outputs: MomentRetrievalModelOutput) -> torch.Tensor:
         return self.span_head(outputs.intermediate_hidden_states).sigmoid()
 
-    def score_saliency(self, video_states, global_states):
+    def score_saliency(self, video_states: torch.Tensor, global_states: torch.Tensor | None) -> torch.Tensor:
         return self.saliency_head(video_states).squeeze(-1)
 
-    def layer_losses(self, outputs, matched, text_mask):
+    def layer_losses(
+        self, outputs: MomentRetrievalModelOutput, matched: torch.Tensor, text_mask: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         if not self.config.contrastive_loss_weight:
             return {}
         loss = contrastive_alignment_sums(

@@ -1,4 +1,4 @@
-"""What all moment-retrieval models share: outputs, weight initialisation, the forward pass around encoder and decoder.
+"""What all moment-retrieval models share: outputs, weight initialization, and the forward pass around encoder and decoder.
 
 A model adds its `encode` and `decode` ([`MomentRetrievalModel`]) and its span and saliency heads
 ([`MomentRetrievalModelWithHeads`]); see modeling_qd_detr.py and modeling_moment_detr.py.
@@ -13,6 +13,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
+from .configuration_moment_retrieval import MomentRetrievalConfig
 from .layers import MLP, InputProjection, append_endpoint_features
 from .moment_retrieval_loss import loss_counts, moment_retrieval_loss, weigh_losses
 
@@ -21,9 +22,9 @@ from .moment_retrieval_loss import loss_counts, moment_retrieval_loss, weigh_los
 class MomentRetrievalModelOutput(ModelOutput):
     """
     Args:
-        last_hidden_state (`(B, Q, H)`): Normalised states of the last decoder layer.
+        last_hidden_state (`(B, Q, H)`): Normalized states of the last decoder layer.
         intermediate_hidden_states (`(layers, B, Q, H)`): The same after every decoder layer.
-        reference_anchors (`(layers, B, Q, 2)`, *optional*): Anchors (centre, width) in front of every decoder layer, QD-DETR only.
+        reference_anchors (`(layers, B, Q, 2)`, *optional*): Anchors (center, width) before each decoder layer, QD-DETR only.
         video_states (`(B, T, H)`): Encoded clips.
         global_state (`(B, H)`, *optional*): Encoded global token, QD-DETR only.
         text_states (`(B, L, H)`, *optional*): Encoded tokens, Moment-DETR only.
@@ -55,7 +56,7 @@ class MomentRetrievalOutput(ModelOutput):
         loss_dict (`dict[str, torch.Tensor]`, with `labels`): Every term, unweighted; auxiliary layers with the suffix `_0`, `_1`, …
         loss_sums (`dict[str, (B, K)]`, with `labels`): What the terms sum up in each row; divided by [`loss_counts`] they are the terms.
         logits (`(B, Q, 2)`): Class scores of the candidates; index 0 is foreground, 1 background.
-        pred_spans (`(B, Q, 2)`): Centre and width of the candidates, as fractions of the video.
+        pred_spans (`(B, Q, 2)`): Center and width of the candidates, as fractions of the video.
         saliency_scores (`(B, T)`): How well each clip fits the query, unbounded. Numbers at padded clips mean nothing.
         negative_saliency_scores (`(B, N, T)`, with negatives): The same for each negative query.
         saliency_weight (`(B,)`, with `config.saliency_weight`): It, for the processor, which ranks the candidates.
@@ -94,19 +95,19 @@ class EncodedQueries:
 
 
 class MomentRetrievalPreTrainedModel(PreTrainedModel):
-    """Weight initialisation and the flags that transformers reads."""
+    """Initialize weights, and set the flags that transformers reads."""
 
     base_model_prefix = "model"
     main_input_name = "video_features"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ("EncoderLayer", "TextToVideoLayer", "DecoderLayer")
-    # The loss is a mean over the batch; otherwise the Trainer would scale it by accumulation steps and processes.
+    # The loss is a mean over the batch; without this, `Trainer` would scale it by accumulation steps and processes.
     accepts_loss_kwargs = False
 
     @torch.no_grad()
-    def _init_weights(self, module):
-        """As the public code does: Xavier inside the transformer, torch's defaults in the projections and heads."""
+    def _init_weights(self, module: nn.Module):
+        """Draw weights as the public code does: Xavier inside the transformer, torch's defaults in projections and heads."""
         if isinstance(module, nn.Linear):
             bound = module.in_features**-0.5
             init.uniform_(module.bias, -bound, bound)
@@ -129,14 +130,21 @@ class MomentRetrievalPreTrainedModel(PreTrainedModel):
 class MomentRetrievalModel(MomentRetrievalPreTrainedModel):
     """Projections, encoder and decoder, without heads. Subclasses define `encode` and `decode`."""
 
-    def __init__(self, config):
+    def __init__(self, config: MomentRetrievalConfig):
         super().__init__(config)
         video_size = config.video_dim + (2 if config.use_tef else 0)
         layers, dropout = config.num_input_projections, config.input_dropout
         self.video_projection = InputProjection(video_size, config.hidden_size, layers, dropout)
         self.text_projection = InputProjection(config.text_dim, config.hidden_size, layers, dropout)
 
-    def encode(self, video, video_mask, text, text_mask, groups) -> EncodedQueries:
+    def encode(
+        self,
+        video: torch.Tensor,
+        video_mask: torch.Tensor,
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+        groups: list[int],
+    ) -> EncodedQueries:
         """Encode P pairs of projected clips `(P, T, H)` and tokens `(P, L, H)`.
 
         `groups` are the sizes of the runs of pairs that the public code encodes together (see `batch_coupled_text_mask`).
@@ -144,9 +152,9 @@ class MomentRetrievalModel(MomentRetrievalPreTrainedModel):
         raise NotImplementedError
 
     def decode(
-        self, encoded: EncodedQueries, video_mask, text_mask
+        self, encoded: EncodedQueries, video_mask: torch.Tensor, text_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None, tuple]:
-        """Decoder states `(layers, B, Q, H)`, anchors `(layers, B, Q, 2)` or None, and attention weights."""
+        """Return decoder states `(layers, B, Q, H)`, anchors `(layers, B, Q, 2)` or None, and attention weights."""
         raise NotImplementedError
 
     @can_return_tuple
@@ -164,7 +172,7 @@ class MomentRetrievalModel(MomentRetrievalPreTrainedModel):
     ) -> MomentRetrievalModelOutput:
         """
         Args:
-            video_features (`(B, T, Dv)`): Clip features, normalised by the processor, without endpoint features.
+            video_features (`(B, T, Dv)`): Clip features, normalized by the processor, without endpoint features.
             video_attention_mask (`(B, T)`): 1 for valid clips.
             text_features (`(B, L, Dt)`), text_attention_mask (`(B, L)`): Token features of the query.
             negative_text_features (`(B, N, Ln, Dt)`), negative_text_attention_mask (`(B, N, Ln)`), *optional*: The negatives of
@@ -246,8 +254,8 @@ class MomentRetrievalModel(MomentRetrievalPreTrainedModel):
                 )
 
 
-def _stack_queries(text, text_mask, negative_text, negative_mask):
-    """`(B, L, H)` and `(B, N, Ln, H)` -> `((1 + N) * B, max(L, Ln), H)`, query-major, and the mask likewise."""
+def _stack_queries(text: torch.Tensor, text_mask: torch.Tensor, negative_text, negative_mask):
+    """Stack queries and negatives, `(B, L, H)` and `(B, N, Ln, H)` -> `((1 + N) * B, max(L, Ln), H)`, query-major, and their masks."""
     missing = negative_text.shape[2] - text.shape[1]
     text, text_mask = (
         nn.functional.pad(text, (0, 0, 0, max(missing, 0))),
@@ -264,41 +272,47 @@ def _stack_queries(text, text_mask, negative_text, negative_mask):
 class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
     """Class, span and saliency heads and the base loss on top of a [`MomentRetrievalModel`]."""
 
-    # Which saliency terms the base loss has: pairs of negative queries and rank contrast (QD-DETR), or pairs of clips alone.
+    # Which saliency terms the base loss has: pairs of negative queries and rank contrast (QD-DETR), or only pairs of clips.
     uses_negative_queries = True
 
-    def __init__(self, config, model: MomentRetrievalModel):
+    def __init__(self, config: MomentRetrievalConfig, model: MomentRetrievalModel):
         super().__init__(config)
         self.model = model
         self.class_head = nn.Linear(config.hidden_size, 2)
         self.span_head = MLP(config.hidden_size, config.hidden_size, 2, 3)
 
     def predict_spans(self, outputs: MomentRetrievalModelOutput) -> torch.Tensor:
-        """Centre and width of the candidates after every decoder layer, `(layers, B, Q, 2)`."""
+        """Return center and width of the candidates after each decoder layer, `(layers, B, Q, 2)`."""
         raise NotImplementedError
 
     def score_saliency(self, video_states: torch.Tensor, global_states: torch.Tensor | None) -> torch.Tensor:
-        """`(..., T, H)` encoded clips and `(..., H)` global tokens -> `(..., T)` scores."""
+        """Score encoded clips `(..., T, H)`, given global tokens `(..., H)`: `(..., T)`."""
         raise NotImplementedError
 
-    def layer_losses(self, outputs: MomentRetrievalModelOutput, matched, text_mask) -> dict[str, torch.Tensor]:
-        """Terms of this model alone, summed up in each row: `matched (layers, B, Q)` -> `{"loss_<name>": (B, layers)}`."""
+    def layer_losses(
+        self, outputs: MomentRetrievalModelOutput, matched: torch.Tensor, text_mask: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Return terms that only this model has, summed up in each row: `matched (layers, B, Q)` -> `{"loss_<name>": (B, layers)}`."""
         return {}
 
     def loss_counts(
-        self, labels, text_attention_mask, negative_text_attention_mask=None, **inputs
+        self,
+        labels: dict[str, torch.Tensor],
+        text_attention_mask: torch.Tensor,
+        negative_text_attention_mask: torch.Tensor | None = None,
+        **inputs,
     ) -> dict[str, torch.Tensor]:
-        """Inputs of `forward` -> over how many elements of each row the terms of `loss_sums` are means; no prediction is needed for that."""
+        """Return over how many elements of each row the terms of `loss_sums` are means. Takes the inputs of `forward`; needs no prediction."""
         negative_mask = self._negative_mask(text_attention_mask, negative_text_attention_mask)
         irrelevant_mask = negative_mask[:, -1].any(dim=-1) if self.uses_negative_queries else None
         return loss_counts(labels, irrelevant_mask, self.config.num_queries)
 
     def weigh_losses(self, terms: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Terms `(K,)` -> `loss` and `loss_dict`."""
+        """Return `loss` and `loss_dict` for terms `(K,)`."""
         return weigh_losses(terms, self.config)
 
-    def _negative_mask(self, text_mask, negative_text_mask):
-        """The mask of the negatives, or of the rolled queries that stand in for them (see `forward`): `(B, N, Ln)`."""
+    def _negative_mask(self, text_mask: torch.Tensor, negative_text_mask):
+        """Return the mask of the negatives, or of the rolled queries that replace them (see `forward`): `(B, N, Ln)`."""
         if negative_text_mask is not None or not self.uses_negative_queries:
             return negative_text_mask
         rolled = text_mask.roll(-1, dims=0).unsqueeze(1)
@@ -321,7 +335,7 @@ class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
     ) -> MomentRetrievalOutput:
         """
         Args:
-            labels (`dict`, *optional*): `spans (B, W, 2)` normalised centre and width, `span_mask (B, W)`, `saliency (B, T)` (0/1, soft
+            labels (`dict`, *optional*): `spans (B, W, 2)` normalized center and width, `span_mask (B, W)`, `saliency (B, T)` (0/1, soft
                 in [0, 1], or graded; a clip counts as inside from 0.5 on), and optionally `positive_clips` and `negative_clips`
                 `(B, P)`, the clip indices of the saliency margin term (-1 for none; without them the term is left out).
             reduce_loss (`bool`): Compute `loss` and `loss_dict`; False leaves it at `loss_sums`, for a step that is split into batches.

@@ -1,4 +1,4 @@
-"""QD-DETR: clips read the query before the encoder, and moments are anchors refined from layer to layer (arXiv 2303.13874)."""
+"""QD-DETR: clips attend to the query before the encoder; moments are anchors, refined from layer to layer (arXiv 2303.13874)."""
 
 import torch
 from torch import nn
@@ -12,7 +12,12 @@ from .layers import (
     clip_position_embedding,
     key_padding_bias,
 )
-from .modeling_moment_retrieval import EncodedQueries, MomentRetrievalModel, MomentRetrievalModelWithHeads
+from .modeling_moment_retrieval import (
+    EncodedQueries,
+    MomentRetrievalModel,
+    MomentRetrievalModelOutput,
+    MomentRetrievalModelWithHeads,
+)
 from .spans import inverse_sigmoid
 
 
@@ -33,7 +38,14 @@ class QDDetrModel(MomentRetrievalModel):
         self.decoder = AnchorDecoder(config)
         self.post_init()
 
-    def encode(self, video, video_mask, text, text_mask, groups) -> EncodedQueries:
+    def encode(
+        self,
+        video: torch.Tensor,
+        video_mask: torch.Tensor,
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+        groups: list[int],
+    ) -> EncodedQueries:
         position = clip_position_embedding(video_mask, self.config.hidden_size).to(video.dtype)
         text_bias = key_padding_bias(text_mask, video.dtype)
         if self.config.batch_coupled_text_mask:
@@ -55,16 +67,18 @@ class QDDetrModel(MomentRetrievalModel):
             attentions.append(weights)
         return EncodedQueries(states[:, 1:], states[:, 0], None, tuple(hidden_states), tuple(attentions))
 
-    def decode(self, encoded: EncodedQueries, video_mask, text_mask):
+    def decode(
+        self, encoded: EncodedQueries, video_mask: torch.Tensor, text_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple]:
         memory = encoded.video_states
         position = clip_position_embedding(video_mask, self.config.hidden_size).to(memory.dtype)
         return self.decoder(self.anchor_logits, memory, position, key_padding_bias(video_mask, memory.dtype))
 
-    def _coupled_bias(self, video_mask, text_mask, groups, dtype):
-        """The public code's extra mask `(P, heads, T, L)`.
+    def _coupled_bias(self, video_mask: torch.Tensor, text_mask: torch.Tensor, groups: list[int], dtype):
+        """Return the extra mask of the public code, `(P, heads, T, L)`.
 
-        It is built for (head, sample) but read as (sample, head): head h of sample b takes the mask of sample (b * heads + h) mod
-        batch, by which clips behind the end of that video do not see tokens behind the end of that query.
+        It is built for (head, sample) but read as (sample, head): head h of sample b gets the mask of sample (b * heads + h) mod
+        batch, so clips after the end of that video do not see tokens after the end of that query.
         """
         heads = self.config.num_attention_heads
         allowed = []
@@ -86,10 +100,10 @@ class QDDetrForMomentRetrieval(MomentRetrievalModelWithHeads):
         self.saliency_global_head = nn.Linear(config.hidden_size, config.hidden_size)
         self.post_init()
 
-    def predict_spans(self, outputs):
+    def predict_spans(self, outputs: MomentRetrievalModelOutput) -> torch.Tensor:
         offsets = self.span_head(outputs.intermediate_hidden_states)
         return (offsets + inverse_sigmoid(outputs.reference_anchors)).sigmoid()
 
-    def score_saliency(self, video_states, global_states):
+    def score_saliency(self, video_states: torch.Tensor, global_states: torch.Tensor | None) -> torch.Tensor:
         clips, context = self.saliency_clip_head(video_states), self.saliency_global_head(global_states)
         return (clips * context.unsqueeze(-2)).sum(dim=-1) * self.config.hidden_size**-0.5

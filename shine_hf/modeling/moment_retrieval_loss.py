@@ -1,16 +1,19 @@
 """The base loss of Moment-DETR and QD-DETR: matching, span, label and saliency terms.
 
-All layers and all samples are computed at once, in float32. With one target window per query nothing leaves the device; with several,
+All layers and samples are computed at once, in float32. With one target window per query, nothing leaves the device; with several,
 the matching costs of all layers and samples are transferred once.
 
-Every term is a quotient of a sum, which needs the predictions, by a count, which labels and masks tell beforehand. Both come row by row: they
-add up over whatever a batch is split into (accumulated steps, processes), so that the split changes nothing.
+Each term is a sum, which needs the predictions, divided by a count, which labels and masks determine. Both are computed per row, so they add
+up over the parts of a batch (accumulated steps, processes), and splitting a batch changes nothing.
 """
+
+from collections.abc import Callable
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
+from .configuration_moment_retrieval import MomentRetrievalConfig
 from .spans import generalized_temporal_iou, span_to_window
 
 RANK_TEMPERATURE = 0.5
@@ -19,24 +22,28 @@ MAX_GRADE = 12
 
 
 def is_inside(saliency_labels: torch.Tensor) -> torch.Tensor:
-    """Which clips count as inside the moment: `(B, T)` labels (0/1, soft or graded) -> `(B, T)` bool."""
+    """Return which clips count as inside the moment: `(B, T)` labels (0/1, soft or graded) -> `(B, T)` bool."""
     return saliency_labels >= 0.5
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor, dim: int | tuple[int, ...]) -> torch.Tensor:
-    """Mean over the elements that `mask` keeps; 0 where it keeps none, whatever stands elsewhere (infinity and NaN included)."""
+    """Return the mean over the elements that `mask` keeps; 0 where it keeps none. Other elements may be infinite or NaN."""
     mask = mask.expand_as(values)
     return values.masked_fill(~mask, 0).sum(dim) / mask.sum(dim).clamp(min=1)
 
 
 def match_windows(
-    logits: torch.Tensor, spans: torch.Tensor, target_spans: torch.Tensor, target_mask: torch.Tensor, config
+    logits: torch.Tensor,
+    spans: torch.Tensor,
+    target_spans: torch.Tensor,
+    target_mask: torch.Tensor,
+    config: MomentRetrievalConfig,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One-to-one matching of candidates and target windows with the lowest total cost.
+    """Match candidates and target windows one to one, with the lowest total cost.
 
     Args:
         logits (`(layers, B, Q, 2)`), spans (`(layers, B, Q, 2)`): Predictions.
-        target_spans (`(B, W, 2)`), target_mask (`(B, W)` bool): Target windows, centre and width.
+        target_spans (`(B, W, 2)`), target_mask (`(B, W)` bool): Target windows, center and width.
 
     Returns:
         Index of the candidate of each window `(layers, B, W)`, and which windows have one `(layers, B, W)`: those that exist, and
@@ -56,7 +63,7 @@ def match_windows(
         if target_spans.shape[-2] == 1:
             return cost.argmin(dim=-2), target_mask.expand(len(logits), -1, -1)
 
-        # Whatever broken predictions are matched to, their loss is no number: the trainer finds it and names the queries.
+        # The matching of non-finite predictions does not matter: their loss is not finite, and the trainer names the queries.
         cost, mask = cost.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).cpu(), target_mask.cpu()
         index = torch.zeros(*cost.shape[:2], cost.shape[-1], dtype=torch.long)
         has_candidate = torch.zeros_like(index, dtype=torch.bool)
@@ -69,8 +76,10 @@ def match_windows(
         return index.to(logits.device), has_candidate.to(logits.device)
 
 
-def loss_counts(labels, irrelevant_mask, num_candidates: int) -> dict[str, torch.Tensor]:
-    """Over how many elements of each row each term of the base loss is a mean, `(B, 1)` float; terms that are not named are means over rows.
+def loss_counts(
+    labels: dict[str, torch.Tensor], irrelevant_mask: torch.Tensor | None, num_candidates: int
+) -> dict[str, torch.Tensor]:
+    """Return over how many elements of each row each term is a mean, `(B, 1)` float; terms not named here are means over rows.
 
     Args:
         labels (`dict`): See `forward` of the models.
@@ -88,15 +97,21 @@ def loss_counts(labels, irrelevant_mask, num_candidates: int) -> dict[str, torch
 
 
 def mean_terms(sums: dict[str, torch.Tensor], counts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Sums `(B, K)` of the rows and their counts `(B, 1)` or `(B, K)` (one per row where there are none) -> terms `(K,)`, 0 where nothing counts."""
+    """Divide the sums `(B, K)` of the rows by their counts `(B, 1)` or `(B, K)`, one per row by default: terms `(K,)`, 0 where the count is 0."""
     return {
         name: rows.sum(dim=0) / (counts[name].sum(dim=0).clamp(min=1) if name in counts else len(rows))
         for name, rows in sums.items()
     }
 
 
-def span_and_label_sums(logits, spans, target_spans, target_mask, config):
-    """L1 and generalised-IoU loss of the matched candidates, and foreground/background cross-entropy of all.
+def span_and_label_sums(
+    logits: torch.Tensor,
+    spans: torch.Tensor,
+    target_spans: torch.Tensor,
+    target_mask: torch.Tensor,
+    config: MomentRetrievalConfig,
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Compute the L1 and generalized-IoU losses of the matched candidates, and the foreground/background cross-entropy of all.
 
     Shapes as in [`match_windows`]. The cross-entropy is a plain mean over the candidates, not divided by the class weights.
 
@@ -121,14 +136,22 @@ def span_and_label_sums(logits, spans, target_spans, target_mask, config):
     return {name: of_layers.T for name, of_layers in sums.items()}, foreground
 
 
-def negative_pair_sums(irrelevant_scores, video_mask, irrelevant_mask) -> torch.Tensor:
-    """Scores under an irrelevant query should be low: softplus summed over the clips, `(B,)`, 0 for samples that have no such query."""
+def negative_pair_sums(
+    irrelevant_scores: torch.Tensor | None, video_mask: torch.Tensor, irrelevant_mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Penalize high scores under an irrelevant query: softplus summed over the clips, `(B,)`; 0 for samples without such a query."""
     per_sample = (F.softplus(irrelevant_scores) * video_mask).sum(dim=1)
     return per_sample.masked_fill(~irrelevant_mask, 0)
 
 
-def rank_contrastive_sums(scores, irrelevant_scores, saliency_labels, video_mask, irrelevant_mask) -> torch.Tensor:
-    """Clips of a high grade against all clips, under the query and under an irrelevant one (QD-DETR, arXiv 2303.13874).
+def rank_contrastive_sums(
+    scores: torch.Tensor,
+    irrelevant_scores: torch.Tensor | None,
+    saliency_labels: torch.Tensor,
+    video_mask: torch.Tensor,
+    irrelevant_mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """Contrast clips of a high grade with all clips, under the query and under an irrelevant one (QD-DETR, arXiv 2303.13874).
 
     Args:
         scores, irrelevant_scores, saliency_labels, video_mask (`(B, T)`), irrelevant_mask (`(B,)`): The irrelevant scores of
@@ -150,13 +173,15 @@ def rank_contrastive_sums(scores, irrelevant_scores, saliency_labels, video_mask
     return per_sample.sum(dim=0) / MAX_GRADE
 
 
-def _pair_mask(positive_clips, negative_clips) -> torch.Tensor:
-    """Which pairs of clips were drawn, `(B, P)`: -1 stands for none."""
+def _pair_mask(positive_clips: torch.Tensor, negative_clips: torch.Tensor) -> torch.Tensor:
+    """Return which pairs of clips exist, `(B, P)`: -1 means none."""
     return (positive_clips >= 0) & (negative_clips >= 0)
 
 
-def margin_pair_sums(scores, positive_clips, negative_clips, margin) -> torch.Tensor:
-    """Hinge between drawn pairs of clips inside and outside the moment: `(B, P)` indices, -1 where there is none -> `(B,)`."""
+def margin_pair_sums(
+    scores: torch.Tensor, positive_clips: torch.Tensor, negative_clips: torch.Tensor, margin: float
+) -> torch.Tensor:
+    """Compare drawn pairs of clips inside and outside the moment with a hinge: `(B, P)` indices, -1 for none -> `(B,)`."""
     inside = scores.gather(1, positive_clips.clamp(min=0))
     outside = scores.gather(1, negative_clips.clamp(min=0))
     hinges = (margin + outside - inside).relu().masked_fill(~_pair_mask(positive_clips, negative_clips), 0)
@@ -164,8 +189,15 @@ def margin_pair_sums(scores, positive_clips, negative_clips, margin) -> torch.Te
     return 2 * hinges.sum(dim=1)
 
 
-def saliency_sums(scores, irrelevant_scores, irrelevant_mask, labels, video_mask, config) -> dict[str, torch.Tensor]:
-    """The saliency terms, `(B, 1)` each; without irrelevant scores, the margin term alone."""
+def saliency_sums(
+    scores: torch.Tensor,
+    irrelevant_scores: torch.Tensor | None,
+    irrelevant_mask: torch.Tensor | None,
+    labels: dict[str, torch.Tensor],
+    video_mask: torch.Tensor,
+    config: MomentRetrievalConfig,
+) -> dict[str, torch.Tensor]:
+    """Return the saliency terms, `(B, 1)` each; without irrelevant scores, only the margin term."""
     sums = {}
     if irrelevant_scores is not None:
         irrelevant_scores = irrelevant_scores.float()
@@ -180,8 +212,14 @@ def saliency_sums(scores, irrelevant_scores, irrelevant_mask, labels, video_mask
     return {name: rows.unsqueeze(1) for name, rows in sums.items()}
 
 
-def contrastive_alignment_sums(query_embedding, text_embedding, matched, text_mask, temperature) -> torch.Tensor:
-    """Pull the matched candidates towards the tokens of their query (Moment-DETR's optional term).
+def contrastive_alignment_sums(
+    query_embedding: torch.Tensor,
+    text_embedding: torch.Tensor,
+    matched: torch.Tensor,
+    text_mask: torch.Tensor,
+    temperature: float,
+) -> torch.Tensor:
+    """Pull the matched candidates toward the tokens of their query (Moment-DETR's optional term).
 
     Args:
         query_embedding (`(layers, B, Q, C)`), text_embedding (`(B, L, C)`): Projected decoder states and tokens.
@@ -198,9 +236,13 @@ def contrastive_alignment_sums(query_embedding, text_embedding, matched, text_ma
     return per_sample.masked_fill(~matched.any(dim=-1), 0).T
 
 
-def weigh_losses(terms: dict[str, torch.Tensor], config) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Terms `(K,)`, K being 1 for saliency and the number of supervised layers for the others -> their weighted sum, and every term unweighted,
-    with the sum of the saliency terms as `loss_saliency` and the earlier layers as `loss_<name>_0`, `_1`, …
+def weigh_losses(
+    terms: dict[str, torch.Tensor], config: MomentRetrievalConfig
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return the weighted sum of terms `(K,)`, and each term unweighted.
+
+    K is 1 for saliency and the number of supervised layers for the other terms. The result has the sum of the saliency terms as
+    `loss_saliency`, and the earlier layers as `loss_<name>_0`, `_1`, …
     """
     saliency = {name: values.sum() for name, values in terms.items() if name.startswith("loss_saliency")}
     per_layer = {name: values for name, values in terms.items() if name not in saliency}
@@ -214,18 +256,18 @@ def weigh_losses(terms: dict[str, torch.Tensor], config) -> tuple[torch.Tensor, 
 
 
 def moment_retrieval_loss(
-    logits,
-    spans,
-    scores,
-    irrelevant_scores,
-    irrelevant_mask,
-    labels,
-    video_mask,
-    config,
-    layer_terms=None,
-    reduce=True,
+    logits: torch.Tensor,
+    spans: torch.Tensor,
+    scores: torch.Tensor,
+    irrelevant_scores: torch.Tensor | None,
+    irrelevant_mask: torch.Tensor | None,
+    labels: dict[str, torch.Tensor],
+    video_mask: torch.Tensor,
+    config: MomentRetrievalConfig,
+    layer_terms: Callable[[torch.Tensor], dict[str, torch.Tensor]] | None = None,
+    reduce: bool = True,
 ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor] | None, dict[str, torch.Tensor]]:
-    """Weighted sum of all terms, every term unweighted, and what the terms sum up in each row, `(B, K)` (see [`mean_terms`]).
+    """Return the weighted sum of all terms, each term unweighted, and what the terms sum up in each row, `(B, K)` (see [`mean_terms`]).
 
     Args:
         logits (`(layers, B, Q, 2)`), spans (`(layers, B, Q, 2)`): Predictions of the supervised decoder layers, the last one last.

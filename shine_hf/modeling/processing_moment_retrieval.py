@@ -1,6 +1,9 @@
 """Features to model inputs, and model outputs to moments in seconds: the one code path of training and inference."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -9,10 +12,16 @@ from transformers import BatchFeature, FeatureExtractionMixin
 from .ranking import saliency_contrast, temporal_nms
 from .spans import span_to_window
 
+if TYPE_CHECKING:
+    from .configuration_moment_retrieval import MomentRetrievalConfig
+    from .modeling_moment_retrieval import MomentRetrievalOutput
+
 Features = np.ndarray | torch.Tensor | Sequence[Sequence[float]]
 
+NumberOrTensor = TypeVar("NumberOrTensor", float, torch.Tensor)
 
-def covered_seconds(num_clips, clip_length: float):
+
+def covered_seconds(num_clips: NumberOrTensor, clip_length: float) -> NumberOrTensor:
     """Return the length of video that `num_clips` clips cover, in seconds. Targets are divided and predictions multiplied by it."""
     return num_clips * clip_length
 
@@ -59,7 +68,7 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         super().__init__(**kwargs)
 
     @classmethod
-    def from_config(cls, config) -> "MomentRetrievalProcessor":
+    def from_config(cls, config: MomentRetrievalConfig) -> MomentRetrievalProcessor:
         """Return the processor that fits a model configuration, as training, evaluation and the pipeline do; a saved processor repeats it."""
         return cls(**{name: getattr(config, name) for name in cls._CONFIG_FIELDS})
 
@@ -194,7 +203,7 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
 
     def post_process_moment_retrieval(
         self,
-        outputs,
+        outputs: MomentRetrievalOutput,
         video_attention_mask: torch.Tensor | None = None,
         threshold: float = 0.0,
         durations: Sequence[float] | torch.Tensor | None = None,

@@ -1,28 +1,28 @@
-"""Spans as normalised (centre, width) or (start, end), and how much two of them overlap. All functions broadcast."""
+"""Conversion between (center, width) and (start, end), and the overlap of spans. All functions broadcast."""
 
 import torch
 
 
 def span_to_window(spans: torch.Tensor) -> torch.Tensor:
-    """`(..., 2)` centre and width -> `(..., 2)` start and end, in the same unit."""
+    """Convert `(..., 2)` center and width to `(..., 2)` start and end, in the same unit."""
     center, width = spans.unbind(-1)
     return torch.stack([center - width / 2, center + width / 2], dim=-1)
 
 
 def window_to_span(windows: torch.Tensor) -> torch.Tensor:
-    """`(..., 2)` start and end -> `(..., 2)` centre and width, in the same unit."""
+    """Convert `(..., 2)` start and end to `(..., 2)` center and width, in the same unit."""
     start, end = windows.unbind(-1)
     return torch.stack([(start + end) / 2, end - start], dim=-1)
 
 
 def temporal_iou(windows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Intersection over union of `(..., 2)` windows that broadcast against each other -> `(...)`; 0 where both are empty."""
+    """Return the intersection over union of `(..., 2)` windows, `(...)`; 0 where both are empty."""
     intersection, union, _ = _overlap(windows, others)
     return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
 def generalized_temporal_iou(windows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Generalised IoU (arXiv 1902.09630) of `(..., 2)` windows that broadcast against each other -> `(...)` in [-1, 1]."""
+    """Return the generalized IoU (arXiv 1902.09630) of `(..., 2)` windows, `(...)` in [-1, 1]."""
     intersection, union, hull = _overlap(windows, others)
     tiny = torch.finfo(union.dtype).tiny
     return intersection / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
@@ -38,5 +38,5 @@ def _overlap(windows: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor,
 
 
 def inverse_sigmoid(probability: torch.Tensor, eps: float = 1e-3) -> torch.Tensor:
-    """Logit of a probability, with both the probability and its complement kept above `eps`."""
+    """Return the logit of a probability, with the probability and its complement clamped to at least `eps`."""
     return torch.log(probability.clamp(eps, 1.0) / (1 - probability).clamp(eps, 1.0))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .processing_moment_retrieval import MomentRetrievalProcessor
 from .ranking import temporal_nms
 
 # For models that record no `max_video_length`. A window of this many clips keeps attention cheap.
@@ -33,8 +34,8 @@ def window_starts(num_clips: int, window_clips: int, overlap_clips: int) -> list
 
 @torch.no_grad()
 def find_moments(
-    model,
-    processor,
+    model: torch.nn.Module,
+    processor: MomentRetrievalProcessor,
     video: np.ndarray,
     texts: Sequence[np.ndarray],
     *,
