@@ -39,6 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--results", type=Path, help="folder for the tables (default: benchmarks/study/results/NAME)")
     parser.add_argument("--features", help="what the features are, for the tables, if they are overridden")
+    parser.add_argument("--prepare-only", action="store_true", help="make the files of the study, run nothing")
     parser.add_argument("--report-only", action="store_true", help="write the tables of what is finished, run nothing")
     return parser
 
@@ -76,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         study.folder.mkdir(parents=True, exist_ok=True)
         try:
             runner.prepare()
+            if args.prepare_only:
+                return 0
             runner.run_all(seeds, variants)
         except Stop:
             print(f"{study.name}: stopped; the same command continues from here", file=sys.stderr)

@@ -46,6 +46,8 @@ def study(tmp_path, monkeypatch):
 
 def test_a_study_runs_once_and_leaves_tables_figures_and_a_json_per_run(study, tmp_path, capsys):
     command = study(prepare=["python -c \"open('made.txt', 'a').write('once')\""])
+    assert main([*command, "--prepare-only"]) == 0
+    assert (tmp_path / "made.txt").read_text() == "once" and not (tmp_path / "results").exists()
     assert main([*command, "--workers", "2"]) == 0
     written = (tmp_path / "results" / "README.md").read_text()
     assert capsys.readouterr().out.strip() in written and "**Features: simulated features.**" in written
