@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+
 EXAMPLES = (
     "shine-hf convert --checkpoint model_best.ckpt --architecture qd_detr --output-dir qd_detr_hf",
     "shine-hf convert --checkpoint best.ckpt --architecture shine --clip-length 1 --output-dir shine_hf --batch-coupled-text-mask",
 )
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="original file, e.g. model_best.ckpt")
     parser.add_argument(
         "--architecture",
@@ -40,7 +42,7 @@ def add_arguments(parser) -> None:
     )
 
 
-def main(args) -> None:
+def main(args: argparse.Namespace) -> None:
     from ..conversion.checkpoints import load_original_checkpoint
     from ..modeling import MomentRetrievalProcessor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 import time
@@ -18,7 +19,7 @@ VIDEO_ENCODER = "pixels:size=20,frames=4"
 SUMMARY_METRICS = ("R1@0.5", "R1@0.7", "mIoU", "positive>level1", "level1>level2", "level2>level3")
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Render Shapes-CG, a made-up video benchmark; encode its videos; train QD-DETR with the SHINE losses; evaluate; and find the moments of "
         "a video that was held out. An interrupted demo goes on where it stopped when it is started again."
@@ -31,7 +32,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the training (default: %(default)s)")
 
 
-def main(args) -> int:
+def main(args: argparse.Namespace) -> None:
     """Run the demo. An interrupted one is continued by the same command; the exit status is then that of the signal."""
     from ..training.stop_on_signal import TrainingStopped
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 EXAMPLES = (
@@ -13,7 +15,7 @@ EXAMPLES = (
 )
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="folder or repository of a trained model")
     source = parser.add_argument_group(
         "what to search: a video, one video of a feature store, or a split of a dataset"
@@ -41,7 +43,7 @@ def add_arguments(parser) -> None:
     )
 
 
-def main(args) -> None:
+def main(args: argparse.Namespace) -> None:
     if args.video and (args.split or args.vid or args.video_features):
         raise ValueError(
             "--video is a file; --video-features with --vid or --split are stored features: give one or the other"
@@ -126,7 +128,9 @@ def _from_video(args):
         yield {"qid": f"{name}_{index}", "vid": name, **result.to_dict()}
 
 
-def plot_results(results: list[dict], video: str | Path | None, path: str | Path, windows=()) -> None:
+def plot_results(
+    results: list[dict], video: str | Path | None, path: str | Path, windows: Sequence[Sequence[float]] = ()
+) -> None:
     """Draw the first result over the frames of the video, with the saliency of the other queries of that video.
 
     Args:

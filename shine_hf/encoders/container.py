@@ -84,7 +84,7 @@ def durations_agree(seconds: float, stated: float) -> bool:
     return abs(seconds - stated) <= max(seconds, stated) * _TOLERATED_SHARE + _TOLERATED_SECONDS
 
 
-def packets_of(container, *streams) -> Iterator[Any]:
+def packets_of(container: Any, *streams: Any) -> Iterator[Any]:
     """Yield the packets of streams; None for one that cannot be read."""
     packets = container.demux(*streams)
     while True:
@@ -96,7 +96,7 @@ def packets_of(container, *streams) -> Iterator[Any]:
             yield None
 
 
-def pixel_aspect(stream) -> float:
+def pixel_aspect(stream: Any) -> float:
     """Return the width of a pixel divided by its height, 1 where the file states none or nonsense."""
     ratio = float(stream.sample_aspect_ratio or 1)
     return ratio if 0.1 <= ratio <= 10 else 1.0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 
-def import_av():
+def import_av() -> Any:
     """Return PyAV.
 
     Raises:

@@ -9,7 +9,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -208,7 +208,7 @@ class Hdf5Features(FeatureStore):
         return f"an HDF5 file, a {'group' if is_group else 'dataset'} per key"
 
     @property
-    def file(self):
+    def file(self) -> Any:
         """The open file, of this process: an open HDF5 file cannot be shared, not even with forked processes."""
         if self._file is None or self._process != os.getpid():
             import h5py

@@ -9,13 +9,14 @@ import torch
 from tqdm import tqdm
 
 from ..metrics.submission import submitted_saliency
+from ..modeling import MomentRetrievalProcessor
 from ..modeling.windows import find_moments
 
 
 @torch.no_grad()
 def predict_from_features(
-    model,
-    processor,
+    model: torch.nn.Module,
+    processor: MomentRetrievalProcessor,
     rows: Sequence[Mapping],
     video_features: Mapping[str, np.ndarray],
     text_features: Callable[..., np.ndarray],

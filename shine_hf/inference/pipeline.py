@@ -38,7 +38,7 @@ class VideoMomentRetrievalPipeline(MomentRetrievalPipeline):
         kept_videos (`int`): Keep the features of so many videos for the next call.
     """
 
-    def __init__(self, *args, video_encoder=None, text_encoder=None, kept_videos: int = 0, **kwargs):
+    def __init__(self, *args, video_encoder: Any = None, text_encoder: Any = None, kept_videos: int = 0, **kwargs):
         super().__init__(*args, **kwargs)
         self._video_encoder = video_encoder or self.model.config.video_encoder
         self._text_encoder = text_encoder or self.model.config.text_encoder
@@ -88,7 +88,7 @@ class VideoMomentRetrievalPipeline(MomentRetrievalPipeline):
         return self.text_encoder.encode(sentences)
 
     @property
-    def video_encoder(self):
+    def video_encoder(self) -> Any:
         """The encoder of raw video, loaded when it is first needed.
 
         Raises:
@@ -106,7 +106,7 @@ class VideoMomentRetrievalPipeline(MomentRetrievalPipeline):
         return self._video_encoder
 
     @property
-    def text_encoder(self):
+    def text_encoder(self) -> Any:
         """The encoder of queries, loaded when it is first needed.
 
         Raises:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import operator
+from typing import Any
 
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 
 class SetEpochCallback(TrainerCallback):
     """Tell the collator the epoch, from which it draws irrelevant queries and margin pairs."""
 
-    def __init__(self, collator):
+    def __init__(self, collator: Any):
         self.collator = collator
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         self.collator.set_epoch(int(state.epoch or 0))
 
 
 class StopWithoutProgress(EarlyStoppingCallback):
     """Early stopping that looks only at evaluations of the split on which the model is selected."""
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         """Keep a run that stopped early stopped when it is resumed.
 
         The checks of the parent do not apply: ShineTrainer keeps the best model itself, and checks its arguments.
@@ -28,7 +36,14 @@ class StopWithoutProgress(EarlyStoppingCallback):
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
             control.should_training_stop = True
 
-    def on_evaluate(self, args, state, control, metrics, **kwargs):
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs,
+    ) -> None:
         if selection_metric(args) in metrics:
             super().on_evaluate(args, state, control, metrics, **kwargs)
 
@@ -36,10 +51,17 @@ class StopWithoutProgress(EarlyStoppingCallback):
 class KeepBestModel(TrainerCallback):
     """Save the model in `best/` whenever an evaluation during training finds a new best value of `metric_for_best_model`."""
 
-    def __init__(self, trainer):
+    def __init__(self, trainer: Trainer):
         self.trainer = trainer
 
-    def on_evaluate(self, args, state, control, metrics, **kwargs):
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs,
+    ) -> None:
         value = metrics.get(selection_metric(args)) if args.metric_for_best_model else None
         if value is None or not self.trainer.is_in_train:
             return
@@ -57,10 +79,10 @@ class KeepNewestCheckpoint(TrainerCallback):
     and the steps since then with them. [`KeepBestModel`] has the best model, so no checkpoint needs to be protected.
     """
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         state.best_model_checkpoint = None
 
-    def on_save(self, args, state, control, **kwargs):
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         state.best_model_checkpoint = None
 
 
@@ -70,12 +92,12 @@ class SaveAfterEvaluation(TrainerCallback):
     def __init__(self):
         self._waiting = False
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         # Whatever ends the training also ends its last epoch.
         self._waiting = control.should_save and (state.epoch.is_integer() or control.should_training_stop)
         control.should_save = control.should_save and not self._waiting
 
-    def on_epoch_end(self, args, state, control, **kwargs):
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         control.should_save = control.should_save or self._waiting
 
 
@@ -85,16 +107,16 @@ class FinishedRun(TrainerCallback):
     def __init__(self):
         self._first_step = 0
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         self._first_step = state.global_step
         if state.global_step >= state.max_steps:
             control.should_training_stop = True
 
-    def on_epoch_end(self, args, state, control, **kwargs):
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if control.should_training_stop and state.global_step == self._first_step:
             control.should_log = control.should_evaluate = control.should_save = False
 
 
-def selection_metric(args) -> str:
+def selection_metric(args: TrainingArguments) -> str:
     """Return the name of `metric_for_best_model` among the metrics of an evaluation."""
     return f"eval_{args.metric_for_best_model.removeprefix('eval_')}"

@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,9 @@ logger = logging.getLogger(__name__)
 TELLING_ROWS = 8
 
 
-def unpad(predictions, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def unpad(
+    predictions: tuple[np.ndarray, np.ndarray], windows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Undo the padding of collator and `Trainer`.
 
     Args:
@@ -54,7 +57,9 @@ def saliency_inside(outputs: Mapping, inputs: Mapping) -> torch.Tensor:
     return masked_mean(scores.float(), inside.unsqueeze(1), 2).masked_fill(~present, torch.nan)
 
 
-def score(predictions, windows: np.ndarray, rows, confidence: float | None) -> dict[str, float]:
+def score(
+    predictions: tuple[np.ndarray, np.ndarray], windows: np.ndarray, rows: Any, confidence: float | None
+) -> dict[str, float]:
     """Return the metrics of the moments and of the saliency order, see [`ShineTrainer.compute_moment_metrics`].
 
     Args:
@@ -75,7 +80,9 @@ def score(predictions, windows: np.ndarray, rows, confidence: float | None) -> d
     return moment_retrieval_metrics(moments[answered], windows[answered]) | order
 
 
-def write_query_results(path: str, rows: Iterable[Mapping], predictions, windows: np.ndarray) -> None:
+def write_query_results(
+    path: str, rows: Iterable[Mapping], predictions: tuple[np.ndarray, np.ndarray], windows: np.ndarray
+) -> None:
     """Write what an evaluation found for each row as JSON lines: see [`ShineTrainer.save_query_results`]."""
     moments, levels, windows = unpad(predictions, windows)
     with atomic_file(path) as file:

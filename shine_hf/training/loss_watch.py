@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 
 import torch
 
@@ -16,7 +17,7 @@ class LossWatch:
         # The bound only matters to runs that are never logged.
         self._steps = deque(maxlen=MAX_STEPS)
 
-    def record(self, step: int, loss: torch.Tensor, outputs, inputs) -> None:
+    def record(self, step: int, loss: torch.Tensor, outputs: Mapping, inputs: Mapping) -> None:
         """
         Remember a (micro) step.
 

@@ -9,7 +9,7 @@ import platform
 from collections.abc import Callable, Mapping
 
 import torch
-from transformers import PreTrainedConfig, TrainerCallback
+from transformers import PreTrainedConfig, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..cards.model_card import DataFacts, ModelFacts, SaliencyExample, public_settings
 from ..schema import VALIDATION
@@ -50,16 +50,23 @@ class ModelCardCallback(TrainerCallback):
         self._examples: dict[str, SaliencyExample] = {}
         self._is_best = self._is_resumed = False
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         # A resumed run knows what was measured before.
         self._is_best, self._is_resumed = False, state.global_step > 0
         for entry in state.log_history:
             self._note(entry, entry.get("step"))
 
-    def on_evaluate(self, args, state, control, metrics, **kwargs):
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs,
+    ) -> None:
         self._note(metrics, state.global_step)
 
-    def on_best_model_loaded(self, state) -> None:
+    def on_best_model_loaded(self, state: TrainerState) -> None:
         """The weights are those of `state.best_global_step` now, and so are the results."""
         self._is_best = True
         self.results, self._examples = {}, {}
@@ -90,7 +97,7 @@ class ModelCardCallback(TrainerCallback):
         }
         self._results_step = step
 
-    def facts(self, trainer) -> ModelFacts:
+    def facts(self, trainer: Trainer) -> ModelFacts:
         """What the card of the trainer's model says now."""
         if self._data is None and self._describe_data is not None:
             self._data = self._describe_data()
@@ -134,7 +141,7 @@ def _settings_of(config) -> dict[str, object]:
     return public_settings({name: getattr(config, name) for name in names}, vars(defaults))
 
 
-def _settings_of_training(args) -> dict[str, object]:
+def _settings_of_training(args: TrainingArguments) -> dict[str, object]:
     """What differs from the defaults, as far as it shapes the result; all of it is in training_args.json."""
     defaults = {}
     for f in dataclasses.fields(args):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
+from transformers import TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 from transformers.trainer_utils import has_length
 
@@ -37,7 +39,7 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=generator))
 
 
-def training_sampler(rows, args, batch_size: int, epoch: Callable[[], int]) -> Sampler | None:
+def training_sampler(rows: Any, args: TrainingArguments, batch_size: int, epoch: Callable[[], int]) -> Sampler | None:
     """Return the sampler of the training rows by `args.train_sampling_strategy`; None for a stream, which has its own order.
 
     Args:
@@ -57,7 +59,7 @@ def training_sampler(rows, args, batch_size: int, epoch: Callable[[], int]) -> S
     return EpochLengthGroupedSampler(batch_size, lengths, seed, epoch)
 
 
-def longest_first(rows, args) -> list[int] | None:
+def longest_first(rows: Any, args: TrainingArguments) -> list[int] | None:
     """Return the positions of the rows in the order in which they are evaluated; None for a stream.
 
     The longest videos come first: batches hold little padding, and what does not fit in memory fails at once.
@@ -68,7 +70,7 @@ def longest_first(rows, args) -> list[int] | None:
     return np.argsort(-np.asarray(lengths), kind="stable").tolist()
 
 
-def row_lengths(rows, args) -> Sequence[float] | None:
+def row_lengths(rows: Any, args: TrainingArguments) -> Sequence[float] | None:
     """Return the length of each row; None where rows are not grouped by length, or do not say it."""
     grouped = args.train_sampling_strategy == "group_by_length"
     if not grouped or args.length_column_name not in (getattr(rows, "column_names", None) or ()):
@@ -76,7 +78,7 @@ def row_lengths(rows, args) -> Sequence[float] | None:
     return list(rows[args.length_column_name])
 
 
-def restore_order(values, order: Sequence[int] | None):
+def restore_order(values: Any, order: Sequence[int] | None) -> Any:
     """Bring arrays `(N, …)`, or a tuple of them, that were computed in an order of the rows back into the order of the rows themselves."""
     if values is None or order is None:
         return values

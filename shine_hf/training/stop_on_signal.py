@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 from torch import distributed
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 # Ctrl-C, `kill` and schedulers, a closed terminal, Slurm's `--signal=USR1@60`, and the limit on CPU time. Windows lacks some of them.
 STOP_SIGNALS = tuple(
@@ -84,25 +84,25 @@ class StopOnSignal(TrainerCallback):
             os.write(2, b"\nStopping after this step. Press Ctrl-C again to stop at once.\n")
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
             # On the CPU, whatever the training runs on, so that no step waits for its device.
             self._group = distributed.new_group(backend="gloo", timeout=args.ddp_timeout_delta)
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if not self.stopped_by and (number := self._agreed()):
             self.stopped_by = number
             control.should_training_stop = True
             # `on_epoch_end`, which follows, saves.
             control.should_save = False
 
-    def on_epoch_end(self, args, state, control, **kwargs):
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if self.stopped_by:
             control.should_log = control.should_save = True
             # The epoch goes on after the resumption, so its evaluation is not due yet.
             control.should_evaluate = control.should_evaluate and state.epoch.is_integer()
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if self._pending is not None:
             self._pending[1].wait()
 

@@ -7,14 +7,15 @@ import functools
 import math
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, IntervalStrategy, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput, has_length, number_of_arguments, seed_worker
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length, number_of_arguments, seed_worker
 
 from ..losses import ShineLoss
 from ..modeling import MomentRetrievalProcessor
@@ -73,9 +74,9 @@ class ShineTrainer(CheckpointingTrainer):
         self,
         model: str | nn.Module | None = None,
         args: TrainingArguments | None = None,
-        data_collator=None,
-        train_dataset=None,
-        eval_dataset=None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
         processing_class: MomentRetrievalProcessor | None = None,
         video_features: str | Sequence[str] | Mapping | None = None,
         text_features: str | Callable | None = None,
@@ -131,7 +132,9 @@ class ShineTrainer(CheckpointingTrainer):
         """The ranking losses; None if they are off. A hyper-parameter search changes the arguments from trial to trial, so they are read here."""
         return self._shine_loss or self.args.make_shine_loss()
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list[dict], Any]:
         """Return the batches of a step as `Trainer` does and, where it has the number of items, what each loss term must be divided by.
 
         Allows for what happens to the loss afterwards: `Trainer` divides it by the number of accumulated batches, and the gradients are averaged
@@ -149,7 +152,9 @@ class ShineTrainer(CheckpointingTrainer):
         counts = self._sum_over_processes(counts)
         return batches, {name: count.clamp(min=1) / parts for name, count in counts.items()}
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """Return the base loss of the model plus the weighted SHINE losses; every term is kept for the next log.
 
         Args:
@@ -173,7 +178,7 @@ class ShineTrainer(CheckpointingTrainer):
             self._terms[STEPS] += 1
         return (loss, outputs) if return_outputs else loss
 
-    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+    def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch: Any = None) -> torch.Tensor:
         """Take a step as `Trainer` does, with faster kernels on a CPU."""
         with self._kernels(model):
             return super().training_step(model, inputs, num_items_in_batch)
@@ -274,7 +279,7 @@ class ShineTrainer(CheckpointingTrainer):
             self.train_dataset, self.data_collator, self._train_batch_size, sampler, worker_init_fn=seed_workers
         )
 
-    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Return the loader of an evaluation: the longest videos come first, and the draws of the collator are the same at every evaluation."""
         if eval_dataset is None or isinstance(eval_dataset, str):
             rows = self.eval_dataset[eval_dataset] if eval_dataset is not None else self.eval_dataset
@@ -290,7 +295,7 @@ class ShineTrainer(CheckpointingTrainer):
         loader.row_order = order
         return loader
 
-    def get_test_dataloader(self, test_dataset) -> DataLoader:
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         """Return the loader of [`predict`], which is that of an evaluation."""
         return self.get_eval_dataloader(test_dataset)
 
@@ -317,7 +322,7 @@ class ShineTrainer(CheckpointingTrainer):
 
     # ---- evaluation --------------------------------------------------------------------------------------------------
 
-    def train(self, *args, **kwargs):
+    def train(self, *args, **kwargs) -> TrainOutput:
         """Train as [`CheckpointingTrainer`] does, after a look at whether an evaluation finds `metric_for_best_model`.
 
         Raises:
@@ -353,10 +358,10 @@ class ShineTrainer(CheckpointingTrainer):
 
     def evaluation_loop(
         self,
-        dataloader,
+        dataloader: DataLoader,
         description: str,
-        prediction_loss_only=None,
-        ignore_keys=None,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Evaluate as `Trainer` does; the results come in the order of the rows, and the loss terms are among the metrics."""
@@ -381,7 +386,9 @@ class ShineTrainer(CheckpointingTrainer):
 
         return compute
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+    def prediction_step(
+        self, model: nn.Module, inputs: dict, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple:
         """Reduce the outputs to what the metrics read: moments `(B, Q, 3)` and mean saliency inside the moment."""
         inputs = self._prepare_inputs(inputs)
         step_loss = StepLoss(self.model, self.shine_loss)
@@ -430,7 +437,7 @@ class ShineTrainer(CheckpointingTrainer):
         confidence = None if self.is_in_train else CONFIDENCE
         return score(prediction.predictions, prediction.label_ids, self._evaluated_rows, confidence)
 
-    def save_query_results(self, split: str, rows) -> None:
+    def save_query_results(self, split: str, rows: Any) -> None:
         """
         Write what the last evaluation found for every query to `output_dir/queries/{split}.jsonl`: `qid`, `vid`, the first `moment`
         `[start, end]` in seconds, its `iou` with the annotated window that it fits best, and the mean `saliency` inside the moment under the
@@ -446,11 +453,13 @@ class ShineTrainer(CheckpointingTrainer):
 
     # ---- optimization --------------------------------------------------------------------------------------------------
 
-    def get_decay_parameter_names(self, model) -> list[str]:
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Return all of them: the public code decays biases and norms too."""
         return [name for name, _ in model.named_parameters()]
 
-    def create_scheduler(self, num_training_steps: int, optimizer=None):
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
         """Create a step decay at `lr_drop_epoch` if that is set, else the scheduler of `Trainer`."""
         if self.args.lr_drop_epoch is None or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)

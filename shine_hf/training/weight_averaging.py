@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 AVERAGE_FILE = "averaged_weights.safetensors"
 
@@ -31,7 +31,7 @@ class WeightAveraging(TrainerCallback):
         self.trainer, self.decay = trainer, decay
         self._average: dict[str, torch.Tensor] | None = None
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         """Begin with the weights of the model, or with the average of the checkpoint from which the run is resumed.
 
         Raises:
@@ -51,14 +51,14 @@ class WeightAveraging(TrainerCallback):
                 )
             self._average = load_file(path, device=str(args.device))
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         """Add the weights of this step to the average."""
         decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
         weights = self._weights()
         average = [self._average[name] for name in weights]
         get_ema_multi_avg_fn(decay)(average, [weight.detach() for weight in weights.values()], None)
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         """End with the averaged weights."""
         self._load(self._average)
         self._average = None
