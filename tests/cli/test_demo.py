@@ -21,7 +21,7 @@ def summary(output: str) -> list[list[str]]:
 
 
 def test_renders_encodes_trains_evaluates_and_predicts_and_goes_on_where_it_stopped(folder, capsys):
-    assert main(["demo", "--output", str(folder), "--compare", *SMALL]) == 0
+    assert main(["demo", "--output-dir", str(folder), "--compare", *SMALL]) == 0
     first = capsys.readouterr().out
     assert [row[:2] for row in summary(first)] == [
         [model, split] for model in ("base", "shine") for split in ("test_trivial", "novel_composition")
@@ -38,11 +38,11 @@ def test_renders_encodes_trains_evaluates_and_predicts_and_goes_on_where_it_stop
     # Nothing is trained again, so the numbers are the same.
     checkpoint = folder / "qd_detr_shine_seed0" / "checkpoint-1" / "model.safetensors"
     before = checkpoint.stat().st_mtime_ns
-    assert main(["demo", "--output", str(folder), *SMALL]) == 0
+    assert main(["demo", "--output-dir", str(folder), *SMALL]) == 0
     assert summary(capsys.readouterr().out) == summary(first)[2:] and checkpoint.stat().st_mtime_ns == before
 
 
 def test_what_is_wrong_is_said_in_one_line(folder, capsys):
-    assert main(["demo", "--output", str(folder), "--test-videos", "0"]) == 2
+    assert main(["demo", "--output-dir", str(folder), "--test-videos", "0"]) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("shine-hf demo: error:") and "1 to test on" in error and "\n" not in error
