@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Render Shapes-CG, a made-up video benchmark; encode its videos; train QD-DETR with the SHINE losses; evaluate; and find the moments of "
         "a video that was held out. An interrupted demo goes on where it stopped when it is started again."
     )
-    parser.add_argument("--output-dir", "--output", default="outputs/shapes_cg", metavar="DIR", help="where everything is written")
+    parser.add_argument(
+        "--output-dir", "--output", default="outputs/shapes_cg", metavar="DIR", help="where everything is written"
+    )
     parser.add_argument("--compare", action="store_true", help="train the base model too, and print both")
     parser.add_argument("--train-videos", type=int, default=3000, help="videos to train on (default: %(default)s)")
     parser.add_argument("--test-videos", type=int, default=200, help="videos per test split (default: %(default)s)")
