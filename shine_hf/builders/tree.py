@@ -1,6 +1,7 @@
 """The tree of files that a dataset is published as, and the command line of the scripts that build it.
 
 DIR/README.md                                   the card, rendered from all `build.json`
+DIR/eval.yaml                                   makes the dataset a benchmark of the Hub: its tasks are the metrics on the test splits
 DIR/CONFIG/SPLIT-00000-of-00001.parquet         the rows
 DIR/CONFIG/build.json                           how the config was made, its statistics, its features and sizes
 DIR/CONFIG/statistics.png                       the figure of the card
@@ -20,6 +21,7 @@ from datasets import Dataset
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
+from ..cards.benchmark import BENCHMARK_FILE, render_benchmark
 from ..cards.dataset_card import BUILD_FILE, CARD_FILE, read_builds, render_dataset_card
 from ..cards.dataset_statistics import dataset_statistics, plot_statistics
 from ..data.datasets import DatasetSpec
@@ -124,9 +126,17 @@ def build_tree(
     with tempfile.TemporaryDirectory(prefix="shine-hf-build-") as cache_dir:
         for name in [*configs, *negatives_files]:
             write_config(builder_class(config_name=name, cache_dir=cache_dir, **options), output_dir)
-    card = render_dataset_card(read_builds(output_dir), repo_id or builder_class.spec.hub_id)
-    with atomic_file(output_dir / CARD_FILE) as file:
-        file.write(card)
+    builds = read_builds(output_dir)
+    card = render_dataset_card(builds, repo_id or builder_class.spec.hub_id)
+    benchmark = render_benchmark(
+        builder_class.spec.title,
+        builder_class.spec.description,
+        builds[0]["config_name"],
+        [split for split in builder_class.spec.splits if split != "train"],
+    )
+    for name, text in ((CARD_FILE, card), (BENCHMARK_FILE, benchmark)):
+        with atomic_file(output_dir / name) as file:
+            file.write(text)
     return output_dir
 
 

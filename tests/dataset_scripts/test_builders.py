@@ -130,6 +130,14 @@ def test_card_lists_configs_splits_features_and_sizes(whole_tree):
     assert "{{ " not in text and "None" not in text
 
 
+def test_the_tree_is_a_benchmark_of_the_hub(whole_tree):
+    benchmark = yaml.safe_load((whole_tree / "eval.yaml").read_text())
+    assert benchmark["name"] == "Charades-CG"
+    assert {(task["config"], task["split"]) for task in benchmark["tasks"]} == {
+        ("gpt-3.5-turbo", split) for split in ("test_trivial", "novel_composition", "novel_word")
+    }
+
+
 def test_quick_start_of_the_card_runs(whole_tree, tmp_path):
     (code,) = re.findall(r"```python\n(.*?)```", (whole_tree / "README.md").read_text(), re.DOTALL)
     code = code.replace("shine/charades-cg-negatives", str(whole_tree))
