@@ -32,7 +32,7 @@ class ShapesConfig(datasets.BuilderConfig):
     world: ShapesCG = dataclasses.field(default_factory=ShapesCG)
 
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
-        """The settings as plain values, so that other settings are not answered from the cache."""
+        """Identify a config by its settings as plain values, so that other settings are not answered from the cache."""
         settings = {name: getattr(self.world, name) for name in SETTINGS}
         return super().create_config_id({**config_kwargs, "world": settings}, custom_features)
 

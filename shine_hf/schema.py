@@ -16,7 +16,7 @@ from typing import Any
 from datasets import Features, List, Value
 
 MASK = "<mask>"
-"""What stands in `masked_queries` in place of a word."""
+"""Replaces a word in `masked_queries`."""
 
 FEATURES = Features(
     {
@@ -216,7 +216,7 @@ def _bad_field(where: str, row: Mapping, name: str, expected: str, found: object
 
 
 def _shown(value: object) -> str:
-    """Return a value as it would stand in a JSON file, cut short."""
+    """Return a value as JSON, cut short."""
     text = json.dumps(_plain(value), ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

@@ -32,7 +32,7 @@ FIGURE_FILE = "statistics.png"
 
 
 def write_config(builder: CompositionalNegatives, output_dir: Path) -> dict:
-    """Build one config and write its folder, which appears whole or not at all.
+    """Build one config and write its folder, which appears complete or not at all.
 
     Returns:
         What `build.json` holds.
@@ -94,13 +94,13 @@ def build_tree(
     videos: str | Path | None = None,
     repo_id: str | None = None,
 ) -> Path:
-    """Build configs and write the whole tree. Configs that stand in the folder already stay, and stay in the card.
+    """Build configs and write the entire tree. Configs that are already in the folder stay, and stay in the card.
 
     Args:
         builder_class: Of one of the `dataset_scripts`.
         output_dir: Where to write.
         data_dir: Folder of the public files; downloaded where it is None.
-        configs: Names; by default all whose files are to be had, or none if `negatives_files` is given.
+        configs: Names; by default all whose files are available, or none if `negatives_files` is given.
         negatives_files: Configs of your own: name -> exports of `shine-hf negatives generate`.
         videos: A folder of videos, for the column `video`. It holds paths of this machine, so such a tree is for local use.
         repo_id: Where the tree is going to be published, for the card's quick start.
@@ -116,7 +116,7 @@ def build_tree(
     own = [
         NegativesConfig(name=name, negatives_files=tuple(map(str, files))) for name, files in negatives_files.items()
     ]
-    # A class of its own: `datasets` knows the configs by the class.
+    # A new class, since `datasets` looks configs up in the class.
     members = {"BUILDER_CONFIGS": [*builder_class.BUILDER_CONFIGS, *own], "__module__": builder_class.__module__}
     builder_class = type(builder_class.__name__, (builder_class,), members)
     options = {
@@ -141,7 +141,7 @@ def build_tree(
 
 
 def make_parser(builder_class: type[CompositionalNegatives]) -> argparse.ArgumentParser:
-    """The command line of a dataset script."""
+    """Return the parser of a dataset script."""
     parser = argparse.ArgumentParser(
         description=f"Build, check, write and publish {builder_class.spec.title} with hard negatives.",
         epilog="Negatives of your own: `shine-hf negatives generate` writes the files for --negatives NAME=FILE.",
@@ -152,7 +152,7 @@ def make_parser(builder_class: type[CompositionalNegatives]) -> argparse.Argumen
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the public files; without it they are downloaded")
     names = [config.name for config in builder_class.BUILDER_CONFIGS]
     parser.add_argument(
-        "--configs", nargs="+", choices=names, help="sources of negatives (default: all whose files are to be had)"
+        "--configs", nargs="+", choices=names, help="sources of negatives (default: all whose files are available)"
     )
     parser.add_argument(
         "--negatives",
@@ -166,14 +166,14 @@ def make_parser(builder_class: type[CompositionalNegatives]) -> argparse.Argumen
     )
     parser.add_argument("--push-to-hub", action="store_true", help="publish the tree after it was written")
     parser.add_argument("--repo-id", default=builder_class.spec.hub_id, help="where to publish (default: %(default)s)")
-    parser.add_argument("--private", action="store_true", help="publish for yourself alone")
+    parser.add_argument("--private", action="store_true", help="only you can see it")
     parser.add_argument("--revision", help="branch to publish to (default: main)")
     parser.add_argument("--commit-message", help="message of the commit")
     return parser
 
 
 def main(builder_class: type[CompositionalNegatives], argv: Sequence[str] | None = None) -> int:
-    """Build, write and publish, as the command line says. The exit status is 2 for an error that a user can mend."""
+    """Build, write and publish, as the command line says. The exit status is 2 for an error that the user can fix."""
     args = make_parser(builder_class).parse_args(argv)
     try:
         if args.push_to_hub and args.with_videos:

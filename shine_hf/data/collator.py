@@ -18,19 +18,18 @@ MAX_DRAWS = 64
 
 @dataclasses.dataclass
 class DataCollatorForMomentRetrieval:
-    """
-    Looks up the features of each row, prepares them with the processor, builds the labels and supplies the negatives.
+    """Look up the features of each row, prepare them with the processor, build the labels and supply the negatives.
 
     Everything random is drawn from (seed, epoch, qid), so batch size, accumulation, workers and processes change nothing.
 
     Args:
-        processor (`MomentRetrievalProcessor`): Normalises, cuts and pads.
-        video_features: `video_features[vid]` -> `(T, Dv)` array, a [`FeatureStore`] say.
-        text_features: `text_features(query=…, qid=…, level=…)` -> `(L, Dt)` array, a [`TextFeatures`] say; `level` is None for the
+        processor (`MomentRetrievalProcessor`): Normalizes, cuts and pads.
+        video_features: `video_features[vid]` -> `(T, Dv)` array, e.g. a [`FeatureStore`].
+        text_features: `text_features(query=…, qid=…, level=…)` -> `(L, Dt)` array, e.g. a [`TextFeatures`]; `level` is None for the
             query itself, else the level of its negative, counted from 1.
         query_pool (rows with `qid`, `vid`, `query`, *optional*): Where irrelevant queries are drawn from: the training set.
         hard_negatives (`bool`): Pass on the `negative_queries` of the rows.
-        num_levels (`int`): How many levels are used, from the nearest on: further ones of a row are left out, missing ones are absent.
+        num_levels (`int`): How many levels are used, nearest first: further ones of a row are left out, missing ones are absent.
         evaluated_levels (`int`, *optional*): How many levels the evaluation uses; `num_levels` if left out.
         skip_flagged (`bool`): Leave out the levels that validation flagged (`negative_flags`), in training.
         irrelevant: `"random"` draws a query of another video from `query_pool`; `"in_batch"` draws it from the batch; `"roll"` takes the next
@@ -67,12 +66,13 @@ class DataCollatorForMomentRetrieval:
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch is drawn for (the trainer does)."""
+        """Set the epoch that is drawn for; the trainer calls this."""
         self._epoch.fill_(epoch)
 
     def for_evaluation(self) -> DataCollatorForMomentRetrieval:
-        """The same collator with draws that do not change from epoch to epoch, no margin pairs, and the hard negatives that rows have, flagged or not:
-        the order of the saliency is measured on the same sentences, whatever a model was trained with.
+        """Return the same collator with fixed draws, no margin pairs, and all hard negatives, flagged or not.
+
+        The order of the saliency is measured on the same sentences, whatever a model was trained with.
         """
         copy = dataclasses.replace(
             self,
@@ -87,12 +87,13 @@ class DataCollatorForMomentRetrieval:
         return copy
 
     def __call__(self, rows: Sequence[Mapping]) -> dict:
-        """
+        """Make a batch.
+
         Args:
             rows: Rows of the schema (see `shine_hf.schema`).
 
         Returns:
-            The inputs of the models' `forward`, `labels` included. Beside what the loss reads, `labels` holds `windows (B, W, 2)` in seconds
+            The inputs of the models' `forward`, `labels` included. In addition to what the loss reads, `labels` holds `windows (B, W, 2)` in seconds
             as annotated (padded with -1) and `durations (B,)`, for the metrics, and `qids`, a list of strings, for messages.
         """
         epoch = int(self._epoch) if self.fixed_epoch is None else self.fixed_epoch
@@ -100,7 +101,7 @@ class DataCollatorForMomentRetrieval:
         texts = [self.text_features(query=row["query"], qid=row["qid"], level=None) for row in rows]
         hard_negatives = [self._hard_negatives(row) for row in rows]
         if all(features is None for row in hard_negatives for features in row):
-            # Splits without negatives, test splits say: nothing is gained by encoding padding.
+            # Splits without negatives, e.g. test splits: encoding padding gains nothing.
             hard_negatives = [[]] * len(rows)
         negatives = [[*hard_negatives[index], self._irrelevant(index, rows, epoch)] for index in range(len(rows))]
         inputs = self.processor(videos, texts, negatives, names=[row["qid"] for row in rows])
@@ -120,7 +121,7 @@ class DataCollatorForMomentRetrieval:
         ] + absent
 
     def _irrelevant(self, index: int, rows: Sequence[Mapping], epoch: int) -> np.ndarray | None:
-        """Features of a query of a different video that is not the same sentence; None where there is none."""
+        """Return features of a query of a different video that is not the same sentence; None where there is none."""
         row = rows[index]
         if self.irrelevant == "roll":
             if len(rows) == 1:
@@ -171,5 +172,5 @@ class DataCollatorForMomentRetrieval:
 
 
 def _random_bits(*key) -> int:
-    """64 random bits that depend on the key alone."""
+    """Return 64 random bits that depend only on the key."""
     return int.from_bytes(hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest(), "little")

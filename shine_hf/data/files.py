@@ -52,7 +52,7 @@ def raw_rows(path: str | Path, split: str = "") -> Iterator[RawRow]:
             f"{path}, line 1: neither JSON nor Charades-STA text (VID START END##SENTENCE); found {text.strip()[:40]!r}"
         )
     else:
-        document = _whole_document(text, path)
+        document = _single_document(text, path)
         if document is None:
             yield from json_lines(text, path)
         elif is_by_video(document):
@@ -77,8 +77,8 @@ def json_lines(text: str, path: Path) -> Iterator[RawRow]:
             yield f"{path}, line {number}", _parse_json(line, path, number)
 
 
-def _whole_document(text: str, path: Path) -> Any | None:
-    """Return the JSON value that is the entire file; None where it is lines of JSON."""
+def _single_document(text: str, path: Path) -> Any | None:
+    """Return the JSON value that makes up the entire file; None where it is lines of JSON."""
     first_line = text.lstrip().partition("\n")[0]
     if text.strip() != first_line.strip() and first_line.lstrip().startswith("{"):
         try:

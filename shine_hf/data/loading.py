@@ -41,7 +41,7 @@ SPLIT_FILE_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".tsv")
 
 @dataclass
 class DataArguments:
-    """Which annotations, negatives and features to use. Every field is a recipe key and a command-line option."""
+    """Choose annotations, negatives and features. Every field is a recipe key and a command-line option."""
 
     dataset: str = field(
         default="charades_cg",

@@ -1,4 +1,4 @@
-"""Windows in seconds -> what a model is trained on: normalised spans, clip-wise saliency, pairs of clips."""
+"""Windows in seconds -> what a model is trained on: normalized spans, clip-wise saliency, pairs of clips."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ from ..schema import SALIENCY_CLIP_LENGTH
 
 
 def clip_windows(windows: Sequence[Sequence[float]], num_clips: int, clip_length: float) -> np.ndarray:
-    """Windows `(W, 2)` in seconds, cut to the part of the video that the clips cover; those with nothing left are gone."""
+    """Cut windows `(W, 2)` in seconds to the part of the video that the clips cover, and drop those with nothing left."""
     windows = np.asarray(windows, dtype=np.float64).reshape(-1, 2).clip(0, covered_seconds(num_clips, clip_length))
     return windows[windows[:, 1] > windows[:, 0]]
 
 
 def span_targets(windows: np.ndarray, num_clips: int, clip_length: float) -> np.ndarray:
-    """Clipped windows `(W, 2)` -> `(W, 2)` centre and width as fractions of the covered video, float32."""
+    """Turn clipped windows `(W, 2)` into `(W, 2)` center and width as fractions of the covered video, float32."""
     start, end = (windows / covered_seconds(num_clips, clip_length)).T
     return np.stack([(start + end) / 2, end - start], axis=1).astype(np.float32)
 
@@ -24,10 +24,10 @@ def span_targets(windows: np.ndarray, num_clips: int, clip_length: float) -> np.
 def saliency_targets(
     windows: np.ndarray, num_clips: int, clip_length: float, soft_boundary_seconds: float = 0.0
 ) -> np.ndarray:
-    """Clip-wise saliency `(T,)`: 1 for every clip that a window touches, however little, else 0.
+    """Return clip-wise saliency `(T,)`: 1 for every clip that a window touches, however little, else 0.
 
     With `soft_boundary_seconds` > 0 the label rises over that many seconds around each boundary, from 0 outside to 1 inside. Which
-    clips count as inside (label >= 0.5) stays the same. The paper names hard boundaries as a limitation of its own.
+    clips count as inside (label >= 0.5) stays the same. The paper names hard boundaries as one of its limitations.
     """
     # A boundary on the edge of a clip must not touch the next clip by a rounding error.
     tolerance = 1e-6 * clip_length
@@ -47,7 +47,7 @@ def saliency_targets(
 def graded_saliency(
     clip_ids: Sequence[int], scores: Sequence[Sequence[float]], num_clips: int, clip_length: float
 ) -> np.ndarray:
-    """QVHighlights' saliency `(T,)` on the clips of a model: the sum of the annotators' scores (0 to 4 each), 0 where none is relevant.
+    """Return QVHighlights' saliency `(T,)` on the clips of a model: the sum of the annotators' scores (0 to 4 each), 0 where none is relevant.
 
     Args:
         clip_ids: Relevant clips, of 2 s each whatever the model's clip length is.

@@ -39,7 +39,7 @@ def read_text(path: Path) -> str:
     """Read a text file, gzipped or not, with `\\n` at the ends of lines.
 
     Raises:
-        ValueError: for a damaged gzip file, or bytes in an encoding that cannot be told for sure, e.g. Latin-1.
+        ValueError: for a damaged gzip file, or bytes in an encoding that cannot be recognized, e.g. Latin-1.
     """
     content = path.read_bytes()
     if path.suffix.lower() == ".gz":

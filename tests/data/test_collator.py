@@ -99,7 +99,7 @@ def test_the_irrelevant_query_belongs_to_another_video_and_is_another_sentence()
         assert drawn(collate(rows[3:]), 0, [rows[0], rows[1]])["vid"] == "a"
 
 
-def test_draws_depend_on_seed_epoch_and_row_alone():
+def test_draws_depend_on_only_seed_epoch_and_row():
     rows = make_rows(24)
 
     def draws(batches, **options):
@@ -112,15 +112,15 @@ def test_draws_depend_on_seed_epoch_and_row_alone():
             for sample, row in enumerate(batch_rows)
         }
 
-    whole = draws([rows])
+    together = draws([rows])
     assert (
         draws([[row] for row in rows])
         == draws([rows[::-1]])
         == draws([rows[i : i + 5] for i in range(0, 24, 5)])
-        == whole
+        == together
     )
-    assert draws([rows], seed=1) != whole
-    assert len(set(whole.values())) > 8  # Spread over the pool.
+    assert draws([rows], seed=1) != together
+    assert len(set(together.values())) > 8  # Spread over the pool.
     collate = make_collator(rows)
     by_epoch = []
     for epoch in (0, 1, 0):
@@ -156,8 +156,8 @@ def test_irrelevant_queries_from_the_batch(irrelevant):
         if irrelevant == "roll":
             assert found is rows[(sample + 1) % 5]
     # A batch that has none to offer: the negative is absent, and masked.
-    alone = make_collator(rows, irrelevant=irrelevant, query_pool=None)(rows[:1])
-    assert not alone["negative_text_attention_mask"][0, -1].any()
+    single = make_collator(rows, irrelevant=irrelevant, query_pool=None)(rows[:1])
+    assert not single["negative_text_attention_mask"][0, -1].any()
 
 
 def test_in_batch_never_takes_the_same_video():
@@ -193,7 +193,7 @@ def test_margin_pairs_lie_inside_and_outside():
     assert (labels["negative_clips"] < lengths).all()
 
 
-def test_rows_without_a_usable_window_and_whole_videos():
+def test_rows_without_a_usable_window_and_entire_videos():
     rows = [
         make_row(0, relevant_windows=[]),
         make_row(2, relevant_windows=[[5.0, 3.0]]),

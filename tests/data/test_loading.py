@@ -44,7 +44,7 @@ def test_jsonl_files(tmp_path):
         load_splits(DataArguments(dataset=str(tmp_path / "gone.jsonl")))
 
 
-def test_a_dataset_with_the_required_columns_alone_is_enough(tmp_path):
+def test_a_dataset_with_only_the_required_columns_is_enough(tmp_path):
     required = ("qid", "vid", "query", "duration", "relevant_windows")
     rows = [{name: row[name] for name in required} for row in make_rows(4)]
     (tmp_path / "mine").mkdir()
@@ -92,7 +92,7 @@ def test_a_trained_model_keeps_its_text_encoder(caplog):
         text_features_of(QDDetrConfig(text_encoder="npz:"))
 
 
-def test_a_limit_on_evaluation_leaves_training_whole(tmp_path):
+def test_a_limit_on_evaluation_leaves_training_complete(tmp_path):
     train, test = (
         write_jsonl(tmp_path / "train.jsonl", make_rows(6)),
         write_jsonl(tmp_path / "test.jsonl", make_rows(6)),

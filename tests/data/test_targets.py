@@ -22,7 +22,7 @@ def targets(windows, num_clips=10, clip_length=0.5, **options):
         ([1.1, 1.2], [2]),  # Shorter than a clip.
         ([4.9, 5.0], [9]),  # The last clip.
         ([4.6, 99.0], [9]),  # Ends after the video.
-        ([0.0, 5.0], list(range(10))),  # The whole video.
+        ([0.0, 5.0], list(range(10))),  # The entire video.
         ([-2.0, 0.3], [0]),
     ],
 )

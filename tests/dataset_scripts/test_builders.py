@@ -36,7 +36,7 @@ def sources(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def whole_tree(tmp_path_factory):
+def complete_tree(tmp_path_factory):
     """A tree with every config of Charades-CG, from made-up files."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         use_made_up_sources(monkeypatch)
@@ -51,10 +51,10 @@ def files_of(folder):
 # ---- the tree --------------------------------------------------------------------------------------------------------
 
 
-def test_load_dataset_gives_the_rows_of_the_sources(whole_tree, sources, tmp_path):
+def test_load_dataset_gives_the_rows_of_the_sources(complete_tree, sources, tmp_path):
     expected = read_original("charades_cg", sources)
     for options in ({}, {"name": "gpt-3.5-turbo"}):
-        dataset = load_dataset(str(whole_tree), cache_dir=str(tmp_path / "cache"), **options)
+        dataset = load_dataset(str(complete_tree), cache_dir=str(tmp_path / "cache"), **options)
         assert list(dataset) == list(SPLITS)
         for split in SPLITS:
             assert dataset[split].features == FEATURES
@@ -69,9 +69,9 @@ def test_load_dataset_gives_the_rows_of_the_sources(whole_tree, sources, tmp_pat
 
 
 @pytest.mark.parametrize("config", ["lexical", "random"])
-def test_generated_configs_have_negatives_in_every_split(whole_tree, tmp_path, config):
-    dataset = load_dataset(str(whole_tree), config, cache_dir=str(tmp_path / "cache"))
-    originals = load_dataset(str(whole_tree), cache_dir=str(tmp_path / "cache"))
+def test_generated_configs_have_negatives_in_every_split(complete_tree, tmp_path, config):
+    dataset = load_dataset(str(complete_tree), config, cache_dir=str(tmp_path / "cache"))
+    originals = load_dataset(str(complete_tree), cache_dir=str(tmp_path / "cache"))
     for split in SPLITS:
         assert dataset[split]["query"] == originals[split]["query"][:]
         for row in dataset[split]:
@@ -83,28 +83,28 @@ def test_generated_configs_have_negatives_in_every_split(whole_tree, tmp_path, c
             )
 
 
-def test_streaming_gives_the_same_rows(whole_tree, tmp_path):
-    stream = load_dataset(str(whole_tree), "lexical", split="novel_word", streaming=True)
-    rows = load_dataset(str(whole_tree), "lexical", split="novel_word", cache_dir=str(tmp_path / "cache"))
+def test_streaming_gives_the_same_rows(complete_tree, tmp_path):
+    stream = load_dataset(str(complete_tree), "lexical", split="novel_word", streaming=True)
+    rows = load_dataset(str(complete_tree), "lexical", split="novel_word", cache_dir=str(tmp_path / "cache"))
     assert list(stream) == rows.to_list()
 
 
-def test_building_twice_gives_the_same_bytes(whole_tree, sources, tmp_path):
+def test_building_twice_gives_the_same_bytes(complete_tree, sources, tmp_path):
     again = build_tree(CHARADES, tmp_path / "again", data_dir=sources)
-    assert files_of(again) == files_of(whole_tree)
+    assert files_of(again) == files_of(complete_tree)
 
 
-def test_one_config_is_rebuilt_beside_the_others(whole_tree, sources, tmp_path):
+def test_one_config_is_rebuilt_beside_the_others(complete_tree, sources, tmp_path):
     tree = tmp_path / "tree"
-    shutil.copytree(whole_tree, tree)
+    shutil.copytree(complete_tree, tree)
     (tree / "random" / "train-00000-of-00001.parquet").write_bytes(b"old")
     build_tree(CHARADES, tree, data_dir=sources, configs=["random"])
-    assert files_of(tree) == files_of(whole_tree)
+    assert files_of(tree) == files_of(complete_tree)
 
 
-def test_training_starts_from_the_published_form(whole_tree):
+def test_training_starts_from_the_published_form(complete_tree):
     for negatives, with_negatives in ((None, {"train"}), ("lexical", set(SPLITS))):
-        splits = load_splits(DataArguments(dataset=str(whole_tree), negatives=negatives))
+        splits = load_splits(DataArguments(dataset=str(complete_tree), negatives=negatives))
         assert {name for name, rows in splits.items() if any(rows["negative_queries"])} == with_negatives
     assert len(training_rows(splits["train"])) == len(splits["train"]) - 1
 
@@ -112,8 +112,8 @@ def test_training_starts_from_the_published_form(whole_tree):
 # ---- the card --------------------------------------------------------------------------------------------------------
 
 
-def test_card_lists_configs_splits_features_and_sizes(whole_tree):
-    text = (whole_tree / "README.md").read_text()
+def test_card_lists_configs_splits_features_and_sizes(complete_tree):
+    text = (complete_tree / "README.md").read_text()
     header = yaml.safe_load(text.split("---\n")[1])
     assert [(config["config_name"], config.get("default")) for config in header["configs"]] == [
         ("gpt-3.5-turbo", True), ("lexical", None), ("random", None),
@@ -130,17 +130,17 @@ def test_card_lists_configs_splits_features_and_sizes(whole_tree):
     assert "{{ " not in text and "None" not in text
 
 
-def test_the_tree_is_a_benchmark_of_the_hub(whole_tree):
-    benchmark = yaml.safe_load((whole_tree / "eval.yaml").read_text())
+def test_the_tree_is_a_benchmark_of_the_hub(complete_tree):
+    benchmark = yaml.safe_load((complete_tree / "eval.yaml").read_text())
     assert benchmark["name"] == "Charades-CG"
     assert {(task["config"], task["split"]) for task in benchmark["tasks"]} == {
         ("gpt-3.5-turbo", split) for split in ("test_trivial", "novel_composition", "novel_word")
     }
 
 
-def test_quick_start_of_the_card_runs(whole_tree, tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", (whole_tree / "README.md").read_text(), re.DOTALL)
-    code = code.replace("shine/charades-cg-negatives", str(whole_tree))
+def test_quick_start_of_the_card_runs(complete_tree, tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", (complete_tree / "README.md").read_text(), re.DOTALL)
+    code = code.replace("shine/charades-cg-negatives", str(complete_tree))
     environment = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PATH": ""}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

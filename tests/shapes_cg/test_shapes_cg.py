@@ -22,7 +22,7 @@ def rows() -> dict[str, list[dict]]:
 
 
 def words_of(query: str) -> tuple[str, ...]:
-    """The five words of a query, read back from the sentence alone."""
+    """The five words of a query, read back from the sentence."""
     spoken = query.rstrip(".").split()
     return tuple(next(word for word in words if word in spoken) for words in WORDS.values())
 
@@ -110,7 +110,7 @@ def shape_mask(frames, color_channel=0):
     return (frames[..., 0] > 150) & (frames[..., 1] < 100)
 
 
-def test_a_shape_is_seen_during_its_event_alone():
+def test_a_shape_is_seen_only_during_its_event():
     mask = shape_mask(frames_of(("red", "square", "spins", "slowly", "above"))).any(axis=(1, 2))
     assert mask.tolist() == [16 <= frame < 48 for frame in range(64)]
 
@@ -162,7 +162,7 @@ def test_every_event_is_seen(settings):
         frames = render_video(video, world.size, world.fps)
         for event in video.events:
             during = frames[round(event.start * world.fps) : round(event.end * world.fps)]
-            # The first frame shows the box alone.
+            # The first frame shows only the box.
             assert (during != frames[0]).any(), (video.vid, event)
 
 
