@@ -283,7 +283,7 @@ def test_real_generated_configs(shared, tmp_path, builder, train):
     tree = build_tree(builder, tmp_path / "tree", data_dir=shared / "data", configs=["lexical", "random"])
     for config in ("lexical", "random"):
         dataset = load_dataset(str(tree), config, cache_dir=str(tmp_path / "cache"))
-        for split, rows in read_original(builder.dataset, shared / "data", "none").items():
+        for split, rows in read_original(builder.spec.name, shared / "data", "none").items():
             found, names = (
                 dataset[split],
                 [name for name in FEATURES if "masked" not in name and "negative" not in name],
