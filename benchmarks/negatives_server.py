@@ -1,4 +1,4 @@
-"""Does the generation of negatives with a language model hold against a bad server? Two studies with a local one.
+"""Does the generation of negatives with a language model withstand a bad server? Two studies with a local one.
 
     python benchmarks/negatives_server.py rate
     python benchmarks/negatives_server.py kill --data-dir ../shared/data [--limit N]
@@ -6,9 +6,9 @@
 `rate`: how much of what a server allows is used, at concurrency 64, for a server with a latency and for servers with a
 rate limit (429 with Retry-After beyond it).
 
-`kill`: `shine-hf negatives generate` for all of Charades-CG against a server that spoils 20 % of its answers and limits the
-rate; the process is killed (-9) five times and started again. Reported are the answers that were paid twice or lost,
-the peak memory of every process and the rate while it ran.
+`kill`: `shine-hf negatives generate` for the training split of Charades-CG against a server that spoils 20 % of its answers and
+limits the rate; the process is killed (-9) five times and started again. Reported are the answers that were paid twice or lost,
+the peak memory of every process, and the rate while it ran.
 
 The server (tests/negatives/llm/llm_server.py) runs in a process of its own on the same cores, so rates beyond about 500
 requests a second say more about the machine than about the client.
@@ -104,7 +104,7 @@ def study_kill(args: argparse.Namespace) -> None:
                 process.send_signal(signal.SIGKILL)
             _, status, usage = os.wait4(process.pid, 0)
             ended = time.monotonic()
-            time.sleep(0.5)  # what was on its way reaches the closed sockets
+            time.sleep(0.5)  # for what is on its way to the closed sockets
             stats = server.stats()
             kept = ids_in(cache)
             assert received <= kept, "answers that were in the cache are gone"
@@ -122,9 +122,11 @@ def study_kill(args: argparse.Namespace) -> None:
         len(answers) - 1 - answers.index(answer) for answers in stats["answers"].values() for answer in answers if answer in kept
     )  # fmt: skip
     print(f"faults: {stats['counts']}")
-    print(f"answers delivered {len(delivered)}, in the cache {len(kept)}")
+    empty = sum(map(len, stats["empty"].values()))
+    print(f"requests at the server {stats['requests']}: answers delivered {len(delivered)}, in the cache {len(kept)}")
+    print(f"replies with status 200 and without an answer (error, refusal, nothing), not kept: {empty}")
     print(f"asked again although the answer was in the cache: {asked_again}")
-    # The system frees a killed process's memory before it closes its connections; what comes in between is lost.
+    # The system frees the memory of a killed process before it closes its connections; what comes in between is lost.
     print(f"delivered to a process that was being killed: {len(delivered) - len(kept)} in {args.kills} kills")
     print(f"came back before Retry-After was over: {len(stats['early'])}")
     print(f"output: {sum(1 for _ in output.open())} rows of {rows}")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from shine_hf.io import retry
@@ -19,45 +20,38 @@ from shine_hf.negatives.generators.base import Fill, FillRequest
 from .answers import is_answer, json_object
 from .cache import Row
 from .chat import LanguageModel
-from .client import HOPELESS, REFUSED, BudgetReached, EndpointError, is_out_of_quota, openai
+from .client import HOPELESS, REFUSED, BudgetReached, EndpointError, is_out_of_quota, may_pass, openai
 
 if TYPE_CHECKING:
     from openai.types import Batch
 
-# A question that came back without an answer (server error, expired) goes into so many further batches.
-MAX_FURTHER_BATCHES = 3
+    from .prompts import Dialogue
+
+# A question that came back without an answer (server error, expired) is put so often in all.
+MAX_TRIES = 4
 _PLANNED = "planned:"
-_OVER = ("completed", "failed", "expired", "cancelled")
 
 
+@dataclass(kw_only=True)
 class OpenAIBatchGenerator(LanguageModel):
-    """Fills masked queries through `/batches`.
+    """Fills masked queries through `/batches`; `price` is that of batches.
 
     `fill` uploads, waits and collects; it may be interrupted and called again, in another process too. The cache is shared with
     `OpenAIChatGenerator`, which does not wait for batches but asks what they have not answered yet.
 
     Args:
         poll_seconds: How often to ask whether a batch is over.
-        max_requests_per_batch, max_bytes_per_batch: Limits on one input file; by default OpenAI's.
-        **options: See [`LanguageModel`]; `price` is that of batches.
+        max_requests_per_batch: OpenAI takes 50,000, and 200 MB; a request has about 2 kB.
     """
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        poll_seconds: float = 20.0,
-        max_requests_per_batch: int = 50_000,
-        max_bytes_per_batch: int = 200_000_000,
-        **options: Any,
-    ) -> None:
-        if not poll_seconds > 0 or max_requests_per_batch < 1:
-            raise ValueError(
-                f"poll_seconds and max_requests_per_batch must be positive, not {poll_seconds}, {max_requests_per_batch}"
-            )
-        self.poll_seconds = poll_seconds
-        self.max_requests_per_batch, self.max_bytes_per_batch = max_requests_per_batch, max_bytes_per_batch
-        super().__init__(model, **{"timeout_seconds": 600.0, **options})
+    timeout_seconds: float = 600.0
+    poll_seconds: float = 20.0
+    max_requests_per_batch: int = 50_000
+
+    def __post_init__(self) -> None:
+        if not self.poll_seconds > 0 or self.max_requests_per_batch < 1:
+            raise ValueError("poll_seconds and max_requests_per_batch must be positive")
+        super().__post_init__()
 
     def fill(self, requests: Sequence[FillRequest]) -> Iterator[Fill]:
         """Yield one `Fill` per request, in portions, as batches end.
@@ -66,24 +60,25 @@ class OpenAIBatchGenerator(LanguageModel):
             EndpointError: no request can succeed, or the endpoint rejected a batch.
         """
         self.cache.lock()
-        self._tries: Counter[bytes] = Counter()  # of each question that brought no answer
-        self._problems: dict[bytes, str] = {}
-        self._admitted: dict[bytes, dict[str, Any]] = {}  # the bodies that the budget has reserved
+        self._problems: defaultdict[bytes, list[str]] = defaultdict(
+            list
+        )  # of each question, why a try brought no answer
+        self._dialogues: dict[bytes, Dialogue] = {}
+        self._sent: dict[bytes, dict[str, Any]] = {}  # the bodies of this run
         waiting = [self.dialogue(request) for request in requests]
-        first_look = True
         with openai.OpenAI(**self.endpoint.client_options()) as self._client:
             while waiting:
                 unsettled = []
                 for dialogue in waiting:
                     fill = dialogue.replay(self.cache)
-                    if fill is None and self._tries[dialogue.key] > MAX_FURTHER_BATCHES:
-                        fill = Fill(dialogue.request, None, self._problems[dialogue.key])
+                    if fill is None and len(problems := self._problems[dialogue.key]) >= MAX_TRIES:
+                        fill = Fill(dialogue.request, None, problems[-1])
                     if fill is None:
                         unsettled.append(dialogue)
                         continue
-                    self.budget.from_cache += first_look
+                    self.budget.from_cache += not self._dialogues  # the first look
                     yield fill
-                first_look, waiting = False, unsettled
+                waiting = unsettled
                 self._dialogues = {dialogue.key: dialogue for dialogue in waiting}
                 self._submit()
                 while waiting and not self._collect():
@@ -92,57 +87,46 @@ class OpenAIBatchGenerator(LanguageModel):
     def _submit(self) -> None:
         """Hand in the questions that no batch has yet, as far as the budget allows."""
         taken = {key: batch for batch, questions in self.cache.waiting().items() for key in questions}
-        part: dict[bytes, bytes] = {}
-        size = 0
+        lines: dict[bytes, bytes] = {}
         for key, dialogue in self._dialogues.items():
             if key in taken:
                 if not taken[key].startswith(f"{self.endpoint.base_url} "):
                     raise EndpointError(
-                        f"question {key.hex()[:8]} waits in the batch {taken[key]}: collect that one first, there"
+                        f"question {key.hex()[:8]} waits in the batch {taken[key]}: collect that first"
                     )
                 continue
-            body = dialogue.body(self.endpoint, self._tries[key])
+            body = dialogue.body(self.endpoint, len(self._problems[key]))
             try:
                 self.budget.admit(body)
             except BudgetReached as limit:
-                self._give_up(key, str(limit))
+                self._problems[key] += [str(limit)] * MAX_TRIES
                 continue
-            self._admitted[key] = body
+            self._sent[key] = body
             line = {"custom_id": key.hex(), "method": "POST", "url": "/v1/chat/completions", "body": body}
-            data = json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
-            if part and (len(part) == self.max_requests_per_batch or size + len(data) > self.max_bytes_per_batch):
-                self._hand_in(part)
-                part, size = {}, 0
-            part[key] = data
-            size += len(data)
-        if part:
-            self._hand_in(part)
+            lines[key] = json.dumps(line).encode() + b"\n"
+        keys = list(lines)
+        for start in range(0, len(keys), self.max_requests_per_batch):
+            part = keys[start : start + self.max_requests_per_batch]
+            self._hand_in([self._dialogues[key].question() for key in part], b"".join(lines[key] for key in part))
 
-    def _hand_in(self, part: dict[bytes, bytes]) -> None:
+    def _hand_in(self, questions: list[Row], file: bytes) -> None:
         name = f"{self.endpoint.base_url} {_PLANNED}{uuid.uuid4().hex}"
-        questions = [self._dialogues[key].question() | {"batch_id": name, "received_at": time.time()} for key in part]
+        questions = [{**question, "batch_id": name, "received_at": time.time()} for question in questions]
         self.cache.store(questions)
         try:
-            file = self._client.files.create(file=("questions.jsonl", b"".join(part.values())), purpose="batch")
+            file_id = self._client.files.create(file=("questions.jsonl", file), purpose="batch").id
             # Not the client's own retries: where a reply was lost, the batch is looked for before it is created again.
-            batch_id = retry(lambda: self._find(name, questions) or self._create(name, file.id), _may_pass)
+            batch_id = retry(lambda: self._find(name, questions) or self._create(name, file_id), may_pass)
         except openai.OpenAIError as error:
-            if isinstance(error, openai.APIStatusError):  # else the batch may be there: the next run looks for it
+            if not may_pass(error):  # else the batch may be there: the next run looks for it
                 self.cache.store([], ended_batch=name)
             raise EndpointError(f"{self.endpoint.base_url} takes no batch: {self.endpoint.explain(error)}") from error
-        self.cache.store([question | {"batch_id": f"{self.endpoint.base_url} {batch_id}"} for question in questions])
+        self._rename(questions, batch_id)
 
     def _create(self, name: str, file_id: str) -> str:
-        return (
-            self._client.with_options(max_retries=0)
-            .batches.create(
-                input_file_id=file_id,
-                endpoint="/v1/chat/completions",
-                completion_window="24h",
-                metadata={"shine_hf_batch": name[-32:]},
-            )
-            .id
-        )
+        options = {"completion_window": "24h", "metadata": {"shine_hf_batch": name[-32:]}}
+        client = self._client.with_options(max_retries=0)
+        return client.batches.create(input_file_id=file_id, endpoint="/v1/chat/completions", **options).id
 
     def _find(self, name: str, questions: Sequence[Row]) -> str | None:
         """Return the endpoint's id of a planned batch, if it was created."""
@@ -150,106 +134,88 @@ class OpenAIBatchGenerator(LanguageModel):
             if (remote.metadata or {}).get("shine_hf_batch") == name[-32:]:
                 return remote.id
             if remote.created_at < questions[0]["received_at"] - 86_400:  # a day of grace for clocks that differ
-                return None
+                break
         return None
+
+    def _rename(self, questions: Sequence[Row], batch_id: str) -> None:
+        self.cache.store({**question, "batch_id": f"{self.endpoint.base_url} {batch_id}"} for question in questions)
 
     def _collect(self) -> bool:
         """Look at all open batches once; return whether one of them is over, so that there is something to do."""
-        progress, is_idle = False, True
-        for batch, questions in self.cache.waiting().items():
-            base_url, _, batch_id = batch.rpartition(" ")
-            if base_url != self.endpoint.base_url:
-                continue
-            is_idle = False
+        batches = {
+            batch: list(questions.values())
+            for batch, questions in self.cache.waiting().items()
+            if batch.startswith(f"{self.endpoint.base_url} ")
+        }
+        progress = not batches
+        for batch, questions in batches.items():
+            batch_id = batch.rpartition(" ")[2]
             try:
                 if batch_id.startswith(_PLANNED):  # by a run that was killed
-                    batch_id = self._find(batch, list(questions.values()))
-                    found = [question | {"batch_id": f"{base_url} {batch_id}"} for question in questions.values()]
-                    self.cache.store(found if batch_id else [], ended_batch=batch)
-                    progress = True
-                    continue
+                    if found := self._find(batch, questions):
+                        self._rename(questions, found)
+                    else:
+                        self.cache.store([], ended_batch=batch)
+                    return True
                 remote = self._client.batches.retrieve(batch_id)
             except openai.OpenAIError as error:
                 raise EndpointError(
                     f"batch {batch_id}, handed in earlier according to {self.cache.path}, cannot be read (was it made with another key?): "
                     f"{error}. To give it up: sqlite3 {self.cache.path} \"DELETE FROM answers WHERE batch_id = '{batch}' AND raw = ''\""
                 ) from error
-            if remote.status in _OVER:
-                self._finish(batch, remote, questions)
+            if remote.status in ("completed", "failed", "expired", "cancelled"):
                 progress = True
-        return progress or is_idle
+                if remote.status == "failed":
+                    self._explain_failure(batch, remote)
+                else:
+                    self._keep(batch, remote, {question["key"].hex(): question for question in questions})
+        return progress
 
-    def _finish(self, batch: str, remote: Batch, questions: dict[bytes, Row]) -> None:
+    def _keep(self, batch: str, remote: Batch, questions: dict[str, Row]) -> None:
         """Keep the answers of a batch that is over, and note why the other questions have none."""
-        replies: dict[bytes, str] = {}
         problems = dict.fromkeys(questions, f"batch {remote.id} {remote.status} without an answer")
-        refused: list[bytes] = []
-        hopeless = ""
-        for item in self._results(remote):
-            key = _key_of(item)
-            if key not in questions:
+        dialogues = {name: self._dialogues.get(question["key"]) for name, question in questions.items()}
+        bodies = {name: self._sent.pop(each.key, each.body(self.endpoint)) for name, each in dialogues.items() if each}
+        replies: dict[str, str] = {}
+        refused, hopeless = [], ""
+        for name, status, raw in self._results(remote):
+            if name not in questions:
                 continue
-            response = item.get("response") or {}
-            status, raw = (
-                response.get("status_code"),
-                json.dumps(response.get("body") or item.get("error"), ensure_ascii=False),
-            )
-            raw = self.endpoint.scrub(raw)
-            problems[key] = f"{status or remote.status}: {raw[:300]}"
+            problems[name] = f"{status or remote.status}: {raw[:300]}"
             if status == 200:
-                replies[key] = raw
+                replies[name] = raw
             elif status in HOPELESS or is_out_of_quota(json_object(raw).get("error")):
-                hopeless = problems[key]
-            elif status in REFUSED and (status == 403 or not self.endpoint.learn(self._body(key), raw)):
-                refused.append(key)
+                hopeless = problems[name]
+            elif status in (400, 422) and name in bodies and self.endpoint.learn(bodies[name], raw):
+                del problems[name]  # asked again without the field that the endpoint refused
             elif status in REFUSED:
-                del problems[key]  # asked again without the field that the endpoint refused
-        answers = {key: raw for key, raw in replies.items() if is_answer(raw)}
-        rows = [self.answered(questions[key], raw) | {"batch_id": remote.id} for key, raw in answers.items()]
+                refused.append(name)
+        answers = {name: raw for name, raw in replies.items() if is_answer(raw)}
+        rows = [{**self.answered(questions[name], raw), "batch_id": remote.id} for name, raw in answers.items()]
         self.cache.store(rows, ended_batch=batch)
-        for key in questions:
-            if body := self._admitted.pop(key, None):
-                self.budget.settle(body, replies.get(key))
-            if key in problems and key not in answers and remote.status != "failed":
-                self._give_up(key, problems[key], tries=MAX_FURTHER_BATCHES + 1 if key in refused else 1)
-        if remote.status == "failed":
-            return self._explain_failure(remote)
         if hopeless or len(refused) == len(questions):
             reason = hopeless or problems[refused[0]]
             raise EndpointError(f"{self.endpoint.base_url} refused the requests of batch {remote.id}: {reason}")
-        for key, raw in replies.items():
-            if key in self._dialogues:
-                self.judge(self._dialogues[key], raw, len(self._dialogues))
+        for name in problems.keys() - answers.keys():
+            self._problems[questions[name]["key"]] += [problems[name]] * (MAX_TRIES if name in refused else 1)
+        for name, body in bodies.items():
+            self.budget.settle(body, replies.get(name))
+        for name, raw in replies.items():
+            if dialogue := dialogues[name]:
+                self.judge(dialogue, raw, len(self._dialogues))
 
-    def _give_up(self, key: bytes, problem: str, tries: int = MAX_FURTHER_BATCHES + 1) -> None:
-        self._problems[key] = problem
-        self._tries[key] += tries
-
-    def _body(self, key: bytes) -> dict[str, Any]:
-        dialogue = self._dialogues.get(key)
-        return self._admitted.get(key) or (dialogue.body(self.endpoint) if dialogue else {})
-
-    def _results(self, remote: Batch) -> Iterator[dict[str, Any]]:
+    def _results(self, remote: Batch) -> Iterator[tuple[str, int | None, str]]:
+        """Yield name, status and body of each line of the files of a batch."""
         for file_id in filter(None, (remote.output_file_id, remote.error_file_id)):
-            for line in self._client.files.content(file_id).content.splitlines():
-                yield json_object(line)
+            for line in map(json_object, self._client.files.content(file_id).content.splitlines()):
+                response: dict[str, Any] = line.get("response") or {}
+                raw = json.dumps(response.get("body") or line.get("error"), ensure_ascii=False)
+                yield str(line.get("custom_id")), response.get("status_code"), self.endpoint.scrub(raw)
 
-    def _explain_failure(self, remote: Batch) -> None:
+    def _explain_failure(self, batch: str, remote: Batch) -> None:
         errors = (remote.errors.data if remote.errors else None) or []
+        self.cache.store([], ended_batch=batch)
         if any("token_limit" in (error.code or "") for error in errors):
-            time.sleep(self.poll_seconds)  # too much is queued at the endpoint; later there is room again
-            return
+            return time.sleep(self.poll_seconds)  # too much is queued at the endpoint; later there is room again
         text = "; ".join(f"line {error.line}: {error.message}" for error in errors[:3]) or "it gives no reason"
         raise EndpointError(f"{self.endpoint.base_url} rejected batch {remote.id}: {text}")
-
-
-def _may_pass(error: Exception) -> bool:
-    status = getattr(error, "status_code", 500)
-    return isinstance(error, openai.APIError) and (status >= 500 or status in (408, 409, 429))
-
-
-def _key_of(item: dict[str, Any]) -> bytes | None:
-    try:
-        return bytes.fromhex(item["custom_id"])
-    except (KeyError, TypeError, ValueError):
-        return None

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,17 @@ from shine_hf.negatives.generators.base import Fill, FillRequest
 from .answers import UnusableAnswer, is_answer, json_object, read_facts, read_words
 from .cache import AnswerCache, Row
 from .client import REFUSED, Budget, BudgetReached, Endpoint, EndpointError, is_out_of_quota, openai, tokens_at_most
-from .prompts import PROMPT_VERSION, ChatParameters, Dialogue
+from .prompts import PROMPT_VERSION, Dialogue
 
 GRACE_SECONDS = 20.0  # after a stop, for answers on their way: they may be charged
 
 
+@dataclass(kw_only=True)
 class LanguageModel:
     """What the generators for chat completions and for batches share.
 
     Args:
-        model: The model's name at the endpoint.
+        source: The model's name at the endpoint.
         cache: The path of the file that keeps the answers.
         base_url, api_key, timeout_seconds: See [`Endpoint`].
         temperature, seed, max_tokens: Of each answer. Where an answer is cut by `max_tokens`, it is asked for once more with more.
@@ -39,30 +40,28 @@ class LanguageModel:
         ValueError: a parameter is out of its range, or the cache cannot be used.
     """
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        cache: str | Path,
-        base_url: str | None = None,
-        api_key: str | None = None,
-        timeout_seconds: float = 60.0,
-        temperature: float | None = 0.7,
-        seed: int | None = 0,
-        max_tokens: int = 256,
-        max_questions: int = 5,
-        max_requests: int | None = None,
-        max_cost_usd: float | None = None,
-        price: tuple[float, float] | None = None,
-    ) -> None:
-        if max_questions < 1:
-            raise ValueError(f"max_questions must be at least 1, not {max_questions}")
-        self.source = model
-        self.parameters = ChatParameters(model, temperature=temperature, seed=seed, max_tokens=max_tokens)
-        self.max_questions = max_questions
-        self.endpoint = Endpoint(base_url, api_key, timeout_seconds)
-        self.budget = Budget(price, max_requests, max_cost_usd)
-        self.cache = AnswerCache(cache)  # last, so that no wrong argument leaves a file behind
+    source: str = field(kw_only=False)
+    cache: AnswerCache | str | Path
+    base_url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    timeout_seconds: float = 60.0
+    temperature: float | None = 0.7
+    seed: int | None = 0
+    max_tokens: int = 256
+    max_questions: int = 5
+    max_requests: int | None = None
+    max_cost_usd: float | None = None
+    price: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.source or self.max_tokens < 1 or self.max_questions < 1:
+            raise ValueError("a language model needs a name, and max_tokens and max_questions of at least 1")
+        options = {"temperature": self.temperature, "seed": self.seed, "max_tokens": self.max_tokens}
+        self.parameters: dict[str, Any] = {"model": self.source, **options}
+        self.endpoint = Endpoint(self.base_url, self.api_key, self.timeout_seconds)
+        self.budget = Budget(self.price, self.max_requests, self.max_cost_usd)
+        if not isinstance(self.cache, AnswerCache):
+            self.cache = AnswerCache(self.cache)  # last, so that no wrong argument leaves a file behind
 
     def cost_so_far(self) -> Budget:
         """Return requests, tokens and cost; its `str` is made for a progress bar."""
@@ -73,7 +72,7 @@ class LanguageModel:
         return Dialogue(request, self.parameters, self.max_questions)
 
     def judge(self, dialogue: Dialogue, raw: str, total: int) -> UnusableAnswer | None:
-        """Count a reply; return why it cannot be used, or None.
+        """Count a reply of `total`; return why it cannot be used, or None.
 
         Raises:
             EndpointError: the first answers are all useless.
@@ -107,33 +106,28 @@ class LanguageModel:
 
     def provenance(self) -> dict[str, Any]:
         """Return what was asked, the versions of the model that answered, the days on which they did, and the prices given."""
-        answers = [row for row in self.cache if row["parameters"] == str(self.parameters)]
-        days = [time.strftime("%Y-%m-%d", time.gmtime(row["received_at"])) for row in answers]
-        return {
-            **asdict(self.parameters),
-            "prompt_version": PROMPT_VERSION,
-            "model_versions": sorted({row["model_version"] for row in answers if row["model_version"]}),
-            "answered_on": sorted({*days[:1], *days[-1:]}),
-            "usd_per_million_tokens": self.budget.price,
-        }
+        parameters = json.dumps(self.parameters, sort_keys=True)
+        answers = [row for row in self.cache if row["parameters"] == parameters]
+        days = {time.strftime("%Y-%m-%d", time.gmtime(row["received_at"])) for row in (answers[:1] + answers[-1:])}
+        versions = {row["model_version"] for row in answers if row["model_version"]}
+        made = {"model_versions": sorted(versions), "answered_on": sorted(days), "usd_per_million_tokens": self.price}
+        return {**self.parameters, "prompt_version": PROMPT_VERSION, **made}
 
 
+@dataclass(kw_only=True)
 class OpenAIChatGenerator(LanguageModel):
-    """Fills masked queries through `/chat/completions`.
+    """Fills masked queries through `/chat/completions`, with `concurrency` requests on their way at once.
 
     Every answer is committed to the cache before it is used, also one that is of no use: such a request is asked again with the reason in
     the prompt. The openai client repeats what may pass by itself (429, 5xx, timeouts, dropped connections).
-
-    Args:
-        concurrency: How many requests are on their way at once.
-        **options: See [`LanguageModel`].
     """
 
-    def __init__(self, model: str, *, concurrency: int = 64, **options: Any) -> None:
-        if concurrency < 1:
-            raise ValueError(f"concurrency must be at least 1, not {concurrency}")
-        self.concurrency = concurrency
-        super().__init__(model, **options)
+    concurrency: int = 64
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, not {self.concurrency}")
+        super().__post_init__()
 
     def fill(self, requests: Sequence[FillRequest]) -> Iterator[Fill]:
         """Yield one `Fill` per request, as the answers come.

@@ -85,7 +85,9 @@ class Budget:
 
     def settle(self, body: dict[str, Any], raw: str | None) -> None:
         """Book the reply to a request: the tokens that it says it took, else an estimate; none where the endpoint turned it away."""
-        self.reserved_usd -= self.usd(*tokens_at_most(body))
+        self.reserved_usd = max(
+            0.0, self.reserved_usd - self.usd(*tokens_at_most(body))
+        )  # a batch may be of an earlier run
         if raw is not None:
             facts, is_known = read_facts(raw), json_object(raw).get("usage")
             self.prompt_tokens += facts["prompt_tokens"] if is_known else tokens_at_most(body)[0]
@@ -201,6 +203,12 @@ class Endpoint:
                 f"none of the first {self.outcomes['useless']} answers of {self.base_url} can be used, e.g. {detail}. Change the model, "
                 "--max-tokens (if answers are cut), --temperature, or --base-url (if this is no completion; it usually ends in /v1)"
             )
+
+
+def may_pass(error: Exception) -> bool:
+    """Return whether an error of the client may pass by itself."""
+    status = getattr(error, "status_code", 500)
+    return isinstance(error, openai.APIError) and (status >= 500 or status in (408, 409, 429))
 
 
 def is_out_of_quota(error: object) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from shine_hf.negatives.generators.base import Fill, FillRequest
@@ -78,47 +77,28 @@ def answer_schema(masks: int) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "filled_blanks", "strict": True, "schema": schema}}
 
 
-@dataclass(frozen=True)
-class ChatParameters:
-    """What is asked of the model beside the messages; part of the cache key. `seed` grows by one with each further question."""
-
-    model: str
-    temperature: float | None = 0.7
-    seed: int | None = 0
-    max_tokens: int = 256
-
-    def __post_init__(self) -> None:
-        if not self.model or self.max_tokens < 1:
-            raise ValueError(
-                f"a model's name and max_tokens of at least 1 are needed, not {self.model!r}, {self.max_tokens}"
-            )
-
-    def __str__(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
-
-
 class Dialogue:
     """The questions about one request: a first one, and one more after each answer that cannot be used.
 
-    They are replayed from the cache, so a process that starts again is at once where the last one was. `key` is that of the open question;
+    They are replayed from the cache, so a process that starts again is at once where the last one was. `key` is that of the open question,
     `grown` says that its limit on tokens is raised.
+
+    Args:
+        request: What is asked.
+        parameters: `model`, `temperature`, `seed` and `max_tokens`; part of the cache key.
+        max_questions: How often to ask at most.
     """
 
-    def __init__(self, request: FillRequest, parameters: ChatParameters, max_questions: int) -> None:
+    def __init__(self, request: FillRequest, parameters: dict[str, Any], max_questions: int) -> None:
         self.request, self._parameters, self._max_questions = request, parameters, max_questions
-        self._attempt, self.grown = 0, False
-        self._asked = request
+        self._asked, self._attempt, self.grown = request, 0, False
         self._open_question()
 
     def _open_question(self) -> None:
         self._messages = build_messages(self._asked)
         # Neither the endpoint's address nor how the JSON is asked for: the same model elsewhere must not cost the answer again.
-        self.key = request_key(
-            prompt_version=PROMPT_VERSION,
-            parameters=asdict(self._parameters),
-            messages=self._messages,
-            attempt=self._attempt,
-        )
+        parts = {"prompt_version": PROMPT_VERSION, "parameters": self._parameters, "attempt": self._attempt}
+        self.key = request_key(messages=self._messages, **parts)
 
     def replay(self, cache: AnswerCache) -> Fill | None:
         """Follow the cached answers. Return a `Fill` if they settle the request, None if the open question must be asked."""
@@ -138,19 +118,16 @@ class Dialogue:
 
     def body(self, endpoint: Endpoint, tries: int = 0) -> dict[str, Any]:
         """Return the body of the chat completion for the open question, with another seed for each try that brought no answer."""
-        limit, seed = self._parameters.max_tokens, self._parameters.seed
-        fields = endpoint.supported(
-            response_format=answer_schema(len(self.request.originals)),
-            max_tokens=max(GROWTH * limit, MIN_GROWN_TOKENS) if self.grown else limit,
-            seed=None if seed is None else seed + self._attempt + tries,
-            temperature=self._parameters.temperature,
-        )
-        return {"model": self._parameters.model, "messages": self._messages, **fields}
+        optional = dict(self._parameters)
+        model, seed, limit = optional.pop("model"), optional["seed"], optional["max_tokens"]
+        optional["seed"] = None if seed is None else seed + self._attempt + tries
+        optional["max_tokens"] = max(GROWTH * limit, MIN_GROWN_TOKENS) if self.grown else limit
+        schema = answer_schema(len(self.request.originals))
+        return {"model": model, "messages": self._messages, **endpoint.supported(response_format=schema, **optional)}
 
     def question(self) -> Row:
         """Return the open question as a row of the cache."""
-        return {
-            **{"key": self.key, "qid": self.request.qid, "level": self.request.level, "attempt": self._attempt},
-            **{"masked_query": self.request.masked_query, "model": self._parameters.model},
-            **{"prompt_version": PROMPT_VERSION, "parameters": str(self._parameters)},
-        }
+        row = {name: getattr(self.request, name) for name in ("qid", "level", "masked_query")}
+        parameters = json.dumps(self._parameters, sort_keys=True)
+        row |= {"model": self._parameters["model"], "prompt_version": PROMPT_VERSION, "parameters": parameters}
+        return {"key": self.key, "attempt": self._attempt, **row}

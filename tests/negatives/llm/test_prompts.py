@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from shine_hf.negatives.llm.prompts import ChatParameters, Dialogue, answer_schema, build_messages
+from shine_hf.negatives.llm.prompts import Dialogue, answer_schema, build_messages
 
 from ..requests_made_up import make_request
 
@@ -42,6 +42,6 @@ def test_schema_asks_for_one_word_per_mask():
 
 def test_the_prompt_of_answers_already_paid_for_does_not_change():
     """Caches of earlier versions are found by their keys; if this must change, raise PROMPT_VERSION and say so in the changelog."""
-    parameters = ChatParameters("gpt-3.5-turbo")
+    parameters = {"model": "gpt-3.5-turbo", "temperature": 0.7, "seed": 0, "max_tokens": 256}
     dialogue = Dialogue(make_request(7), parameters, max_questions=5)
     assert dialogue.key.hex() == "0d2f1e5e70c6694941aed5edf5a2e8a3521b3ce2969485bfc040567ce2eedbdd"
