@@ -119,7 +119,7 @@ class Service:
     def chat(self, raw: bytes) -> tuple[int, dict | str, str | None, tuple[str, str] | None]:
         """Status, body and fault of one chat completion; and, if it is charged, the request and the answer's id."""
         now = time.monotonic()
-        name = hashlib.sha256(raw).hexdigest()[:16]
+        name = name_of(json.loads(raw))
         self.asked[name] += 1
         if now < self._not_before.pop(name, 0.0) - 0.001:
             self.early.append(now)
@@ -197,7 +197,7 @@ class Service:
         outputs, errors = [], []
         for number, line in enumerate(self.files[batch["input_file_id"]].decode().splitlines()):
             item = json.loads(line)
-            name = hashlib.sha256(json.dumps(item["body"], sort_keys=True).encode()).hexdigest()[:16]
+            name = name_of(item["body"])
             self.asked[name] += 1
             result = {"id": self.new_id("batch_req"), "custom_id": item["custom_id"], "error": None}
             if (refused := self._refusal(item["body"])) is not None:
@@ -223,6 +223,12 @@ class Service:
             if lines:
                 batch[key] = self.new_id("file")
                 self.files[batch[key]] = "\n".join(json.dumps(line) for line in lines).encode()
+
+
+def name_of(request: dict) -> str:
+    """What a question is known by; the seed changes when it is put again after an empty reply."""
+    question = {key: value for key, value in request.items() if key != "seed"}
+    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:16]
 
 
 STYLES = {
