@@ -4,7 +4,7 @@
 
 Captions are not what treebanks are made of: their verbs follow bare nouns ("person opens the door"). So the training
 sentences are taken as they are, in lower case, and with their subject pronouns turned into noun phrases ("he opens" ->
-"a person opens"). The result is a spaCy pipeline for `shine-hf negatives … --spacy-model tagger`; the treebank's licence
+"a person opens"). The result is a spaCy pipeline for `shine-hf negatives … --spacy-model tagger`; the treebank's license
 goes with it.
 """
 
@@ -42,10 +42,10 @@ class Word:
 
 
 def read_conllu(path: Path) -> Iterator[list[Word]]:
-    """The sentences of a CoNLL-U file. Words of a contraction ("they're") follow each other without a space.
+    """Yield the sentences of a CoNLL-U file. Words of a contraction ("they're") follow each other without a space.
 
     Raises:
-        ValueError: a line has not ten columns; the message names file and line.
+        ValueError: for a line that does not have ten columns; names file and line.
     """
     sentence: list[Word] = []
     contraction_end, space_after_contraction = 0, True

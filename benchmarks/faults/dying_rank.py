@@ -1,4 +1,4 @@
-"""A training with two processes of which one dies: the other must not wait for ever, and the run must go on afterwards.
+"""A training with two processes of which one dies: the other must not wait forever, and the run must continue afterwards.
 
     python -m benchmarks.faults.dying_rank [--steps 100]
 
@@ -44,19 +44,19 @@ def main() -> None:
         for name, victim in (("rank_1_dies", 1), ("rank_0_dies", 0)):
             run = make(name)
             process = run.start()
-            while run.last_whole_step() == 0 and process.poll() is None:
+            while run.last_complete_step() == 0 and process.poll() is None:
                 time.sleep(0.01)
             os.kill(ranks(process.pid)[victim], signal.SIGKILL)
             start = time.monotonic()
             status = process.wait()
             seconds = time.monotonic() - start
             assert status != 0, "the launcher ended without an error"
-            step = run.last_whole_step()
+            step = run.last_complete_step()
             run.finish()
             same = run.is_same_as(undisturbed)
             all_same &= same
             print(
-                f"{name}: status {status} after {seconds:.0f} s, whole up to step {step}; resumed: {'the same to the bit' if same else 'DIFFERENT'}",
+                f"{name}: status {status} after {seconds:.0f} s, complete up to step {step}; resumed: {'the same bit for bit' if same else 'DIFFERENT'}",
                 flush=True,
             )
         raise SystemExit(not all_same)

@@ -2,7 +2,7 @@
 
     sudo python -m benchmarks.faults.full_disk [--steps 30] [--sizes-kib 200 400 600 …]
 
-After each the disk grows, the same command goes on, and the end is compared with that of a run with room enough.
+After each failure the disk grows, the same command continues, and the result is compared with that of a run with enough space.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def main() -> None:
             try:
                 status = run.start().wait()
                 said = re.findall(r"error: (.* could not be saved.*)", run.log())
-                step = run.last_whole_step()
+                step = run.last_complete_step()
                 subprocess.run(["mount", "-o", "remount,size=100m", run.output], check=True)
                 run.finish()
                 same = run.is_same_as(enough)
                 all_same &= same
                 print(
-                    f"{size} KiB: status {status}, whole up to step {step}; resumed: {'the same to the bit' if same else 'DIFFERENT'}"
+                    f"{size} KiB: status {status}, complete up to step {step}; resumed: {'the same bit for bit' if same else 'DIFFERENT'}"
                 )
                 print(
                     f"    {said[0].replace(str(run.output), 'OUT') if said else run.log().strip().splitlines()[-1]}",

@@ -1,4 +1,4 @@
-"""Kills a real training again and again at random moments, and compares its end with that of a run that was left alone.
+"""Kill a real training again and again at random times, and compare its result with that of an uninterrupted run.
 
     python -m benchmarks.faults.kills [--kills 20] [--steps 400] [--seed 0]
 
@@ -31,7 +31,7 @@ def main() -> None:
         saved = {int(path.name.split("-")[1]): path.stat().st_mtime for path in left_alone.output.glob("checkpoint-*")}
         first, last = min(saved), max(saved)
         interval_seconds = (saved[last] - saved[first]) / (last - first) * SAVE_STEPS
-        print(f"left alone: {args.steps} steps, a checkpoint every {SAVE_STEPS}, {interval_seconds:.2f} s apart")
+        print(f"uninterrupted: {args.steps} steps, a checkpoint every {SAVE_STEPS}, {interval_seconds:.2f} s apart")
 
         half_written = 0
         for number in range(1, args.kills + 1):
@@ -46,10 +46,10 @@ def main() -> None:
                 break
             process.send_signal(kind)
             status = process.wait()
-            is_half = killed.last_step() != killed.last_whole_step()
+            is_half = killed.last_step() != killed.last_complete_step()
             half_written += is_half
             print(
-                f"kill {number}: {kind.name}, status {status}, whole up to step {killed.last_whole_step()}{', a half-written one beyond' * is_half}",
+                f"kill {number}: {kind.name}, status {status}, complete up to step {killed.last_complete_step()}{', a half-written one after it' * is_half}",
                 flush=True,
             )
             assert status == (128 + signal.SIGTERM if kind is signal.SIGTERM else -signal.SIGKILL), killed.log()[

@@ -21,7 +21,7 @@ SAVE_STEPS = 10
 
 class Run:
     """
-    A training in a folder of its own, by a command that goes on from the last whole checkpoint however often it is given.
+    A training in its own folder, by a command that continues from the last complete checkpoint however often it is run.
 
     Args:
         folder: For `data`, which the runs of a script share, and the output `name`.
@@ -47,7 +47,7 @@ class Run:
         self.command = [*(launcher or [sys.executable]), str(REPOSITORY / "train.py"), *words, *more]
 
     def start(self) -> subprocess.Popen:
-        """Give the command, in a process group of its own."""
+        """Start the command in its own process group."""
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
         with open(self.output.with_suffix(".log"), "ab") as log:
             return subprocess.Popen(
@@ -55,29 +55,29 @@ class Run:
             )
 
     def finish(self) -> None:
-        """Give the command and wait for its end.
+        """Run the command and wait for its end.
 
         Raises:
-            RuntimeError: where it fails; with the end of the log.
+            RuntimeError: if it fails; with the end of the log.
         """
         if self.start().wait() != 0:
             raise RuntimeError(self.log()[-2000:])
 
     def log(self) -> str:
-        """What all starts of the command printed."""
+        """Return what all starts of the command printed."""
         return self.output.with_suffix(".log").read_text(errors="replace")
 
     def last_step(self) -> int:
-        """Of the newest checkpoint, be it whole or not."""
+        """Return the step of the newest checkpoint, complete or not."""
         return max((int(path.name.split("-")[1]) for path in self.output.glob("checkpoint-*")), default=0)
 
-    def last_whole_step(self) -> int:
-        """Of the newest whole checkpoint."""
+    def last_complete_step(self) -> int:
+        """Return the step of the newest complete checkpoint."""
         steps = [int(path.name.split("-")[1]) for path in self.output.glob("checkpoint-*") if is_complete(str(path))]
         return max(steps, default=0)
 
     def is_same_as(self, other: Run) -> bool:
-        """Whether the losses of all steps and all weights are the same to the bit."""
+        """Return whether the losses of all steps and all weights are the same bit for bit."""
         weights, others = load_file(self.output / "model.safetensors"), load_file(other.output / "model.safetensors")
         return self.losses() == other.losses() and all(torch.equal(weights[name], others[name]) for name in others)
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.speed.input_pipeline [--videos 6000] [--data-dir ../shared/data] [--threads 2]
 
-Writes packed features (float16, 1,024 channels, 64 clips on average) of made-up videos, then times, in one run: opening them, reading random videos, collating whole
+Writes packed features (float16, 1,024 channels, 64 clips on average) of made-up videos, then times, in one run: opening them, reading random videos, collating complete
 training batches (32 queries, three hard negatives, an irrelevant query), and the SHINE training step of benchmarks/speed/step.py on such a batch. With `--data-dir`
-the durations of Charades-CG tell what share of the clips of a batch is padding when rows are drawn at random and when they are grouped by length.
+the durations of Charades-CG show what share of the clips of a batch is padding when rows are drawn at random and when they are grouped by length.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WORDS = "a person opens the tall door and then slowly takes two red cups from be
 class MadeUpFeatures(FeatureStore):
     """A random walk per video: what is packed."""
 
-    spec = "made up"
+    spec = "random"
     _dim = VIDEO_DIM
 
     def __init__(self, clips: dict[str, int]):

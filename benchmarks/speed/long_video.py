@@ -3,7 +3,7 @@
     python benchmarks/speed/long_video.py [--hours 2]
 
 A minute of moving noise is encoded and repeated; a small QD-DETR with random weights is asked three queries by pixels of one-second
-clips. Memory and seconds do not depend on what the weights say. Prints one JSON line.
+clips. Memory and seconds do not depend on the weights. Prints one JSON line.
 """
 
 import argparse
@@ -22,7 +22,7 @@ WIDTH, HEIGHT, FPS = 640, 360, 25
 
 
 def write_minute(path: Path) -> None:
-    """One minute of blocks that wander, as H.264."""
+    """Write one minute of moving blocks, as H.264."""
     rng = np.random.default_rng(0)
     picture = np.kron(rng.integers(0, 255, (HEIGHT // 20, WIDTH // 20, 3), np.uint8), np.ones((20, 20, 1), np.uint8))
     with av.open(str(path), "w") as container:
@@ -35,7 +35,7 @@ def write_minute(path: Path) -> None:
 
 
 def repeat(source: Path, target: Path, times: int) -> None:
-    """The packets of a video again and again, without encoding them anew."""
+    """Yield the packets of a video again and again, without encoding them again."""
     with av.open(str(target), "w") as output:
         stream = None
         for turn in range(times):

@@ -3,7 +3,7 @@
     python benchmarks/speed/metrics.py --queries 1550 --repeats 5
     python benchmarks/speed/metrics.py --submission preds.jsonl.gz --ground-truth gt.jsonl
 
-The two run in turn in one process, on one thread, and must agree on every figure; the ratio is that of the medians. `loop_scorer` also
+The two take turns in one process, on one thread, and must agree on every figure; the ratio is that of the medians. `loop_scorer` also
 serves the tests as an independent second opinion.
 """
 

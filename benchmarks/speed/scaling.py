@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed.scaling [--repeats 3] [--threads 2] [--output benchmarks/speed/results/scaling]
 
-Each panel changes one size of the yardstick of step.py (batch 32, 64 clips, three hard negatives and an irrelevant query) and times the step as we do it,
+Each panel changes one size of the reference size of step.py (batch 32, 64 clips, three hard negatives and an irrelevant query) and times our step,
 in float32 on a CPU. Along the clips the batch shrinks, so that every step has 2,048 clips and the longest fits into memory (about 10 GB): shown is the time
 per video. All points take turns, and the medians are shown. The growth exponent is the slope in double-logarithmic scale: 1 is growth
 in proportion, 2 the square. Writes OUTPUT.json and OUTPUT.png.
@@ -46,7 +46,7 @@ def curves() -> list[Curve]:
     batches = [1, 2, 4, 8, 16, 32, 64]
     return [
         Curve(
-            # The query itself and the irrelevant one are encoded anyway: in proportion to 2 + hard negatives is all there is to ask for.
+            # The query itself and the irrelevant one are encoded anyway: in proportion to 2 + hard negatives is the best possible.
             f"queries encoded per video (2 + hard negatives); batch {BATCH}, {CLIPS} clips",
             "s per step",
             [2 + count for count in hard_negatives],

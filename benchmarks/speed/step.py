@@ -3,9 +3,9 @@
     python -m benchmarks.speed.step [--repeats 7] [--threads 2] [--device cpu] [--output FILE.json]
 
 Shape: batch 32, 64 clips of 1,024 features and 2 endpoint features, 12 words, three hard negatives and an irrelevant query, full base loss.
-The reference style is made of our own modules and gives the same loss (checked before anything is timed): a pass of its own, with decoder, for the
-query and for each negative, torch's own kernels, plain attention, glibc's defaults, and losses in a loop over the samples. Each variant has a process of its
-own, because memory is set per process. The variants take turns, and the medians are compared. The time of only the matrix products of our
+The reference style is made of our own modules and gives the same loss (checked before anything is timed): a separate pass, with decoder, for the
+query and for each negative, torch's own kernels, plain attention, glibc's defaults, and losses in a loop over the samples. Each variant has its own
+process, because memory is set per process. The variants take turns, and the medians are compared. The time of only the matrix products of our
 step, in the same shapes and layouts, with our kernels and with torch's, is the lower bound for any arrangement of the rest.
 """
 
@@ -174,7 +174,7 @@ class MatrixProducts(TorchDispatchMode):
             func(*args)
 
 
-# ---- variants: each is made, and then repeated, in a process of its own ------------------------------------------------
+# ---- variants: each is made, and then repeated, in its own process ---------------------------------------------------
 
 
 def our_step(shine: ShineLoss | None, device: str, bf16: bool = False) -> Step:

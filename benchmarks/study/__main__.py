@@ -2,11 +2,11 @@
 
     python -m benchmarks.study NAME [--data-dir ../shared/data] [--workers 2] [--seeds 0 1] [--variants base shine] [--report-only] [--results DIR] [-- --max_steps 51800 --video_features I3D …]
 
-NAME is a file in benchmarks/study/studies (or a path). Each run is a `train.py` in a process of its own, under `outputs/studies/NAME`; the workers share the cores. A study that was
+NAME is a file in benchmarks/study/studies (or a path). Each run is a `train.py` in its own process, under `outputs/studies/NAME`; the workers share the cores. A study that was
 stopped or killed continues where it was when it is started again: finished runs are kept, others are resumed from their last checkpoint. Each run leaves a JSON in
 `benchmarks/study/results/NAME/runs`; from these and from the results of every query come the tables and figures. The card of the best model is kept in `model_cards/studies`.
 
-What comes after `--` overrides the recipe of every run, e.g. for the same study on other features. It needs a `--results` folder of its own, whose name the runs take too, and
+What comes after `--` overrides the recipe of every run, e.g. for the same study on other features. It needs its own `--results` folder, whose name the runs take too, and
 `--features` to say what the tables are of.
 """
 

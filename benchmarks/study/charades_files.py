@@ -40,14 +40,14 @@ def write_jsonl(rows: Iterable[dict], path: Path) -> None:
 
 
 def pairs_of(query: TaggedQuery) -> set[tuple[str, str]]:
-    """Every verb of a query with every noun of it, but for the people who act."""
+    """Return every verb of a query with every noun of it, except for the people who act."""
     words = [(token.lower(), tag) for token, tag in zip(query.tokens, query.parts_of_speech)]
     verbs, nouns = ({word for word, tag in words if tag == kind} for kind in ("VERB", "NOUN"))
     return set(product(verbs, nouns - {"person", "people", "man", "woman"}))
 
 
 def calibration_splits(rows) -> dict[str, list[dict]]:
-    """Split name -> rows: `train`, `seen` and `novel` of [the module's docstring](benchmarks/study/charades_files.py)."""
+    """Return split name -> rows: `train`, `seen` and `novel` of [the module's docstring](benchmarks/study/charades_files.py)."""
     train, apart = (list(part) for part in split_validation(rows, SET_APART, SEED))
     tagger = Tagger()
     train_pairs, apart_pairs = (

@@ -1,9 +1,9 @@
-"""How well a model finds a query's moment in a long video: held-out videos are joined, and each query is asked of the whole.
+"""How well a model finds a query's moment in a long video: held-out videos are joined, and each query is asked of the joined video.
 
     python -m benchmarks.study.joined_videos --model MODEL --dataset novel_composition.jsonl --video-features npz:FEATURES [--join 8]
 
 Everything goes through the pipeline, in windows of the model's length. A query may be true of another of the joined videos too, which counts as
-a miss: the figures are lower bounds. Prints a JSON line per number of joined videos: 1 is the yardstick.
+a miss: the figures are lower bounds. Prints a JSON line per number of joined videos: 1 is the baseline.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Does it help to let the saliency count in the choice of the moment? On the trained models of a study, without training anew.
+"""Does it help to let the saliency count in the choice of the moment? On the trained models of a study, without training again.
 
     python -m benchmarks.study.reranking NAME [--variants …] [--weights 0.5 1 2 4 8 16] [--results DIR]
 
@@ -67,12 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = list(rerank(study, runs, args.weights))
     chosen = {variant: weight for variant, weight, _ in found}
     runs += [run for _, _, reranked in found for run in reranked]
-    told = ", ".join(f"{variant} {weight:g}" for variant, weight in chosen.items())
+    weights = ", ".join(f"{variant} {weight:g}" for variant, weight in chosen.items())
     report = dataclasses.replace(
         study,
         name=study.name + SUFFIX,
         title=f"{study.title}: the saliency in the choice of the moment",
-        note=f"Variants that end in {SUFFIX} are the same trained models; their moments are ranked by class and saliency. Weights, chosen on the validation videos: {told}.",
+        note=f"Variants that end in {SUFFIX} are the same trained models; their moments are ranked by class and saliency. Weights, chosen on the validation videos: {weights}.",
         variants={name: {} for variant in chosen for name in (variant, variant + SUFFIX)},
         comparisons=[(variant + SUFFIX, variant) for variant in chosen]
         + [(one + SUFFIX, other + SUFFIX) for one, other in study.comparisons if {one, other} <= set(chosen)],

@@ -83,7 +83,7 @@ class Runner:
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
         with open(log, "a", encoding="utf-8") as file:
-            # A session of its own: Ctrl-C reaches only this process, which then has the runs save themselves.
+            # Its own session: Ctrl-C reaches only this process, which then has the runs save themselves.
             process = subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
             )

@@ -49,7 +49,7 @@ def load_original_checkpoint(
         path: A checkpoint of jayleicn/moment_detr, wjun0830/QD-DETR (video or audio-visual), zxccade/SHINE or line/lighthouse: a pickle
             with the entries `model` and `opt`, or a bare state dict.
         architecture: One of `moment_detr`, `qd_detr`, `shine`.
-        overrides: Fields of the configuration that the checkpoint does not tell, or tells wrongly: `clip_length`, `video_encoder`,
+        overrides: Fields of the configuration that the checkpoint does not have, or has wrong: `clip_length`, `video_encoder`,
             `video_feature_dims` (widths of the concatenated feature types, audio last), `batch_coupled_text_mask`, …
 
     Raises:

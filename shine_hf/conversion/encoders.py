@@ -36,16 +36,16 @@ FEATURE_TYPES = (
     FeatureType("i3d", 1024, "i3d:"),
     FeatureType("c3d", 4096, "hdf5:"),
 )
-# Widths that say by themselves what was concatenated.
+# Widths that identify what was concatenated.
 _BY_WIDTH = {512: ("clip",), 2304: ("slowfast",), 2816: ("slowfast", "clip"), 1024: ("i3d",)}
 
 
 def feature_types(video_dim: int, options: Mapping[str, Any]) -> list[FeatureType]:
-    """Return the feature types of a checkpoint in their order; none where they cannot be told.
+    """Return the feature types of a checkpoint in their order; an empty list if they are unknown.
 
     Args:
         video_dim: Channels of the video features, without the endpoint features and with audio.
-        options: Options of the original training. Its feature folders say the order; without them, the width does.
+        options: Options of the original training. Its feature folders give the order; without them, the width decides.
     """
     folders = options.get("v_feat_dirs") or ()
     folders = [folders] if isinstance(folders, str) else folders

@@ -93,7 +93,7 @@ def test_trained_runs_are_looked_at_again(study, tmp_path, capsys):
     assert "shine, seed 0:" in printed and "saliency gradient" in printed and "nan" not in printed
 
 
-def test_some_variants_and_seeds_alone(study, tmp_path, capsys):
+def test_some_variants_and_seeds_only(study, tmp_path, capsys):
     command = study(seeds=[0, 1])
     assert main([*command, "--variants", "shine", "--seeds", "1"]) == 0
     assert [path.name for path in (tmp_path / "outputs/studies/made_up").glob("*_seed*")] == ["shine_seed1"]
@@ -109,7 +109,7 @@ def test_a_run_that_fails_ends_the_study_and_shows_why(study):
 
 
 def test_the_run_that_failed_is_named_and_not_those_that_it_ended(study):
-    # The first would go on for long; it is ended when the second fails.
+    # The first would take very long; it is ended when the second fails.
     variants = {"endless": {"max_steps": 10**6, "save_steps": 10**6}, "broken": {"no_such_key": 1}}
     with pytest.raises(RuntimeError, match=r"(?s)broken_seed0.*unknown key 'no_such_key'"):
         main([*study(variants=variants, comparisons=[]), "--workers", "2"])
@@ -125,7 +125,7 @@ def test_runs_of_other_settings_are_neither_resumed_nor_reported(study):
         main([*command, "--", "--max_steps", "3"])
 
 
-def test_a_study_that_is_stopped_saves_and_goes_on(study, tmp_path):
+def test_a_study_that_is_stopped_saves_and_continues(study, tmp_path):
     command = study(variants={"shine": {"max_steps": 500, "save_steps": 500}}, comparisons=[])
     folder = tmp_path / "outputs/studies/made_up/shine_seed0"
     environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"}

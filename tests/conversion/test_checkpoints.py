@@ -54,7 +54,7 @@ def test_the_names_of_qd_detr(tmp_path, layers):
     )
 
 
-def test_a_state_dict_alone_and_a_data_parallel_prefix(tmp_path):
+def test_a_bare_state_dict_and_a_data_parallel_prefix(tmp_path):
     state = {f"module.{name}": value for name, value in original_names().items()}
     torch.save(state, tmp_path / "weights.pt")
     model = load_original_checkpoint(tmp_path / "weights.pt", "moment_detr", num_attention_heads=4, clip_length=1.0)
@@ -93,7 +93,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
 
 
 def test_command_line_writes_a_folder_that_needs_no_shine_hf(tmp_path):
-    """Safetensors, new names, and loadable by `AutoModel` from the code in the folder alone, in a fresh process."""
+    """Safetensors, new names, and loadable by `AutoModel` from only the code in the folder, in a fresh process."""
     save(tmp_path / "model.ckpt")
     output = tmp_path / "converted"
     arguments = [
