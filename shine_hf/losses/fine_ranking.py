@@ -7,6 +7,8 @@ import torch
 from ..modeling.moment_retrieval_loss import is_inside, masked_mean
 
 _EPS = 1e-9
+# Below this deviation, saliency over the clips of a video counts as flat.
+_FLAT = 0.1
 
 
 def fine_ranking_loss(
@@ -17,7 +19,7 @@ def fine_ranking_loss(
     *,
     margins: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25),
     compare_to: Literal["previous", "first"] = "previous",
-    distance: Literal["cross_entropy", "saliency"] = "cross_entropy",
+    distance: Literal["cross_entropy", "saliency", "standardized_saliency"] = "cross_entropy",
     negative_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     r"""Fine-grained saliency ranking of SHINE (arXiv 2407.05118).
@@ -29,7 +31,9 @@ def fine_ranking_loss(
 
     These distances are comparable only for saliency around 0. Where the base loss of QD-DETR pushes the saliency far below 0, \(d_0\) is
     large, while the other distances are weighted by a sigmoid near 0 and vanish, with their gradients. `distance="saliency"` is not from the
-    paper: there \(d_n\) is the negated mean saliency inside the moment, so a constant added to all scores changes nothing.
+    paper: there \(d_n\) is the negated mean saliency inside the moment, so a constant added to all scores changes nothing. With
+    `distance="standardized_saliency"`, its unit is the deviation of the query's saliency over the clips (taken as a constant, at least 0.1), so
+    the margins mean the same for a model of any scale, and larger scores do not satisfy them.
 
     Args:
         saliency_scores (`(B, T)`): Scores under the query.
@@ -39,7 +43,7 @@ def fine_ranking_loss(
         margins (`tuple` of N floats): \\(m_n\\).
         compare_to: `"previous"` compares each negative with the one before it; `"first"` compares the second and later ones with
             the first.
-        distance: `"cross_entropy"` or `"saliency"`, as above.
+        distance: `"cross_entropy"`, `"saliency"` or `"standardized_saliency"`, as above.
         negative_mask (`(B, N)`, *optional*): Which negatives exist. An absent one drops out of the chain: its neighbors are compared.
 
     Returns:
@@ -120,7 +124,21 @@ def _negated_saliency(
     return -masked_mean(torch.cat([scores.unsqueeze(1), negatives], dim=1), inside, 2)
 
 
-DISTANCES = {"cross_entropy": _cross_entropies, "saliency": _negated_saliency}
+def _standardized_saliency(
+    scores: torch.Tensor, negatives: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor
+) -> torch.Tensor:
+    """Return the distances of [`_negated_saliency`] in deviations of the query's saliency over the valid clips, `(B, 1 + N)`."""
+    constant = scores.detach().masked_fill(~valid, 0)
+    mean = masked_mean(constant, valid, 1).unsqueeze(1)
+    deviation = masked_mean((constant - mean).square(), valid, 1).sqrt().clamp(min=_FLAT)
+    return _negated_saliency(scores, negatives, labels, valid) / deviation.unsqueeze(1)
+
+
+DISTANCES = {
+    "cross_entropy": _cross_entropies,
+    "saliency": _negated_saliency,
+    "standardized_saliency": _standardized_saliency,
+}
 
 
 def _index_of_nearer(present: torch.Tensor, compare_to: str) -> torch.Tensor:

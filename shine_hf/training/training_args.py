@@ -50,7 +50,7 @@ class ShineTrainingArguments(TrainingArguments):
     fine_distance: str = field(
         default="cross_entropy",
         metadata={
-            "help": "What the fine loss ranks: the paper's cross_entropy, or the saliency inside the moment itself."
+            "help": "What the fine loss ranks: the paper's cross_entropy, the saliency inside the moment itself, or standardized_saliency."
         },
     )
     lr_drop_epoch: int | None = field(

@@ -68,8 +68,26 @@ def test_fine_loss_on_the_saliency_itself():
         shares.append((of_negatives / of_query).item())
     assert shares[0] < 0.2 and shares[1] > 0.9
     assert fine_ranking_loss(*low, labels, mask, **arguments).item() == pytest.approx(want)
-    with pytest.raises(ValueError, match="distance must be one of cross_entropy, saliency"):
+    with pytest.raises(ValueError, match="distance must be one of cross_entropy, saliency, standardized_saliency"):
         fine_ranking_loss(scores, negatives, labels, mask, margins=(1.0, 1.0, 1.0), distance="euclid")
+
+
+def test_standardized_saliency_does_not_depend_on_shift_and_scale():
+    scores = torch.tensor([[0.0, 3.0, 1.0, torch.nan]])
+    negatives = torch.tensor([[[5.0, 1.0, 2.0, 0.0], [0.0, -1.0, -2.0, 9.0]]])
+    labels, mask = torch.tensor([[0, 1.0, 1, 1]]), torch.tensor([[1, 1, 1, 0]])
+    arguments = dict(margins=(1.0, 1.0), distance="standardized_saliency")
+    # Inside, without the padding: query 2, level 1.5, irrelevant -1.5; the deviation of 0, 3 and 1.
+    deviation = (14 / 9) ** 0.5
+    want = 1 + (1.5 - 2) / deviation + max(0, 1 + (-1.5 - 1.5) / deviation)
+    assert fine_ranking_loss(scores, negatives, labels, mask, **arguments).item() == pytest.approx(want, rel=1e-5)
+    moved = fine_ranking_loss(7 * scores - 30, 7 * negatives - 30, labels, mask, **arguments)
+    assert moved.item() == pytest.approx(want, rel=1e-5)
+    # Flat saliency has no unit of its own; the loss stays finite, and so does its gradient.
+    flat = torch.zeros(1, 4, requires_grad=True)
+    loss = fine_ranking_loss(flat, torch.zeros(1, 2, 4), labels, mask, **arguments)
+    loss.backward()
+    assert loss.item() == pytest.approx(2) and flat.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("compare_to", ["previous", "first"])
