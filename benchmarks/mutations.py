@@ -36,6 +36,11 @@ LAYERS, ANCHORS = "modeling/layers.py", "(self.refinement_head(states) + inverse
 HEADS, LOSS = "modeling/modeling_moment_retrieval.py", "modeling/moment_retrieval_loss.py"
 QD_DETR, MOMENT_DETR = "modeling/modeling_qd_detr.py", "modeling/modeling_moment_detr.py"
 SPANS, PROCESSING = "modeling/spans.py", "modeling/processing_moment_retrieval.py"
+HIERARCHY, INTERVALS = "metrics/saliency_hierarchy.py", "metrics/intervals.py"
+STATISTICS, NAMES, CHECKPOINTS = "cards/dataset_statistics.py", "conversion/names.py", "conversion/checkpoints.py"
+METRICS_TESTS = ("tests/metrics/test_saliency_hierarchy.py", "tests/metrics/test_intervals.py")
+STATISTICS_TESTS = ("tests/cards/test_dataset_statistics.py",)
+CONVERSION_TESTS = ("tests/conversion/test_names.py",)
 COARSE, FINE, SHINE = "losses/coarse_ranking.py", "losses/fine_ranking.py", "losses/shine.py"
 
 MUTATIONS = [
@@ -111,6 +116,27 @@ MUTATIONS = [
     Mutation(SHINE, "negative_mask.bool() & negative_mask[:, :-1].any(dim=1, keepdim=True)", "negative_mask.bool()"),
     Mutation(SHINE, "(*self.fine_margins[:levels], self.fine_margins[-1])", "self.fine_margins[: levels + 1]"),
     Mutation(SHINE, "negative_saliency_scores[:, -1],\n", "negative_saliency_scores[:, 0],\n"),
+    # Inputs and outputs.
+    Mutation(PROCESSING, "foreground = logits[..., 0].float() - logits[..., 1].float()", "foreground = logits[..., 1].float() - logits[..., 0].float()"),
+    Mutation(PROCESSING, "scores.argsort(dim=1, descending=True, stable=True)", "scores.argsort(dim=1, stable=True)"),
+    Mutation(PROCESSING, "(windows / self.clip_length).round()", "(windows / self.clip_length).floor()"),
+    # Elsewhere: what survived once.
+    Mutation(HIERARCHY, "levels[:, index] > levels[:, index + 1]", "levels[:, index] >= levels[:, index + 1]", METRICS_TESTS),
+    Mutation(HIERARCHY, "(holds | ~present[:, 1:])", "holds", METRICS_TESTS),
+    Mutation(HIERARCHY, "share_interval(holds[counts], videos[counts], confidence)", "share_interval(holds[counts], None, confidence)", METRICS_TESTS),
+    Mutation(INTERVALS, "(1 - confidence) / 2", "1 - confidence", METRICS_TESTS),
+    Mutation(INTERVALS, "np.append(held, [average, 0.0])", "np.append(held, [average, average])", METRICS_TESTS),
+    Mutation(STATISTICS, "min(WINDOW_SHARE_BINS - 1,", "min(WINDOW_SHARE_BINS,", STATISTICS_TESTS),
+    Mutation(STATISTICS, "sum(count - 1 for count in moments.values())", "sum(count for count in moments.values())", STATISTICS_TESTS),
+    Mutation(STATISTICS, "if len(group) == 1", "if group", STATISTICS_TESTS),
+    Mutation(STATISTICS, 'row["query"] in train_queries for', 'row["query"] not in train_queries for', STATISTICS_TESTS),
+    Mutation(STATISTICS, "100 * count / total\n    return [dict", "count / total\n    return [dict", STATISTICS_TESTS),
+    Mutation(NAMES, 'r".self_attention.\\1_content_proj."', 'r".self_attention.\\1_position_proj."', CONVERSION_TESTS),
+    Mutation(NAMES, 'zip("qkv", tensor.chunk(3))', 'zip("kqv", tensor.chunk(3))', CONVERSION_TESTS),
+    Mutation(NAMES, '"saliency_clip_head."', '"saliency_global_head."', CONVERSION_TESTS),
+    Mutation(CHECKPOINTS, '"set_cost_giou": "matcher_giou_cost"', '"set_cost_giou": "matcher_class_cost"', CONVERSION_TESTS),
+    Mutation(CHECKPOINTS, 'fields["normalize_features"] = not options', 'fields["normalize_features"] = options', CONVERSION_TESTS),
+    Mutation(CHECKPOINTS, '(options.get("max_v_l") or -1) > 0', 'options.get("max_v_l") is not None', CONVERSION_TESTS),
 ]  # fmt: skip
 
 

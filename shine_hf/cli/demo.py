@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the training (default: %(default)s)")
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> int:
     """Run the demo. An interrupted one is continued by the same command; the exit status is then that of the signal."""
     from ..training.stop_on_signal import TrainingStopped
 
