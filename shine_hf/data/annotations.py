@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -78,17 +79,23 @@ def as_dataset(rows: Iterable[RawRow], source: str) -> Dataset:
 
 
 def _read_split_column(path: str | Path) -> dict[str, Dataset]:
-    by_split = defaultdict(list)
+    by_split: dict[str, list[RawRow]] = defaultdict(list)
+    unnamed: list[RawRow] = []
     for where, row in raw_rows(path, UNNAMED_SPLIT):
-        by_split[row.get("split") if isinstance(row, Mapping) else None].append((where, row))
-    if list(by_split) == [None]:
-        return {UNNAMED_SPLIT: as_dataset(by_split[None], str(path))}
-    for name, rows in by_split.items():
-        if not isinstance(name, str) or not name.strip():
+        name = row.get("split") if isinstance(row, Mapping) else None
+        if name is None:
+            unnamed.append((where, row))
+        elif not isinstance(name, str) or not name.strip():
             raise ValueError(
-                f"{rows[0][0]}, field split: expected the name of a split, as in other rows; found {name!r}"
+                f"{where}, field split: expected the name of a split; found {json.dumps(name, default=str)}"
             )
-    return {name.strip(): as_dataset(rows, str(path)) for name, rows in by_split.items()}
+        else:
+            by_split[name.strip()].append((where, row))
+    if not by_split:
+        return {UNNAMED_SPLIT: as_dataset(unnamed, str(path))}
+    if unnamed:
+        raise ValueError(f"{unnamed[0][0]}: no field split, which other rows have; expected the name of a split")
+    return {name: as_dataset(rows, str(path)) for name, rows in by_split.items()}
 
 
 def read_original(dataset: str, data_dir: str | Path, negatives: str | None = None) -> dict[str, Dataset]:

@@ -156,7 +156,9 @@ def dataset_files(text: str) -> dict[str, Path]:
     Raises:
         ValueError: for several files without the names of their splits, or two of the same split.
     """
-    path = Path(text)
+    if not text.strip():
+        raise ValueError("--dataset is empty: give a file, a folder, a Hub name or the name of a known dataset")
+    path = Path(text).expanduser()
     if path.is_dir():
         return _folder_files(path)
     if path.is_file():
@@ -176,7 +178,7 @@ def dataset_files(text: str) -> dict[str, Path]:
             return {}
         if name in files:
             raise ValueError(f"--dataset {text!r}: the split {name} is given twice")
-        files[name] = Path(where)
+        files[name] = Path(where).expanduser()
     if "" in files and "," in text and not _exists(files[""]):
         raise ValueError(f"--dataset {text!r}: several files need the names of their splits: SPLIT=FILE,SPLIT=FILE")
     return files

@@ -221,3 +221,46 @@ def test_negatives_that_need_no_model_are_written_on_the_spot(tmp_path):
     )
     none = load_splits(DataArguments(dataset="charades_cg", data_dir=str(tmp_path), negatives="none"))
     assert not any(none["train"]["negative_queries"])
+
+
+def test_a_column_names_the_split_of_each_row(tmp_path):
+    rows = [make_row(0, split="train"), make_row(1, split="val"), make_row(2, split="train")]
+    splits = load_splits(DataArguments(dataset=str(write_jsonl(tmp_path / "all.jsonl", rows))))
+    assert {name: len(found) for name, found in splits.items()} == {"train": 2, "validation": 1}
+
+
+@pytest.mark.parametrize(
+    ("split", "found"), [(None, "no field split"), ("", 'found ""'), (["train"], "found"), (1, "found 1")]
+)
+def test_rows_whose_split_is_not_named(tmp_path, split, found):
+    rows = [make_row(0, split="train"), make_row(1, split=split)]
+    with pytest.raises(ValueError, match=rf"all\.jsonl, line 2.*field split.*{found}|line 2: {found}"):
+        load_splits(DataArguments(dataset=str(write_jsonl(tmp_path / "all.jsonl", rows))))
+
+
+@pytest.mark.parametrize("folder", ["runs/seed=1", "a,b", "lr=0.1,seed=1", "train=1,test=2"])
+def test_paths_may_hold_commas_and_equals_signs(tmp_path, folder):
+    train, test = (write_jsonl(tmp_path / folder / f"{name}.jsonl", make_rows(2)) for name in ("train", "test"))
+    for dataset in (f"train={train},test={test}", str(tmp_path / folder)):
+        assert set(load_splits(DataArguments(dataset=dataset))) == {"train", "test"}
+    assert set(load_splits(DataArguments(dataset=str(train)))) == {"test"}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ("", "--dataset is empty"),
+        ("a.jsonl,b.jsonl", "several files need the names of their splits"),
+        ("train=a.jsonl,train=b.jsonl", "the split train is given twice"),
+        ("val=a.jsonl,dev=b.jsonl", "there are two files of the split validation"),
+        ("train=", "neither a file, a folder, a Hub name"),
+        ("charades", "nor one of charades_cg"),
+        ("train=gone.jsonl", r"no file gone\.jsonl \(nor gone\.jsonl\.gz\)"),
+    ],
+)
+def test_datasets_that_cannot_be_read(tmp_path, monkeypatch, dataset, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        write_jsonl(tmp_path / f"{name}.jsonl", make_rows(2))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_splits(DataArguments(dataset=dataset))
