@@ -11,7 +11,7 @@ from shine_hf.cli import main
 from shine_hf.conversion.checkpoints import load_original_checkpoint
 from shine_hf.conversion.encoders import CLIP, SLOWFAST, feature_types
 
-from ..encoders.videos import grey, write_video
+from ..encoders.videos import gray, write_video
 from .originals import OPTIONS, original_names, save
 
 
@@ -95,7 +95,7 @@ def test_a_converted_checkpoint_finds_moments_in_a_video_file(tmp_path, tiny_cli
     # The encoder that is recorded by itself lies on the Hub; the tests have one of the same widths on this machine.
     assert main([*arguments, "--video-encoder", f"clip:{tiny_clip}", "--text-encoder", f"clip:{tiny_clip}"]) == 0
     assert "clip_length 2" in capsys.readouterr().out
-    film = write_video(tmp_path / "film.mp4", [grey(10 * level) for level in range(20)], fps=2)
+    film = write_video(tmp_path / "film.mp4", [gray(10 * level) for level in range(20)], fps=2)
     find = pipeline("video-moment-retrieval", model=str(tmp_path / "out"), device="cpu")
     result = find(video=str(film), query="a door", top_k=2)
     assert len(result["moments"]) == 2 and len(result["saliency"]) == 5 and result["clip_length"] == 2
