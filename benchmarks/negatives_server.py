@@ -69,7 +69,7 @@ def study_rate(args: argparse.Namespace) -> None:
 
 
 def steady_rate(per_second: dict[str, int], start: float = 0.0, end: float = float("inf")) -> float:
-    """Mean rate over the whole seconds within a stretch, without its first (a full bucket) and its last two."""
+    """Mean rate over the full seconds of a period, without its first (a full bucket) and its last two."""
     counts = {int(second): count for second, count in per_second.items() if start <= int(second) < end}
     if len(counts) < 5:
         return float("nan")

@@ -1,4 +1,4 @@
-"""Writing one column of a dataset anew."""
+"""Replace one column of a dataset."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 
 def with_column(dataset: Dataset, name: str, values: list) -> Dataset:
-    """The dataset with the values of a column replaced, in its place, or with a new column at the end."""
+    """Return the dataset with the values of a column replaced, or with a new column at the end."""
     from datasets import List, Value
 
     strings = List(Value("string"))
-    # Said outright, since a column of empty lists would be given the type null.
+    # Explicit types, since a column of empty lists would get the type null.
     types = {"masked_queries": strings, "negative_queries": strings, "level_sources": strings}
     types["negative_flags"] = List(strings)
     order = dataset.column_names if name in dataset.column_names else [*dataset.column_names, name]

@@ -16,7 +16,7 @@ SUFFIXES = (".parquet", ".jsonl")
 
 
 def check_output(path: str | Path) -> Path:
-    """The path, if rows can be written to it: better to hear of a typing error before hours of work than after.
+    """Return the path if rows can be written to it, so that a typo is found before hours of work and not after.
 
     Raises:
         ValueError: the suffix is neither `.parquet` nor `.jsonl`.
@@ -35,7 +35,7 @@ def write_rows(dataset: Dataset, path: str | Path) -> None:
         import pyarrow.parquet
 
         with atomic_file(path, "wb") as file:
-            # `Dataset.to_parquet` would show a bar of its own for a moment's work.
+            # `Dataset.to_parquet` would show a progress bar for a moment's work.
             pyarrow.parquet.write_table(dataset.with_format("arrow")[:], file)
     else:
         with atomic_file(path) as file:
@@ -44,7 +44,7 @@ def write_rows(dataset: Dataset, path: str | Path) -> None:
 
 
 def provenance_path(path: str | Path) -> Path:
-    """Where it is written how the rows of a file were made."""
+    """Return the path of the file that says how the rows of `path` were made."""
     return Path(path).with_name(Path(path).name + ".provenance.json")
 
 
@@ -55,6 +55,6 @@ def write_provenance(path: str | Path, provenance: Mapping[str, Any]) -> None:
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:
-    """How the rows of `path` were made; empty where it is not known."""
+    """Return how the rows of `path` were made; an empty dict where that is not known."""
     file = provenance_path(path)
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

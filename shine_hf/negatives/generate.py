@@ -33,7 +33,7 @@ NO_ANSWER = ["missing"]
 
 @dataclass
 class GenerationSummary(ValidationSummary):
-    """The counts of flags, and what became of the requests."""
+    """Counts of flags, and what became of the requests."""
 
     requests: int = 0
     regenerated: int = 0
@@ -64,7 +64,7 @@ class _Level:
 def build_request(
     row: Mapping[str, Any], masked: MaskedQuery, level: int, vocabulary: Vocabulary | None = None
 ) -> FillRequest:
-    """What a generator needs to know to write one level (from 1) of one row's negatives."""
+    """Return the request for one level (from 1) of one row's negatives."""
     positions = masked.levels[level - 1]
     template = masked.template(level)
     candidates = [
@@ -107,12 +107,12 @@ def generate_negatives(
         masking: which words each level replaces; default: the released rule with 25, 50 and 75 percent.
         tagger: default: the validator's, or the packaged one.
         validator: default: all checks, with the vocabulary above and the positive queries of `dataset`.
-        max_attempts: how often one level is asked for; from the second time on the generator is told what was wrong.
+        max_attempts: how often one level is asked for; from the second time on the request says what was wrong.
         progress: show a bar.
 
     Returns:
-        The dataset with `masked_queries`, `negative_queries`, `negative_flags`, `source` and `level_sources` written
-        anew, and the counts. A level without an answer is an empty text with the flag `missing`.
+        The dataset with `masked_queries`, `negative_queries`, `negative_flags`, `source` and `level_sources`
+        replaced, and the counts. A level without an answer is an empty text with the flag `missing`.
 
     Raises:
         ValueError: `max_attempts` is below one.
@@ -146,15 +146,15 @@ def repair_negatives(
     max_attempts: int = MAX_ATTEMPTS,
     progress: bool = True,
 ) -> tuple[Dataset, GenerationSummary]:
-    """Keep the negatives that pass all checks and write the others anew, with the masks that they have.
+    """Keep the negatives that pass all checks and replace the others, with the masks that they have.
 
     Args:
         dataset: rows with `masked_queries` and `negative_queries`.
         generator: who replaces the levels that fail.
         source: the name of the negatives as they are (`"gpt-3.5-turbo"`); the repaired ones are called `…-clean`.
 
-    The other arguments, the result and the errors are those of `generate_negatives`; `level_sources` tells for each
-    level whose it is.
+    The other arguments, the result and the errors are those of `generate_negatives`; `level_sources` names the
+    source of each level.
 
     Raises:
         ValueError: a row has no negatives, or its masks do not fit its query.
@@ -232,7 +232,7 @@ def _ask(
         for fill in generator.fill(requests):
             _, level = pending[fill.request.qid, fill.request.level]
             if fill.text is None:
-                # The generator has already tried as often as it is willing to.
+                # The generator has given up.
                 level.gave_up = True
                 summary.errors[(fill.error or "no reason given").split(":")[0]] += 1
             else:
@@ -298,7 +298,7 @@ def _with_negatives(dataset: Dataset, levels: Sequence[Sequence[_Level]], source
 
 
 def _masks_as_given(row: Mapping[str, Any], tagged: TaggedQuery) -> MaskedQuery:
-    """The masked positions of a row whose templates were made elsewhere."""
+    """Return the masked query of a row whose templates were made elsewhere."""
     if not row.get("negative_queries") or len(row["negative_queries"]) != len(row["masked_queries"]):
         raise ValueError(
             f"qid {row['qid']}: {len(row.get('negative_queries') or [])} negative queries for "

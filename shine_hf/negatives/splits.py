@@ -11,7 +11,7 @@ GENERATED_SOURCES = {"lexical": "lexical", "random": "random_words"}
 def generate_for_splits(
     dataset: str, rows: Mapping[str, list[dict]], generator: str, seed: int = 0, only: Collection[str] | None = None
 ) -> dict[str, list[dict]]:
-    """Negatives that need no model, `lexical` or `random_words`.
+    """Write negatives that need no model, `lexical` or `random_words`.
 
     Test splits can have some too, so that the order positive > level 1 > 2 > 3 can be measured there.
 

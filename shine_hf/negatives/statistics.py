@@ -1,4 +1,4 @@
-"""What a set of negatives looks like: masks per level and part of speech, how much each level changes, test contact."""
+"""Describe a set of negatives: masks per level and part of speech, how much each level changes, contact with the test splits."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class NegativeStatistics:
 def describe_negatives(rows: Sequence[Mapping[str, Any]], tagged: Sequence[TaggedQuery]) -> NegativeStatistics:
     """Count over rows with `query`, `masked_queries`, `negative_queries` and `negative_flags`; rows without are left out.
 
-    Masks are counted as they stand in the data, with the parts of speech of the given tags.
+    Masks are counted as they are in the data, with the parts of speech of the given tags.
     """
     statistics = NegativeStatistics()
     for row, query in zip(rows, tagged):
@@ -68,7 +68,7 @@ def describe_negatives(rows: Sequence[Mapping[str, Any]], tagged: Sequence[Tagge
 
 
 def changed_share(query: str, negative: str) -> float:
-    """The part of a query's words that a negative does not keep in place, 0 to 1."""
+    """Return the share of a query's words that a negative does not keep in place, 0 to 1."""
     words = words_of(query)
     kept = sum(
         block.size for block in difflib.SequenceMatcher(None, words, words_of(negative), False).get_matching_blocks()
@@ -79,7 +79,7 @@ def changed_share(query: str, negative: str) -> float:
 def test_contact_report(
     negatives: Sequence[str], training_queries: Sequence[str], contacts: Mapping[str, TestContact]
 ) -> str:
-    """How far the negatives touch the test splits (name -> what they hold): whoever reports their figures should know."""
+    """Return in words how far the negatives touch the test splits (name -> what they hold)."""
     known = {word for query in training_queries for word in words_of(query)}
     words = {word for negative in negatives for word in words_of(negative)}
     lines = [f"word forms of the negatives that training queries do not have: {len(words - known):,}"]
@@ -122,7 +122,7 @@ def sample_negatives(
 
 
 def plot_changes(statistics: NegativeStatistics, path: str | Path) -> None:
-    """A figure of how much each level changes: the spread of the share of changed words over the queries.
+    """Draw how much each level changes: the spread of the share of changed words over the queries.
 
     Raises:
         ImportError: matplotlib is not installed.

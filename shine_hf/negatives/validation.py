@@ -15,7 +15,7 @@ A level that fails a check carries the check's name in `negative_flags`; nothing
 `equals_query`          the text is the query itself
 `equals_earlier_level`  the text is that of a lower level
 `positive_query`        the text is a query of the same video whose moment overlaps in time
-`test_query`            the text is a query of a test split (only where contact with the test splits is to be avoided)
+`test_query`            the text is a query of a test split (only where contact with the test splits is avoided)
 `test_word`             a mask was filled with a novel word of a test split (likewise)
 
 Words are compared without regard to case, punctuation and spacing, so that "what's" and "what s" are the same.
@@ -60,7 +60,7 @@ CHECKS = (
 )
 _WORD = re.compile(r"<mask>|[^\W_]+")
 _MARKUP = re.compile(r"[_^*]|<mask>")
-# Parts of speech that a tagger without a parser mixes up, or that can stand for each other, are one class.
+# Parts of speech that a tagger without a parser mixes up, or that can replace each other, are one class.
 _CLASS = {
     "VERB": "verb",
     "AUX": "verb",
@@ -75,7 +75,7 @@ _CLASS = {
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case, `<mask>` among them; punctuation and spacing are left out."""
+    """Return the words of a text in lower case, `<mask>` among them, without punctuation and spacing."""
     return _WORD.findall(text.lower())
 
 
@@ -130,7 +130,7 @@ def _fills(template: Sequence[str], words: Sequence[str], least: int) -> tuple[t
 
 
 class PositiveQueries:
-    """The queries of every video with their windows: a negative must not be one that is true at the same time."""
+    """The queries of every video with their windows: no negative may be true at the same time."""
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
         self._windows: dict[tuple[str, tuple[str, ...]], list[list[float]]] = defaultdict(list)
@@ -138,7 +138,7 @@ class PositiveQueries:
             self._windows[row["vid"], tuple(words_of(row["query"]))].extend(row["relevant_windows"])
 
     def overlaps(self, vid: str, text: str, windows: Sequence[Sequence[float]]) -> bool:
-        """Whether `text` is a query of the video with a window that shares some time with one of `windows`."""
+        """Return whether `text` is a query of the video with a window (seconds) that overlaps one of `windows`."""
         others = self._windows.get((vid, tuple(words_of(text))), ())
         return any(start < other[1] and other[0] < end for start, end in windows for other in others)
 
@@ -147,7 +147,7 @@ class PositiveQueries:
 class TestContact:
     """What the test splits hold: their queries, and the words that are novel in them."""
 
-    __test__ = False  # not a test case, whatever pytest makes of the name
+    __test__ = False  # for pytest: no test case in spite of its name
 
     queries: Collection[str] = ()
     novel_words: Collection[str] = ()
@@ -195,7 +195,7 @@ class Validator:
         self._tags_in_context: dict[str, TaggedQuery] = {}
 
     def check_row(self, row: Mapping[str, Any], tagged: TaggedQuery | None = None) -> list[list[str]]:
-        """The flags of each level of a row with `query`, `masked_queries` and `negative_queries`.
+        """Return the flags of each level of a row with `query`, `masked_queries` and `negative_queries`.
 
         `tagged` is the row's query with its parts of speech; without it they are not checked.
         """
@@ -218,7 +218,7 @@ class Validator:
         earlier: Sequence[str | None] = (),
         tagged: TaggedQuery | None = None,
     ) -> list[str]:
-        """The names of the checks that one negative fails, in the order of `CHECKS`."""
+        """Return the names of the checks that one negative fails, in the order of `CHECKS`."""
         if MASK not in masked_query:
             return ["nothing_to_mask"]
         if not text or not text.strip():
@@ -237,7 +237,7 @@ class Validator:
             found.add("test_query")
         alignment = align(masked_query, text)
         if alignment.problem:
-            # What stands in place of which mask is a guess here, so the fills are not judged one by one.
+            # Which words fill which mask is a guess here, so the fills are not checked one by one.
             found.add(alignment.problem)
         else:
             found |= self._check_fills(row["query"], masked_query, alignment)
@@ -248,7 +248,7 @@ class Validator:
     def check_rows(
         self, rows: Sequence[Mapping[str, Any]], tagged: Sequence[TaggedQuery | None]
     ) -> list[list[list[str]]]:
-        """`check_row` for many rows, much faster where words are unknown."""
+        """Run `check_row` for many rows; much faster than one by one where words are unknown."""
         self.tag_unknown_words(
             (row, query, masked_query, text)
             for row, query in zip(rows, tagged)
@@ -260,7 +260,7 @@ class Validator:
     def tag_unknown_words(
         self, negatives: Iterable[tuple[Mapping[str, Any], TaggedQuery | None, str, str | None]]
     ) -> None:
-        """Tag the texts that the dictionary does not settle in one go; the checks would do it one by one.
+        """Tag the texts that the dictionary does not settle, all at once; the checks would do it one by one.
 
         `negatives` are tuples of a row, its tagged query, a masked query and the text that fills it.
         """
@@ -290,10 +290,10 @@ class Validator:
     def _misfits(
         self, query: str, masked_query: str, alignment: Alignment, tagged: TaggedQuery | None, text: str | None = None
     ) -> list[str]:
-        """The fills that share no class of parts of speech with the word that they replace.
+        """Return the fills that share no class of parts of speech with the word that they replace.
 
         A word has the classes that it has anywhere in the training queries; with `text` the tagger's view of the word in
-        that sentence counts too. Where the tagger is unsure of the query it gets the benefit of the doubt in this way.
+        that sentence counts too. So a query that the tagger is unsure of gets the benefit of the doubt.
         """
         if tagged is None or self.vocabulary is None or alignment.problem:
             return []
@@ -325,7 +325,7 @@ class ValidationSummary:
 
     rows: int = 0
     levels: int = 0
-    flags: list[Counter[str]] = field(default_factory=list)  # one counter a level
+    flags: list[Counter[str]] = field(default_factory=list)  # one counter per level
     clean_levels: int = 0
     clean_rows: int = 0
 
@@ -355,7 +355,7 @@ class ValidationSummary:
 def validate_dataset(
     dataset: Dataset, validator: Validator | None = None, tagger: Tagger | None = None
 ) -> tuple[Dataset, ValidationSummary]:
-    """Write `negative_flags` anew for every row that has negatives.
+    """Replace `negative_flags` in every row that has negatives.
 
     Args:
         dataset: rows with at least `qid`, `vid`, `query`, `relevant_windows`, `masked_queries`, `negative_queries`.
@@ -382,7 +382,7 @@ def validate_dataset(
 
 
 def _tags_of_masks(masked_query: str, tagged: TaggedQuery) -> list[str | None]:
-    """The part of speech of the word behind each mask; None throughout where the query was split into other words."""
+    """Return the part of speech of each masked word; None for all where the query was split into other words."""
     tags = [tag for token, tag in zip(tagged.tokens, tagged.parts_of_speech) for _ in words_of(token)]
     template = words_of(masked_query)
     if len(tags) != len(template):

@@ -110,11 +110,11 @@ def test_validate_export_and_stats_of_generated_negatives(rows_file, tmp_path, c
     assert shine("validate", *data, "--checks", "markup", "--output", tmp_path / "checked.jsonl") == 0
     assert read(tmp_path / "checked.jsonl")[0]["negative_flags"] == [[], [], []]
 
-    assert shine("export", *data, "--output", tmp_path / "whole.parquet") == 0
-    whole = Dataset.from_parquet(str(tmp_path / "whole.parquet"))
-    assert whole["relevant_windows"][1] == [[10.0, 19.0]]
-    assert whole["source"][0] == "lexical"
-    assert whole["tagger"][0].startswith("en_ud_ewt_pos_small")
+    assert shine("export", *data, "--output", tmp_path / "complete.parquet") == 0
+    complete = Dataset.from_parquet(str(tmp_path / "complete.parquet"))
+    assert complete["relevant_windows"][1] == [[10.0, 19.0]]
+    assert complete["source"][0] == "lexical"
+    assert complete["tagger"][0].startswith("en_ud_ewt_pos_small")
 
     capsys.readouterr()
     assert shine("stats", *data, "--sample", 2, "--beside", made, "--figure", tmp_path / "change.png") == 0

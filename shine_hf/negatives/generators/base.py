@@ -1,4 +1,4 @@
-"""The one small protocol behind all generators of hard negatives."""
+"""The protocol of all generators of hard negatives."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class FillRequest:
     rejections: tuple[Rejection, ...] = ()
 
     def rejected(self, answer: str, flags: Sequence[str]) -> FillRequest:
-        """The same request with one more rejected answer, for the next round."""
+        """Return the same request with one more rejected answer, for the next round."""
         return replace(self, rejections=(*self.rejections, Rejection(answer, tuple(flags))))
 
 
 @dataclass(frozen=True)
 class Fill:
-    """A generator's answer: the whole filled query, or None and why (`"refusal"`, `"malformed: …"`, `"budget"`)."""
+    """A generator's answer: the filled query, or None and why (`"refusal"`, `"malformed: …"`, `"budget"`)."""
 
     request: FillRequest
     text: str | None

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 class FillMaskGenerator:
     """Fills masked queries with any masked language model of transformers (BERT, RoBERTa, ModernBERT, …).
 
-    All masks of a query are looked at together; the one that the model is surest of is filled first, and the others
-    are then predicted anew beside it, so that the words fit each other. A mask takes one of its `candidates`, as far as
-    they are single tokens of the model, else any whole word that is; never the original word, nor a word that an earlier
+    All masks of a query are looked at together; the one that the model is most sure of is filled first, and the others
+    are then predicted again beside it, so that the words fit each other. A mask takes one of its `candidates`, as far as
+    they are single tokens of the model, else any complete word that is; never the original word, nor a word that an earlier
     answer to the request had there. Words are drawn from the `top_k` likeliest, by their probabilities, with a random
-    generator of each request's own: the same seed gives the same words whatever else is asked.
+    generator per request: the same seed gives the same words whatever else is asked.
 
     Args:
         model: a name on the Hub or a local folder; `revision` pins it.
@@ -54,7 +54,7 @@ class FillMaskGenerator:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
         if self._tokenizer.mask_token_id is None:
-            raise ValueError(f"{model} has no mask token: name a masked language model, such as bert-base-uncased")
+            raise ValueError(f"{model} has no mask token: give a masked language model, e.g. bert-base-uncased")
         self._model = AutoModelForMaskedLM.from_pretrained(model, revision=revision).eval().to(self.device)
         longest = self._tokenizer.model_max_length
         self._max_tokens = min(longest, getattr(self._model.config, "max_position_embeddings", longest))
@@ -62,8 +62,8 @@ class FillMaskGenerator:
         self._whole_words = self._find_whole_words()
 
     def fill(self, requests: Sequence[FillRequest]) -> Iterator[Fill]:
-        """One `Fill` per request. A query that is too long for the model is yielded with the error `too_long: …`."""
-        # Queries of similar length and number of masks together: little padding, few passes.
+        """Yield one `Fill` per request. A query that is too long for the model is yielded with the error `too_long: …`."""
+        # Queries of similar length and number of masks in one batch: little padding, few passes.
         order = sorted(
             range(len(requests)), key=lambda i: (len(requests[i].originals), len(requests[i].masked_query), i)
         )
@@ -104,7 +104,7 @@ class FillMaskGenerator:
         gap.words[mask] = words[chosen]
 
     def _mask_logits(self, gaps: Sequence[_Gaps]) -> list[torch.Tensor]:
-        """For each query the predictions at its open masks, (M, V) each."""
+        """Return for each query the logits at its open masks, (M, V) each."""
         import torch
 
         texts = [gap.text(self._tokenizer.mask_token) for gap in gaps]
@@ -115,7 +115,7 @@ class FillMaskGenerator:
         return [row[mask] for row, mask in zip(logits, is_mask)]
 
     def _allowed_words(self, request: FillRequest) -> list[dict[str, int]]:
-        """For each mask the words that it may take, with their token."""
+        """Return for each mask the words that it may take, with their token."""
         earlier = [extract_fills(request.masked_query, rejection.answer) for rejection in request.rejections]
         allowed = []
         for index, original in enumerate(request.originals):
@@ -139,7 +139,7 @@ class FillMaskGenerator:
         return ids[0] if len(ids) == 1 and ids[0] != self._tokenizer.unk_token_id else None
 
     def _find_whole_words(self) -> dict[str, int]:
-        """Every token that is a lower-case word by itself."""
+        """Return every token that is a lower-case word by itself."""
         special = set(self._tokenizer.all_special_ids)
         ids = [token for token in range(len(self._tokenizer)) if token not in special]
         words = [self._tokenizer.decode([token]).strip() for token in ids]

@@ -1,8 +1,8 @@
 """Hard negatives without a model: words of the training queries that are seen together.
 
 For every mask the words of the same part of speech and inflection are weighed by how well they go with the rest of the
-sentence: smoothed conditional counts of the word given its left neighbour, its right neighbour, and each content word
-of the sentence. One of the best is drawn. What is drawn depends on the seed, the qid and the level alone, never on the
+sentence: smoothed conditional counts of the word given its left neighbor, its right neighbor, and each content word
+of the sentence. One of the best is drawn. What is drawn depends only on the seed, the qid and the level, never on the
 order of the rows, the number of processes or earlier draws.
 """
 
@@ -24,8 +24,8 @@ from ..language.synonyms import are_near_synonyms
 from .base import Fill, FillRequest
 
 SMOOTHING = 2.0  # pseudo-counts that follow the word's frequency, in the sense of a Dirichlet prior
-FREQUENCY_WEIGHT = 0.7  # below 1, so that the few commonest words do not fill the whole dataset
-CONTENT_WEIGHT = 1.0  # of all content words together, beside each neighbour
+FREQUENCY_WEIGHT = 0.7  # below 1, so that a few frequent words do not fill the dataset
+CONTENT_WEIGHT = 1.0  # of all content words together, beside each neighbor
 SHORTLIST = 12  # the draw is among this many of the best
 
 
@@ -47,27 +47,27 @@ class LexicalGenerator:
     def _count(self, queries: Iterable[MaskedQuery]) -> None:
         self._index: dict[str, int] = {}
         pairs: Counter[tuple[int, int]] = Counter()
-        neighbours: Counter[tuple[int, int]] = Counter()
+        neighbors: Counter[tuple[int, int]] = Counter()
         unigrams: Counter[int] = Counter()
         for query in queries:
             ids = [self._index.setdefault(token.lower(), len(self._index)) for token in query.tokens]
             unigrams.update(ids)
-            neighbours.update(zip(ids, ids[1:]))
+            neighbors.update(zip(ids, ids[1:]))
             content = sorted({i for i, part in zip(ids, query.parts_of_speech) if part in PARTS_OF_SPEECH})
             pairs.update((a, b) for a in content for b in content if a != b)
         size = len(self._index)
         frequency = np.array([unigrams[i] for i in range(size)], dtype=np.float64)
         self._share = frequency / max(frequency.sum(), 1.0)
-        following = _matrix(neighbours, size)
+        following = _matrix(neighbors, size)
         self._tables = {
             "left": self._evidence(following),
             "right": self._evidence(following.T.tocsr()),
-            # Two words of one sentence seen together once only are mostly chance, and most of the pairs.
+            # Most pairs of words are seen in one sentence only, and mostly by chance.
             "content": self._evidence(_matrix(Counter({p: n for p, n in pairs.items() if n > 1}), size)),
         }
 
     def _evidence(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
-        """How much a word (row) speaks for each word (column) beside it, in nats.
+        """Return the evidence of a word (row) for each word (column) beside it, in nats.
 
         log P(column | row) / P(column), smoothed: log((n + k p) / (N + k) / p), less its value at n = 0, which is the
         same for all columns and so decides nothing. What is left is zero wherever a pair was never seen.
@@ -76,7 +76,7 @@ class LexicalGenerator:
         return counts.astype(np.float32)
 
     def fill(self, requests: Sequence[FillRequest]) -> Iterator[Fill]:
-        """One `Fill` per request, in order. A request without any fitting word is answered with an error."""
+        """Yield one `Fill` per request, in order; with an error where no word fits."""
         for request in requests:
             words = self._choose(request)
             if words is None:
@@ -113,14 +113,14 @@ class LexicalGenerator:
         return [sentence.tokens[position] for position in masks]
 
     def _known_candidates(self, candidates: tuple[str, ...]) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """The candidates that the training queries hold, their numbers, and the weight of their frequency."""
+        """Return the candidates that the training queries hold, their numbers, and the weight of their frequency."""
         words = [word for word in candidates if word in self._index]
         ids = np.array([self._index[word] for word in words], dtype=np.int64)
         return words, ids, FREQUENCY_WEIGHT * np.log(self._share[ids])
 
 
 class _Sentence:
-    """A template that is being filled, and what its words say about the words that could stand in it."""
+    """A template that is being filled, and the evidence of its words for others."""
 
     def __init__(self, index: dict[str, int], tables: dict[str, sparse.csr_matrix], template: Sequence[str]) -> None:
         self.tokens = [token.lower() for token in template]
@@ -136,13 +136,13 @@ class _Sentence:
         self._count_as_content(word)
 
     def evidence(self, position: int, ids: np.ndarray) -> np.ndarray:
-        """How well each of the words `ids` goes with the rest of the sentence at a position, same shape as `ids`."""
+        """Return how well each of the words `ids` fits the rest of the sentence at a position, in the shape of `ids`."""
         beside = np.zeros_like(self._content)
         if position > 0:
             self._add(beside, "left", self.tokens[position - 1])
         if position + 1 < len(self.tokens):
             self._add(beside, "right", self.tokens[position + 1])
-        # Many words of one sentence say the same thing twice: their evidence grows with the root of their number.
+        # The words of a sentence are not independent: their evidence grows with the root of their number.
         return beside[ids] + CONTENT_WEIGHT / max(self._content_words, 1) ** 0.5 * self._content[ids]
 
     def _count_as_content(self, token: str) -> None:
@@ -150,7 +150,7 @@ class _Sentence:
             self._content_words += self._add(self._content, "content", token)
 
     def _add(self, total: np.ndarray, table: str, token: str) -> bool:
-        """Add what one word says, and return whether it says anything."""
+        """Add the evidence of one word, and return whether it has any."""
         row = self._index.get(token)
         if row is None:
             return False

@@ -21,7 +21,7 @@ class RandomWordsGenerator:
 
     Args:
         vocabulary: the dictionary of the training queries.
-        seed: what is drawn depends on the seed, the qid, the level and the number of rejected answers alone.
+        seed: what is drawn depends only on the seed, the qid, the level and the number of rejected answers.
     """
 
     source = "random"
@@ -31,7 +31,7 @@ class RandomWordsGenerator:
         self.seed = seed
 
     def fill(self, requests: Sequence[FillRequest]) -> Iterator[Fill]:
-        """One `Fill` per request, in order. A request without any fitting word is answered with an error."""
+        """Yield one `Fill` per request, in order; with an error where no word fits."""
         for request in requests:
             words = self._draw(request)
             if words is None:
@@ -56,7 +56,7 @@ class RandomWordsGenerator:
 
 
 def _first_fitting(pool: Sequence[str], original: str, taken: set[str], generator: random.Random) -> str | None:
-    # A few draws nearly always hold a fitting word; only where they do not is the whole dictionary gone through.
+    # A few draws nearly always hold a fitting word. Only where they do not is the entire dictionary searched.
     for number in (16, len(pool)):
         for word in generator.sample(pool, min(number, len(pool))):
             if word not in taken and not is_inflection_of(original, word):

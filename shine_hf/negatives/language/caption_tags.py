@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-ACTOR = "person"  # Charades calls everyone so; in other corpora it is a noun like others
+ACTOR = "person"  # what Charades calls everyone; a noun like others elsewhere
 PARTICLES = frozenset(["down", "up", "out", "off", "on", "away", "around", "through", "by"])
 PREPOSITIONS_BEFORE_GERUND = frozenset(
     ["by", "from", "after", "before", "with", "for", "of", "at", "without", "about"]
@@ -45,7 +45,7 @@ AUXILIARIES_IN_S = frozenset(["is", "was", "does", "has", "gets", "'s"])
 
 
 def caption_tags(words: Sequence[str], tags: Sequence[str]) -> tuple[str, ...]:
-    """The parts of speech by which words are masked; `words` in lower case, `tags` in UPOS. X is never masked."""
+    """Return the parts of speech by which words are masked; `words` in lower case, `tags` in UPOS. X is never masked."""
     result = []
     for position, (word, tag) in enumerate(zip(words, tags)):
         next_tag = tags[position + 1] if position + 1 < len(tags) else ""
@@ -71,7 +71,7 @@ def caption_tags(words: Sequence[str], tags: Sequence[str]) -> tuple[str, ...]:
 
 
 def subject_positions(words: Sequence[str], tags: Sequence[str]) -> frozenset[int]:
-    """Grammatical subjects without a parser: pronouns before a verb, and the head of the first noun phrase.
+    """Return the positions of grammatical subjects, without a parser: pronouns before a verb, and the head of the first noun phrase.
 
     A noun phrase after "person" is not the subject ("person the door opens"), nor is one after a preposition.
     """
@@ -91,7 +91,7 @@ def subject_positions(words: Sequence[str], tags: Sequence[str]) -> frozenset[in
 
 
 def _is_misread_verb(position: int, words: Sequence[str], tags: Sequence[str]) -> bool:
-    """Verbs that taggers read as something else in captions.
+    """Return whether a tagger took a verb for something else, as is frequent in captions.
 
     "a person enters", "person watches holding", "sits in a chair eating", "a smiling person".
     """

@@ -58,13 +58,13 @@ def _rows(text: str) -> list[list[str]]:
 
 
 def _verb_forms() -> dict[str, tuple[str, str]]:
-    """Irregular form -> (base, inflection)."""
+    """Return irregular form -> (base, inflection)."""
     forms: dict[str, tuple[str, str]] = {}
     for base, past, *participle in _rows(_IRREGULAR_VERBS):
         forms.setdefault(past, (base, "past" if participle else "past_participle"))
         if participle and participle[0] != base:
             forms[participle[0]] = (base, "participle")
-    # "lay" is nearly always meant as the base form in captions, though it is the past of "lie" too.
+    # In captions "lay" is nearly always the base form, though it is the past of "lie" too.
     forms |= {"lay": ("lay", "base"), "is": ("be", "third"), "are": ("be", "base"), "were": ("be", "past")}
     forms |= {"has": ("have", "third"), "does": ("do", "third"), "goes": ("go", "third"), "'s": ("be", "third")}
     return forms | {"lying": ("lie", "gerund"), "dying": ("die", "gerund"), "tying": ("tie", "gerund")}
@@ -83,7 +83,7 @@ _BASES_IN_ING = _words(_BASE_VERBS_IN_ING)
 _BASES_IN_ED = _words(_BASE_VERBS_IN_ED)
 _NOT_COMPARED = _words(_POSITIVE_IN_ER) | _words(_POSITIVE_IN_EST)
 
-# Which forms may stand where a form stood: "opened" serves as past and as participle, "took" only as past.
+# Which forms may replace a form: "opened" serves as past and as participle, "took" only as past.
 _SUBSTITUTES = {
     "past_participle": ("past_participle",),
     "past": ("past", "past_participle"),
@@ -93,7 +93,7 @@ _SUBSTITUTES = {
 
 @cache
 def inflection(word: str, part_of_speech: str) -> str:
-    """The form of a word: base, third, gerund, past, participle or past_participle of a VERB (or AUX); singular or
+    """Return the form of a word: base, third, gerund, past, participle or past_participle of a VERB (or AUX); singular or
     plural of a NOUN; positive, comparative or superlative of an ADJ or ADV; else "".
     """
     word = word.lower()
@@ -111,13 +111,13 @@ def inflection(word: str, part_of_speech: str) -> str:
 
 
 def substitutes(form: str) -> tuple[str, ...]:
-    """The forms whose words can stand where a word of this form stands."""
+    """Return the forms that can replace a word of this form."""
     return _SUBSTITUTES.get(form, (form,))
 
 
 @cache
 def stems(word: str) -> frozenset[str]:
-    """Every base form that a word might be a form of, itself included: `sitting` -> {sitting, sit, sitt, sitte}."""
+    """Return every base form that a word might be a form of, itself included: `sitting` -> {sitting, sit, sitt, sitte}."""
     word = word.lower()
     found = {word}
     for table in (_VERB_FORMS, _COMPARISONS):
@@ -149,13 +149,13 @@ def stems(word: str) -> frozenset[str]:
 
 
 def is_inflection_of(word: str, other: str) -> bool:
-    """Whether two words may be forms of one lexeme (`opens`, `opened`; `woman`, `women`; a word and itself)."""
+    """Return whether two words may be forms of one lexeme (`opens`, `opened`; `woman`, `women`; a word and itself)."""
     return not stems(word).isdisjoint(stems(other))
 
 
 @cache
 def starts_with_vowel_sound(word: str) -> bool:
-    """Whether "an" rather than "a" stands before the word."""
+    """Return whether the article before the word is "an" and not "a"."""
     word = word.lower()
     if word.startswith(("hour", "honest", "heir", "honor")):
         return True
@@ -183,7 +183,7 @@ def _is_regular_plural(word: str) -> bool:
 
 
 def _ends_like_adjective(stem: str) -> bool:
-    """Keeps agent nouns apart from their verbs (`washer` is no form of `wash`), and lets `bigger`, `larger` through."""
+    """Return whether a stem is that of an adjective: `bigger` and `larger` are compared, `washer` is no form of `wash`."""
     return stem + "e" in _COMPARED or stem in _COMPARED or stem[:-1] in _COMPARED or stem[:-1] + "y" in _COMPARED
 
 

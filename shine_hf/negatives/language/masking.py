@@ -61,7 +61,7 @@ class MaskingOptions:
             raise ValueError(f'rule must be "released" or "paper"; got {self.rule!r}')
 
     def mask_counts(self, maskable_words: int) -> tuple[int, ...]:
-        """How many words each level masks: rounded up below four maskable words, else down, and never none."""
+        """Return how many words each level masks: rounded up below four maskable words, else down, and never none."""
         ratios = next((r for length, r in self.ratios_by_length if maskable_words <= length), self.ratios)
         # 0.58 * 50 is 28.999…: rounding the last digits off first makes it 29.
         exact = [round(ratio * maskable_words, 9) for ratio in ratios]
@@ -82,21 +82,21 @@ class MaskedQuery:
     levels: tuple[tuple[int, ...], ...]
 
     def template(self, level: int) -> tuple[str, ...]:
-        """The tokens with `<mask>` in place of the masked ones; `level` counts from 1."""
+        """Return the tokens with `<mask>` in place of the masked ones; `level` counts from 1."""
         masked = set(self.levels[level - 1])
         return tuple(MASK if position in masked else token for position, token in enumerate(self.tokens))
 
     def masked_query(self, level: int) -> str:
-        """The template of a level as one string."""
+        """Return the template of a level as one string."""
         return join_tokens(self.template(level))
 
     def masked_queries(self) -> list[str]:
-        """The templates of all levels."""
+        """Return the templates of all levels."""
         return [self.masked_query(level) for level in range(1, len(self.levels) + 1)]
 
 
 def join_tokens(tokens: Sequence[str]) -> str:
-    """Tokens joined by one space, with periods and commas closed up, as in the authors' release."""
+    """Return tokens joined by one space, with periods and commas closed up, as in the authors' release."""
     text = " ".join(tokens)
     return text.replace(" .", ".").replace(" ,", ",")
 
@@ -114,7 +114,7 @@ def fill_masks(masked_query: str, words: Sequence[str]) -> str:
 
 
 def extract_fills(masked_query: str, text: str) -> list[str] | None:
-    """The word that stands in place of each mask, or None where `text` is no exact fill, one word a mask."""
+    """Return the word in place of each mask; None where `text` is no exact fill with one word per mask."""
     pieces = [re.escape(piece) for piece in masked_query.split(MASK)]
     match = re.fullmatch(r"(\S+)".join(pieces), text)
     return list(match.groups()) if match else None
@@ -163,7 +163,7 @@ def mask_query(tagged: TaggedQuery, options: MaskingOptions | None = None) -> Ma
 def mask_dataset(
     dataset: Dataset, tagger: Tagger | None = None, options: MaskingOptions | None = None, processes: int = 1
 ) -> Dataset:
-    """The dataset with `masked_queries` written anew, one template a level."""
+    """Return the dataset with `masked_queries` replaced, one template per level."""
     options = options or MaskingOptions()
     tagged = (tagger or Tagger()).tag(dataset["query"], processes=processes)
     return with_column(dataset, "masked_queries", [mask_query(query, options).masked_queries() for query in tagged])

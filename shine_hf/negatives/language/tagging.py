@@ -36,7 +36,7 @@ class TaggedQuery:
 
 
 class Tagger:
-    """A spaCy pipeline that says for every word of a query what part of speech it is.
+    """A spaCy pipeline that gives every word of a query its part of speech.
 
     Args:
         model: a folder or an installed package name (`"en_core_web_sm"`); None for the packaged caption tagger.
@@ -54,7 +54,7 @@ class Tagger:
             raise ImportError('tagging needs spaCy: pip install "shine-hf[negatives]"') from error
         self.is_packaged = model is None
         self.nlp = spacy.load(PACKAGED_TAGGER if model is None else model)
-        # Only what leads to `token.pos_` is run: a parser or an entity recogniser would double the time for nothing.
+        # Only what `token.pos_` needs is run: a parser or an entity recognizer would double the time for nothing.
         for name in ("parser", "ner", "lemmatizer", "senter"):
             if name in self.nlp.pipe_names:
                 self.nlp.disable_pipe(name)
@@ -78,9 +78,9 @@ class Tagger:
 
     @cached_property
     def provenance(self) -> str:
-        """Name, version and fingerprint of the pipeline, such as `en_ud_ewt_pos_small 1.0.0 sha256:1a2b…`.
+        """Name, version and fingerprint of the pipeline, e.g. `en_ud_ewt_pos_small 1.0.0 sha256:1a2b…`.
 
-        The fingerprint covers the weights, so that two trainings under one name are told apart.
+        The fingerprint covers the weights, so that two trainings under one name differ.
         """
         meta = self.nlp.meta
         fingerprint = hashlib.sha256(self.nlp.to_bytes(exclude=["meta", "vocab", "tokenizer"])).hexdigest()[:16]

@@ -33,7 +33,7 @@ class Vocabulary:
     Args:
         queries: tagged by `mask_query`, so that particles count as prepositions.
         min_count: rarer words are known (`counts`) but not offered as candidates: most are typing errors.
-        avoid: words that are never offered, such as the novel words of a test split.
+        avoid: words that are never offered, e.g. the novel words of a test split.
     """
 
     def __init__(self, queries: Iterable[MaskedQuery], min_count: int = 2, avoid: Collection[str] = ()) -> None:
@@ -66,15 +66,15 @@ class Vocabulary:
         return buckets
 
     def parts_of_speech(self, word: str) -> frozenset[str]:
-        """All parts of speech that the tagger ever gave to a word; empty for an unknown word."""
+        """Return all parts of speech that the tagger ever gave to a word; none for an unknown word."""
         return frozenset(part for part, counts in self.counts.items() if word.lower() in counts)
 
     def words(self, part_of_speech: str) -> tuple[str, ...]:
-        """All words of a part of speech that may be offered, in any form, sorted."""
+        """Return all words of a part of speech that may be offered, in any form, sorted."""
         return self._words_of_part.get(part_of_speech, ())
 
     def candidates(self, word: str, part_of_speech: str, previous: str = "") -> tuple[str, ...]:
-        """Words that fit where `word` stands, most frequent first: part of speech and inflection agree.
+        """Return words that fit in place of `word`, most frequent first: part of speech and inflection agree.
 
         After "a" or "an" (`previous`) words with the fitting first sound are given. Neither the word nor another form
         of it is among them. Where no other word has the form, words of any form are given; empty if there are none.
@@ -90,13 +90,13 @@ class Vocabulary:
             words = [other for form in forms for other in self._buckets.get((part_of_speech, form), ())]
             if len(forms) > 1:
                 words.sort(key=lambda other: (-self.counts[part_of_speech][other], other))
-        # Most frequent first, so what is cut off is what hardly ever fits. Comparing forms is what takes the time.
+        # Most frequent first, so what is cut off hardly ever fits. Comparing forms takes most of the time.
         offered = [other for other in words if other not in self.avoid][:MAX_CANDIDATES]
         people = [other for other in offered if word in PEOPLE and other in PEOPLE]
         fitting = [
             other for other in people or offered if not article or starts_with_vowel_sound(other) == (article == "an")
         ]
-        # In a small corpus a form may have one word only: then any form, and any first sound, is better than nothing.
+        # In a small corpus a form may have only one word: then any form, and any first sound, is better than none.
         for choice in (fitting, offered, self.words(part_of_speech)):
             others = tuple(other for other in choice if not is_inflection_of(word, other))
             if others:

@@ -83,7 +83,7 @@ def test_training_script_learns_a_treebank_and_its_captions(tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     tagger = Tagger(tmp_path / "tagger")
     assert tagger.provenance.startswith("en_caption_pos")
-    # "a person opens" stands in no sentence of the treebank: it comes from the captions made of it.
+    # "a person opens" is in no sentence of the treebank: it comes from the captions made of it.
     [query] = tagger.tag(["a person opens the door."])
     assert query.parts_of_speech == ("DET", "NOUN", "VERB", "DET", "NOUN", "PUNCT")
     assert mask_query(query).masked_queries()[0] == "a person <mask> the door."
