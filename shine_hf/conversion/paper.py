@@ -1,4 +1,4 @@
-"""Numbers of the papers, as data with their source. A number that could not be checked against the paper is not here."""
+"""Numbers of the papers, as data with their source: those that this project quotes. The other cells of the table stay empty."""
 
 from __future__ import annotations
 
