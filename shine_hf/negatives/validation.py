@@ -254,7 +254,9 @@ class Validator:
             for row, query in zip(rows, tagged)
             for masked_query, text in zip(row["masked_queries"], row["negative_queries"])
         )
-        pairs = tqdm(zip(rows, tagged), total=len(rows), desc="checking", unit=" rows", delay=BAR_AFTER_SECONDS)
+        pairs = tqdm(
+            zip(rows, tagged), total=len(rows), desc="checking", unit=" rows", delay=BAR_AFTER_SECONDS, disable=None
+        )
         return [self.check_row(row, query) for row, query in pairs]
 
     def tag_unknown_words(

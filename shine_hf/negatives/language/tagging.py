@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 PACKAGED_TAGGER = Path(__file__).resolve().parent / "tagger"
 BATCH_SIZE = 512
-BAR_AFTER_SECONDS = 3.0
+BAR_AFTER_SECONDS = 3.0  # a progress bar for what takes longer, on a terminal
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Tagger:
         texts = [query.strip() for query in queries]
         unique = list(dict.fromkeys(texts))
         docs = self.nlp.pipe(unique, batch_size=BATCH_SIZE, n_process=processes)
-        docs = tqdm(docs, total=len(unique), desc="tagging", unit=" queries", delay=BAR_AFTER_SECONDS)
+        docs = tqdm(docs, total=len(unique), desc="tagging", unit=" queries", delay=BAR_AFTER_SECONDS, disable=None)
         tagged = {
             text: TaggedQuery(tuple(token.text for token in doc), tuple(token.pos_ for token in doc))
             for text, doc in zip(unique, docs)

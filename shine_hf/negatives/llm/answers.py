@@ -47,7 +47,8 @@ class UnusableAnswer(ValueError):
         detail = detail or answer
         shortened = repr(detail if len(detail) <= 120 else detail[:120] + "…")
         super().__init__(f"{kind}: {shortened}" if detail else kind)
-        self.kind, self.answer = kind, answer
+        # Halves of surrogate pairs can be neither sent nor stored.
+        self.kind, self.answer = kind, answer.encode("utf-8", "replace").decode()
 
 
 class NoAnswer(UnusableAnswer):

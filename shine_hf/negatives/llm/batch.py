@@ -209,7 +209,7 @@ class OpenAIBatchGenerator(LanguageModel):
         for file_id in filter(None, (remote.output_file_id, remote.error_file_id)):
             for line in map(json_object, self._client.files.content(file_id).content.splitlines()):
                 response: dict[str, Any] = line.get("response") or {}
-                raw = json.dumps(response.get("body") or line.get("error"), ensure_ascii=False)
+                raw = json.dumps(response.get("body") or line.get("error"))
                 yield str(line.get("custom_id")), response.get("status_code"), self.endpoint.scrub(raw)
 
     def _explain_failure(self, batch: str, remote: Batch) -> None:

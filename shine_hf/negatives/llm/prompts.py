@@ -32,15 +32,8 @@ _SYSTEM = (
     'Answer with JSON only: {"words": ["first blank", "second blank", ...]}, one word per blank, in order.'
 )
 
-_PART_OF_SPEECH = {
-    "VERB": "verb",
-    "NOUN": "noun",
-    "PROPN": "noun",
-    "ADJ": "adjective",
-    "ADP": "preposition",
-    "ADV": "adverb",
-    "PRON": "pronoun or noun",
-}
+_PART_OF_SPEECH = {"VERB": "verb", "NOUN": "noun", "PROPN": "noun", "ADJ": "adjective", "ADP": "preposition"}
+_PART_OF_SPEECH |= {"ADV": "adverb", "PRON": "pronoun or noun"}
 
 
 def build_messages(request: FillRequest) -> list[dict[str, str]]:

@@ -246,8 +246,9 @@ STYLES = {
     "numbered": lambda words, text: json.dumps({str(number): word for number, word in enumerate(words, start=1)}),
     "wrong_case": lambda words, text: json.dumps({"Words": words}),
     "nested": lambda words, text: json.dumps({"answer": {"words": [words]}}),
+    "half_a_surrogate_pair": lambda words, text: text + "\ud83d",
     "sentence": lambda words, text: "SENTENCE",
-    "useless": lambda words, text: "I am a language model and rather talk about the weather.",
+    "useless": lambda words, text: "I am a language model and rather talk about the weather \ud83d.",
 }  # fmt: skip
 
 
