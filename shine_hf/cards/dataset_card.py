@@ -19,7 +19,7 @@ TAGS = ("video-moment-retrieval", "temporal-grounding", "compositional-generaliz
 
 
 def read_builds(folder: str | Path) -> list[dict]:
-    """The `build.json` of every config in a tree, the default config first.
+    """Return the `build.json` of every config in a tree, the default config first.
 
     Raises:
         FileNotFoundError: for a folder without any. ValueError: for one that cannot be read.
@@ -38,12 +38,12 @@ def read_builds(folder: str | Path) -> list[dict]:
 
 
 def sort_builds(builds: Sequence[Mapping]) -> list[dict]:
-    """The default config first, the others by name."""
+    """Return the default config first, the others by name."""
     return sorted(builds, key=lambda build: (not build["default"], build["config_name"]))
 
 
 def render_dataset_card(builds: Sequence[Mapping], repo_id: str) -> str:
-    """The card, YAML header included: configs, splits, features and sizes.
+    """Return the card, YAML header included: configs, splits, features and sizes.
 
     Args:
         builds: What [`read_builds`] gives, of all configs that are (or stay) published.
@@ -89,10 +89,10 @@ def _metadata(builds: Sequence[Mapping]) -> dict:
 
 
 def _counted_faults(statistics: Mapping) -> list[str]:
-    """Sentences on what the counts show."""
+    """Return sentences about what the counts show."""
     faults = []
     for flag, text in (
-        ("window_after_end", "windows end after the video (`window_after_end`); they are cut to it in training"),
+        ("window_after_end", "windows end after the video (`window_after_end`); training clips them"),
         ("window_before_start", "windows start before the video (`window_before_start`)"),
         ("window_empty", "windows are empty (`window_empty`)"),
         ("window_reversed", "windows end before they start (`window_reversed`)"),
@@ -124,7 +124,7 @@ def _counted_faults(statistics: Mapping) -> list[str]:
 
 
 def _failed_checks(flags: Sequence[Mapping[str, int]]) -> list[str]:
-    """The checks that some negative fails, in the order of the validator, `any` last."""
+    """Return the checks that some negative fails, in the order of the validator, `any` last."""
     from ..negatives.validation import CHECKS
 
     return [name for name in (*CHECKS, "any") if any(level.get(name) for level in flags)]

@@ -76,7 +76,7 @@ def _negative_statistics(rows: list[Mapping]) -> dict:
 
 
 def _test_contact(rows: Mapping[str, list[Mapping]]) -> dict:
-    """How far the training negatives touch what is tested."""
+    """Return how far the training negatives touch what is tested."""
     negatives = [text for row in rows["train"] for text in row["negative_queries"]]
     texts = {tuple(words_of(text)) for text in negatives}
     words = {word for text in texts for word in text}
@@ -94,7 +94,7 @@ def _test_contact(rows: Mapping[str, list[Mapping]]) -> dict:
 
 
 def _shared(rows: Mapping[str, list[Mapping]]) -> list[dict]:
-    """Videos and sentences that two splits have in common."""
+    """Return the videos and sentences that two splits have in common."""
     found = []
     for first, second in combinations(rows, 2):
         videos, queries = (
@@ -116,7 +116,7 @@ def _histogram(values) -> dict:
 
 
 def plot_statistics(statistics: Mapping, path: str | Path) -> None:
-    """The figure of a card: words per query, share of the video that a moment takes, and masks per level.
+    """Draw the figure of a card: words per query, share of the video that a moment takes, and masks per level.
 
     Raises:
         ImportError: matplotlib is not installed.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 EVAL_RESULTS_FILE = ".eval_results/moment_retrieval.yaml"
 REPORTED_METRICS = ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU", "mAP")
-# What a benchmark ranks; every other figure is on the cards.
+# What a benchmark ranks; all other numbers are on the cards.
 BENCHMARK_METRICS = ("R1@0.5", "R1@0.7", "mIoU")
 TASK, TASK_NAME = "video-moment-retrieval", "Video moment retrieval"
 
@@ -25,13 +25,13 @@ def eval_results_yaml(
     dataset_revision: str | None = None,
     notes: str | None = None,
 ) -> str:
-    """The content of [`EVAL_RESULTS_FILE`], which the Hub shows on the model's page and on the page of the dataset.
+    """Return the content of [`EVAL_RESULTS_FILE`], which the Hub shows on the model's page and on the page of the dataset.
 
     Args:
         results: Split -> metric -> value in percent.
         dataset_id: Name of the dataset on the Hub.
         dataset_revision: Its commit, where it is known.
-        notes: What has to be known about the figures, that they were obtained on simulated features say.
+        notes: What readers must know about the numbers, e.g. that they were obtained on simulated features.
     """
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
@@ -50,7 +50,7 @@ def model_index_results(
     dataset_config: str | None = None,
     dataset_revision: str | None = None,
 ) -> list[EvalResult]:
-    """The same figures for `huggingface_hub.ModelCardData(eval_results=…)`."""
+    """Return the same numbers for `huggingface_hub.ModelCardData(eval_results=…)`."""
     from huggingface_hub import EvalResult
 
     return [
@@ -78,5 +78,5 @@ def _reported(results):
 
 
 def task_id(split: str, metric: str) -> str:
-    """Return the id of the Hub task of one metric on one split, e.g. `novel_composition_r1_at_0_5`: a task has one figure."""
+    """Return the id of the Hub task of one metric on one split, e.g. `novel_composition_r1_at_0_5`: a task has one number."""
     return re.sub(r"[^a-z0-9]+", "_", f"{split} {metric.replace('@', ' at ')}".lower())

@@ -1,4 +1,4 @@
-"""Is one model better than another? A paired bootstrap over the videos and the training runs."""
+"""Is one model better than another? A paired bootstrap over videos and training runs."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ HIGHLIGHT_GRADES = {"Fair": 2, "Good": 3, "VeryGood": 4}
 
 
 def highlight_detection_metrics(scores: np.ndarray, grades: np.ndarray) -> dict[str, float]:
-    """Mean average precision and HIT@1 of clip scores, in percent, not rounded.
+    """Return mean average precision and HIT@1 of clip scores, in percent, not rounded.
 
     Average precision is taken for each annotator and averaged; for HIT@1 it is enough that one of them liked the best clip. As in the
     official scorer, clips without a score count as scored 0 for the average precision, a best clip past the end of the video is a miss,

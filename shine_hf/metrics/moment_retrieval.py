@@ -20,7 +20,7 @@ MAX_PREDICTIONS = 10
 def moment_retrieval_metrics(
     moments: np.ndarray, windows: np.ndarray, *, every_threshold: bool = False
 ) -> dict[str, float]:
-    """Recall, mean IoU and mean average precision of ranked moments, in percent, not rounded.
+    """Return recall, mean IoU and mean average precision of ranked moments, in percent, not rounded.
 
     The first moment of a row is its answer (R1, mIoU), the first five are those of R5. Average precision ranks the first ten by score,
     equal scores in the order given. A query without predictions counts as a miss everywhere.
@@ -61,7 +61,7 @@ def moment_retrieval_metrics(
 
 
 def first_moment_iou(moments: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """IoU `(N,)` of the first moment of each query with the window that it fits best, in 0..1: what R1 and mIoU are the means of.
+    """Return the IoU `(N,)`, in [0, 1], of the first moment of each query with the window that it fits best: R1 and mIoU are its means.
 
     Args:
         moments (`(N, K, 3)`), windows (`(N, W, 2)`): As of [`moment_retrieval_metrics`].
@@ -72,7 +72,7 @@ def first_moment_iou(moments: np.ndarray, windows: np.ndarray) -> np.ndarray:
 
 
 def temporal_iou(windows: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of `(..., 2)` windows that broadcast against each other -> `(...)`.
+    """Return the intersection over union `(...)` of `(..., 2)` windows that broadcast against each other.
 
     0 for two windows of no length; NaN where one of the two is NaN.
     """
@@ -85,7 +85,7 @@ def temporal_iou(windows: np.ndarray, others: np.ndarray) -> np.ndarray:
 def average_precision(
     iou: np.ndarray, scores: np.ndarray, is_window: np.ndarray, thresholds: tuple[float, ...]
 ) -> np.ndarray:
-    """Interpolated average precision of each query at each IoU threshold.
+    """Return the interpolated average precision of each query at each IoU threshold.
 
     From the highest score down, each prediction claims the best-fitting window that is still free and that it overlaps by at least the
     threshold (of equally good ones the last, as in the public scorer); without one it is a false positive.
@@ -115,7 +115,7 @@ def average_precision(
 
 
 def _is_hit(iou: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """`(N, K, W)`, windows in reverse -> `(K, N, T)`: whether a prediction finds a free window."""
+    """Return whether a prediction finds a free window, `(K, N, T)`, from IoUs `(N, K, W)` with the windows in reverse."""
     rows, ranks, windows = iou.shape
     is_free = np.ones((rows, len(limits), windows), dtype=bool)
     is_hit = np.zeros((ranks, rows, len(limits)), dtype=bool)
@@ -130,7 +130,7 @@ def _is_hit(iou: np.ndarray, limits: np.ndarray) -> np.ndarray:
 
 
 def _fit_of_best_window(moments: np.ndarray, windows: np.ndarray, iou: np.ndarray) -> np.ndarray:
-    """`(N, K)`: the IoU of each prediction with the window that fits it best, 0 where there is none.
+    """Return the IoU `(N, K)` of each prediction with the window that fits it best, 0 where there is none.
 
     The public scorer takes the hull of the two as their union here. Where they overlap the two are equal but for rounding, which decides
     whether a prediction reaches a threshold exactly; so the hull it is.

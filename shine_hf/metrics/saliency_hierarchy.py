@@ -103,7 +103,7 @@ def saliency_order(
 
 
 def _links(levels: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Name, whether it holds `(N,)`, and whether it counts `(N,)`, of each link and of the chain."""
+    """Yield name, whether it holds `(N,)`, and whether it counts `(N,)`, of each link and of the chain."""
     present = ~np.isnan(levels) & ~np.isnan(levels[:, :1])
     names = ["positive", *(f"level{level}" for level in range(1, levels.shape[1] - 1)), "irrelevant"][
         : levels.shape[1]

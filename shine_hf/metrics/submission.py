@@ -1,4 +1,4 @@
-"""Score a submission file: the figures of the official QVHighlights scorer, for any benchmark in the common jsonl format.
+"""Score a submission file: the metrics of the official QVHighlights scorer, for any benchmark in the common jsonl format.
 
 The scorer followed is `standalone_eval` of github.com/jayleicn/moment_detr; R1@0.3, R5 and mIoU are counted in its manner. It departs
 from it in two places: a query without predicted moments is a miss in every figure (there it stops R1, and drops out of the mAP), and two
@@ -32,7 +32,7 @@ MOMENTS, SALIENCY = "pred_relevant_windows", "pred_saliency_scores"
 
 
 def read_rows(path: str | Path) -> list[dict]:
-    """The rows of a submission or ground-truth file: one JSON object a line (`.jsonl`, or `.jsonl.gz`).
+    """Return the rows of a submission or ground-truth file: one JSON object per line (`.jsonl`, or `.jsonl.gz`).
 
     Raises:
         FileNotFoundError: for a missing file. ValueError: for one that cannot be unpacked or a line that is no JSON object, with its number.
@@ -54,7 +54,7 @@ def read_rows(path: str | Path) -> list[dict]:
 
 
 def evaluate_submission(submission: Iterable[Mapping], ground_truth: Iterable[Mapping]) -> dict[str, float]:
-    """Every metric of a submission under its official name, in percent, rounded to two decimals as the official scorer does.
+    """Return every metric of a submission under its official name, in percent, rounded to two decimals as the official scorer does.
 
     Args:
         submission: One row per query with `qid` and `pred_relevant_windows` (`[[start, end, score], …]` in seconds, best first),
@@ -88,7 +88,7 @@ def evaluate_submission(submission: Iterable[Mapping], ground_truth: Iterable[Ma
 
 
 def official_layout(metrics: Mapping[str, float]) -> dict[str, dict]:
-    """What [`evaluate_submission`] returns, nested as in the official JSON: `brief`, `HL-min-Fair`, …, `full`, `long`, `middle`, `short`.
+    """Return what [`evaluate_submission`] returns, nested as in the official JSON: `brief`, `HL-min-Fair`, …, `full`, `long`, `middle`, `short`.
 
     R1@0.3, R5 and mIoU stand beside the official figures.
     """
@@ -211,7 +211,7 @@ def _positive(clip_length: object, qid: str) -> float:
 
 
 def _by_qid(rows: Iterable[Mapping], source: str) -> dict[str, Mapping]:
-    """Rows by qid. Numbers and their text are the same qid: QVHighlights writes numbers, the schema of this package strings."""
+    """Return rows by qid. Numbers and their text are the same qid: QVHighlights writes numbers, the schema of this package strings."""
     table: dict[str, Mapping] = {}
     for index, row in enumerate(rows):
         if row.get("qid") is None:
@@ -237,7 +237,7 @@ def _check_same_qids(predictions: Mapping, truth: Mapping) -> None:
 
 
 def _has_column(rows: Mapping[str, Mapping], column: str, source: str) -> bool:
-    """Whether all rows have a column, or none; a mixture is an error."""
+    """Return whether all rows have a column, or none; a mixture is an error."""
     lacking = [qid for qid, row in rows.items() if row.get(column) is None]
     if lacking and len(lacking) < len(rows):
         raise ValueError(f"{source}, qid {lacking[0]!r}: no {column}, which other rows have")

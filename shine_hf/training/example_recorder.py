@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from ..cards.model_card import SaliencyExample
+from ..cards.facts import SaliencyExample
 
 
 class ExampleRecorder:

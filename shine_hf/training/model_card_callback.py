@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from transformers import PreTrainedConfig, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..cards.model_card import DataFacts, ModelFacts, SaliencyExample, public_settings
+from ..cards.facts import DataFacts, ModelFacts, SaliencyExample, public_settings
 from ..schema import VALIDATION
 from ..version import __version__
 

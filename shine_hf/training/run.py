@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from transformers import AutoModel, set_seed
 
-from ..cards.model_card import describe_data, public_settings
+from ..cards.facts import describe_data, public_settings
 from ..data.collator import DataCollatorForMomentRetrieval
 from ..data.loading import (
     DEFAULT_TEXT_FEATURES,

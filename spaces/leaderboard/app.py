@@ -55,7 +55,7 @@ def as_table(rows: list[dict], splits) -> list[list]:
 
 
 def build_app(api: HfApi, benchmarks: dict) -> gr.Blocks:
-    """Build the page: one tab per benchmark, read anew at every visit."""
+    """Build the page: one tab per benchmark, read again at every visit."""
     with gr.Blocks(title="Compositional moment retrieval") as app:
         gr.Markdown(
             "# Compositional moment retrieval\n"

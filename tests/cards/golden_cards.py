@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from shine_hf.cards.eval_results import EVAL_RESULTS_FILE
-from shine_hf.cards.model_card import DataFacts, ModelFacts, SaliencyExample, card_files, render_model_card
+from shine_hf.cards.facts import DataFacts, ModelFacts, SaliencyExample
+from shine_hf.cards.model_card import card_files, render_model_card
 
 FOLDER = Path(__file__).resolve().parents[2] / "model_cards"
 ALL_FIGURES = ("figures/training_curves.png", "figures/saliency_hierarchy.png", "figures/saliency_example.png")

@@ -14,11 +14,10 @@ from PIL import Image
 
 from shine_hf import MomentRetrievalProcessor
 from shine_hf.cards.eval_results import EVAL_RESULTS_FILE
+from shine_hf.cards.facts import describe_data, public_settings
 from shine_hf.cards.model_card import (
     CARD_FILE,
     card_files,
-    describe_data,
-    public_settings,
     render_model_card,
     write_model_card,
 )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from shine_hf.cards.model_card import SaliencyExample
+from shine_hf.cards.facts import SaliencyExample
 from shine_hf.schema import VALIDATION
 from shine_hf.training.example_recorder import ExampleRecorder
 from shine_hf.training.model_card_callback import ModelCardCallback
