@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from .parser import CommandParser
 
 EXAMPLES = (
     "shine-hf evaluate --submission predictions.jsonl --ground-truth val.jsonl",
@@ -16,8 +19,14 @@ MOMENT_COLUMNS = ("R1@0.3", "R1@0.5", "R1@0.7", "R5@0.5", "R5@0.7", "mIoU", "mAP
 HIGHLIGHT_COLUMNS = ("mAP", "Hit1")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
+def make_parser() -> CommandParser:
+    """Return the parser of the options that are not those of the data."""
+    parser = CommandParser(
+        prog="shine-hf evaluate",
+        description="Score a submission file, or a model on the splits of a dataset. With --model, the data options are those of `shine-hf "
+        "train`: --dataset, --data-dir, --video-features, --text-features, --negatives, --eval-splits, …",
+        examples=EXAMPLES,
+    )
     parser.add_argument(
         "--submission",
         type=Path,
@@ -32,42 +41,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="annotations in the common jsonl format: qid, relevant_windows, and for highlights duration, relevant_clip_ids and "
         "saliency_scores",
     )
+    parser.add_argument("--model", help="instead of files: the folder or repository of a trained model")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write every figure here, laid out as in the official JSON"
+        "--output", type=Path, metavar="FILE", help="write every figure here; of a submission, as the official JSON"
     )
     parser.add_argument(
-        "--model",
-        nargs=argparse.REMAINDER,
-        metavar="…",
-        help="instead of files: a model (folder or repository) and then data options as of `shine-hf train` (--data_dir, "
-        "--video_features, --negatives, --output_dir, …); moments and saliency hierarchy on every split",
+        "--output-dir",
+        type=Path,
+        metavar="DIR",
+        help="with --model: keep metrics, predictions and query results here; without it, nothing is written",
     )
+    return parser
 
 
-def main(args: argparse.Namespace) -> None:
+def main(argv: Sequence[str]) -> None:
     """Print a table and write the JSON."""
-    if args.model:
-        return _evaluate_model(args.model)
-    if args.submission is None or args.ground_truth is None:
-        raise ValueError("give --submission and --ground-truth, or --model with its data options")
-    from ..io import atomic_file
-    from ..metrics import evaluate_submission, official_layout, read_rows
-
+    parser = make_parser()
+    args, data_options = parser.parse_known_args(argv)
+    if args.model is None and data_options:
+        parser.error(f"unrecognized arguments: {' '.join(data_options)}")
     if args.output is not None and not args.output.parent.is_dir():
         raise FileNotFoundError(f"--output: there is no folder {args.output.parent}")
-    metrics = evaluate_submission(read_rows(args.submission), read_rows(args.ground_truth))
-    print(format_metrics(metrics))
+    if args.model is not None:
+        figures = _evaluate_model(args.model, args.output_dir, data_options)
+    elif args.submission is None or args.ground_truth is None:
+        raise ValueError("give --submission and --ground-truth, or --model with its data options")
+    else:
+        figures = _evaluate_submission(args.submission, args.ground_truth)
     if args.output is not None:
+        from ..io import atomic_file
+
         with atomic_file(args.output) as file:
-            file.write(json.dumps(official_layout(metrics), indent=4) + "\n")
+            file.write(json.dumps(figures, indent=4) + "\n")
 
 
-def _evaluate_model(arguments: list[str]) -> None:
+def _evaluate_submission(submission: Path, ground_truth: Path) -> dict:
+    from ..metrics import evaluate_submission, official_layout, read_rows
+
+    metrics = evaluate_submission(read_rows(submission), read_rows(ground_truth))
+    print(format_metrics(metrics))
+    return official_layout(metrics)
+
+
+def _evaluate_model(model: str, output_dir: Path | None, data_options: Sequence[str]) -> dict:
     """A training run without training."""
     from ..training.recipe import parse_recipe
     from ..training.run import run_recipe
 
-    run_recipe(parse_recipe(["--model", *arguments, "--do_train", "false", "--report_to", "none"]))
+    with tempfile.TemporaryDirectory() if output_dir is None else contextlib.nullcontext(output_dir) as folder:
+        fixed = {"model": model, "output_dir": folder, "do_train": "false", "report_to": "none"}
+        results = run_recipe(parse_recipe([*data_options, *(f"--{name}={value}" for name, value in fixed.items())]))
+        if output_dir is None and (Path(folder) / "predictions").exists():
+            print("(not kept: give --output-dir to keep them)")
+    return results
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:

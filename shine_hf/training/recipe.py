@@ -111,6 +111,9 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
     if unknown:
         name = unknown[0].lstrip("-").split("=")[0]
         raise ValueError(f"unknown option {unknown[0]!r}{_did_you_mean(name, options)}")
+    says_where = any(word.partition("=")[0].replace("_", "-") == "--output-dir" for word in argv)
+    if not says_where and options["output_dir"].default is None:
+        raise ValueError("--output-dir is missing: the folder to write to")
     if model.model not in CONFIGS and not Path(model.model).is_dir() and "/" not in model.model:
         raise ValueError(f"unknown model {model.model!r}: {', '.join(CONFIGS)}, or a checkpoint folder or repository")
     return Recipe(model, data, training)

@@ -164,23 +164,31 @@ def test_one_video_several_queries_and_a_plot(finished, data, tmp_path, capsys):
     assert main([*command[:-1], "NOPE", "--query", "x"]) == 2 and "'NOPE'" in capsys.readouterr().err
 
 
-def test_a_model_can_be_evaluated_without_training(finished, data, tmp_path, capsys):
+def test_a_model_can_be_evaluated_without_training(finished, data, tmp_path, monkeypatch, capsys):
+    """However the options are spelled; nothing is written where the user did not say."""
     output, results, _ = finished
-    command = [
-        "evaluate",
-        "--model",
-        str(output),
-        "--data_dir",
-        str(data),
-        "--output_dir",
-        str(tmp_path),
-        *SMALL[:4],
-        "--validation_fraction",
-        "0.2",
-    ]
-    assert main(command) == 0
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    given = ["--data-dir", str(data), *SMALL[:4], "--validation_fraction", "0.2"]
+    assert main(["evaluate", f"--model={output}", *given]) == 0
     table = capsys.readouterr().out
     assert f"{results['novel_composition']['mIoU']:7.2f}" in table and "simulated features" in table
+    assert list(here.iterdir()) == []
+
+    assert main(["evaluate", *given, "--output_dir", str(there), "--output", "all.json", "--model", str(output)]) == 0
+    assert [path.name for path in here.iterdir()] == ["all.json"] and (there / "all_results.json").is_file()
+    saved = json.loads((here / "all.json").read_text())
+    assert saved["novel_composition"]["mIoU"] == pytest.approx(results["novel_composition"]["mIoU"])
+
+
+def test_a_training_without_a_place_for_its_files_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--model", "qd_detr", "--video-features", "simulated:"]) == 2
+    assert "--output-dir is missing" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", "--data-dir", "x"])
+    assert stopped.value.code == 2 and "unrecognized arguments: --data-dir" in capsys.readouterr().err
 
 
 def test_a_killed_run_resumes_to_exactly_the_same_losses(data, tmp_path):

@@ -1,0 +1,69 @@
+"""The queries that the demo shows, with what each model finds for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...inference.retriever import MomentRetriever, RetrievalResult
+
+HIT_IOU = 0.5
+
+
+@dataclass
+class Example:
+    """A query about a video that no model saw.
+
+    Args:
+        query: The sentence.
+        negative_queries: Its hard negatives, from near to far.
+        video: The file.
+        windows: Annotated `[start, end]` in seconds.
+        results: Model -> what it finds for the query.
+        others: Model -> what it finds for the negatives.
+    """
+
+    query: str
+    negative_queries: list[str]
+    video: Path
+    windows: list[list[float]]
+    results: dict[str, RetrievalResult] = field(default_factory=dict)
+    others: dict[str, list[RetrievalResult]] = field(default_factory=dict)
+
+    def iou(self, model: str) -> float:
+        """Return the IoU of the best moment with the annotated window that it fits best."""
+        best = self.results[model].moments[0]
+        return max(_iou((best.start, best.end), window) for window in self.windows)
+
+    def is_hit(self, model: str) -> bool:
+        """Return whether the best moment covers the annotated one by the usual measure."""
+        return self.iou(model) >= HIT_IOU
+
+
+def find_examples(rows: Sequence[Mapping], videos: Path, models: Mapping[str, str], count: int) -> list[Example]:
+    """Ask models about rows that are spread over a split, without a look at how they fare.
+
+    Args:
+        rows: Of the split.
+        videos: The folder of the video files.
+        models: Title -> folder of the model.
+        count: How many examples; fewer if there are not as many rows.
+    """
+    step = max(1, len(rows) // count)
+    examples = [
+        Example(row["query"], list(row["negative_queries"]), videos / f"{row['vid']}.mp4", row["relevant_windows"])
+        for row in rows[::step][:count]
+    ]
+    for title, folder in models.items():
+        retriever = MomentRetriever.from_pretrained(folder)
+        for example in examples:
+            found = retriever.find(str(example.video), [example.query, *example.negative_queries], top_k=3)
+            example.results[title], *example.others[title] = found
+    return examples
+
+
+def _iou(moment: Sequence[float], window: Sequence[float]) -> float:
+    overlap = max(0.0, min(moment[1], window[1]) - max(moment[0], window[0]))
+    union = moment[1] - moment[0] + window[1] - window[0] - overlap
+    return overlap / union if union > 0 else 0.0
