@@ -122,8 +122,8 @@ def test_card_lists_configs_splits_features_and_sizes(complete_tree):
         assert [split["name"] for split in info["splits"]] == list(SPLITS)
         assert [feature["name"] for feature in info["features"]] == list(FEATURES)
         assert info["splits"][0]["num_examples"] == 16
-    # Licences and sources, the faults that were counted, how each config was made.
-    assert "states no licence" in text and "2372337e9166b8e26b83ce936a8474c6ae127290" in text
+    # Licenses and sources, the faults that were counted, how each config was made.
+    assert "states no license" in text and "2372337e9166b8e26b83ce936a8474c6ae127290" in text
     assert re.search(r"\d+ `train`.* windows end after the video", text) and "1 `train`, 1 `test_trivial`" in text
     assert "generator: random_words" in text and "GPT-3.5 Turbo, asked by the authors" in text
     assert "| `markup` | 0 | 16 | 0 |" in text
