@@ -1,4 +1,4 @@
-"""The script for a GPU, tried out with tiny sizes on the CPU."""
+"""The GPU benchmark, run with tiny sizes on the CPU."""
 
 import json
 
@@ -10,7 +10,7 @@ from benchmarks.gpu.__main__ import main, run_study, write_part
 from benchmarks.gpu.steps import REFERENCE
 
 
-def test_every_part_leaves_its_figures(tmp_path, capsys):
+def test_every_part_writes_its_results(tmp_path, capsys):
     arguments = ["--output", str(tmp_path), "--device", "cpu", "--tiny", "--steps", "8", "--workers", "0"]
     assert main(arguments) == 0, capsys.readouterr().out
     found = {path.stem: json.loads(path.read_text())["found"] for path in tmp_path.glob("*.json")}
@@ -22,8 +22,8 @@ def test_every_part_leaves_its_figures(tmp_path, capsys):
     assert found["schedule"]["steps"] == 6 and found["schedule"]["minutes of 51,800 steps"] > 0
 
 
-def test_a_difference_is_found(monkeypatch, tmp_path):
-    """A device whose loss is another one."""
+def test_mismatch_between_devices_is_reported(monkeypatch, tmp_path):
+    """Simulate a device that computes another loss."""
     losses = iter([1.0, 1.1])
     monkeypatch.setattr(
         checks, "our_loss", lambda model, *_: sum(p.sum() for p in model.parameters()) * 0 + next(losses)
@@ -34,7 +34,7 @@ def test_a_difference_is_found(monkeypatch, tmp_path):
     assert found["qd_detr as on the CPU"].startswith("AssertionError") and found["trainer learns and resumes"] == "ok"
 
 
-def test_a_part_that_fails_says_how(tmp_path):
+def test_failed_part_records_its_error(tmp_path):
     def fails():
         raise RuntimeError("out of memory")
 
@@ -43,11 +43,11 @@ def test_a_part_that_fails_says_how(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so(tmp_path, capsys):
+def test_missing_gpu_is_reported(tmp_path, capsys):
     assert main(["--output", str(tmp_path)]) == 2
     assert "there is no GPU" in capsys.readouterr().err
 
 
-def test_a_study_that_cannot_run_is_logged(tmp_path):
+def test_study_failure_is_logged(tmp_path):
     found = run_study("no_such_study", tmp_path, 2, tmp_path, until=0.0, overrides=[])
     assert found["finished runs"] == 0 and "no study 'no_such_study'" in (tmp_path / "study.log").read_text()

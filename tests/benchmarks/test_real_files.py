@@ -1,4 +1,4 @@
-"""The files of the study on real features, made of made-up features in their layout."""
+"""The files of the study on real features, built from made-up features in the same layout."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from shine_hf.features.base import FeatureStore
 
 
 def write(folder):
-    """Three videos of 4, 5 and 6 seconds with features; `absent` has none."""
+    """Write features of three videos of 4, 5 and 6 seconds; the video `absent` has none."""
     for name in ("charades_clip", "glove", "rows"):
         (folder / name).mkdir()
     features = np.random.default_rng(0).normal(3, 2, (15, 8)).astype(np.float16)
@@ -37,7 +37,7 @@ def write(folder):
     return features
 
 
-def test_covered_rows_and_features_in_two_forms(tmp_path, monkeypatch, capsys):
+def test_covered_rows_and_both_feature_forms_are_written(tmp_path, monkeypatch, capsys):
     raw = write(tmp_path)
     command = ["x", "--data-dir", str(tmp_path), "--rows", str(tmp_path / "rows"), "--output", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", command)
@@ -49,13 +49,13 @@ def test_covered_rows_and_features_in_two_forms(tmp_path, monkeypatch, capsys):
     stores = [FeatureStore.from_spec(f"npz:{tmp_path / 'out' / kind}") for kind in ("video", "all")]
     assert [store["c"].shape for store in stores] == [(6, 8), (6, 8)]
     np.testing.assert_allclose(stores[0]["c"].mean(axis=0), 0, atol=1e-2)
-    # The statistics are those of the training videos: nothing is taken from the test videos.
+    # Statistics come from the training videos only.
     train = raw[:9].astype(np.float32)
     np.testing.assert_allclose(stores[1]["c"], (raw[9:] - train.mean(0)) / train.std(0), atol=1e-2)
     assert (tmp_path / "out" / "glove.safetensors").is_file() and (tmp_path / "out" / "glove.txt").is_file()
 
 
-def test_the_study_names_the_files_that_are_written(shared):
+def test_study_uses_the_written_files(shared):
     features = read_features(shared / "data" / "charades_clip")
     assert len(features) == 1334 and all(array.shape[1] == 512 for array in features.values())
     some = dict(list(features.items())[:20])
@@ -63,7 +63,7 @@ def test_the_study_names_the_files_that_are_written(shared):
         assert np.isfinite(within).all() and np.isfinite(over_all).all()
 
 
-def test_the_prepared_paths_are_those_of_the_recipe():
+def test_prepared_paths_match_the_recipe():
     study = read_study("charades_real")
     (command,) = [command for command in study.prepare if charades_real_files.__name__ in command]
     output = command.split("--output ")[1]

@@ -1,4 +1,4 @@
-"""Studies, from the file to the tables, on a made-up dataset; and what becomes of studies that stop or fail."""
+"""Studies on a made-up dataset, from the study file to the tables, including studies that stop or fail."""
 
 import json
 import signal
@@ -44,7 +44,7 @@ def study(tmp_path, monkeypatch):
     return write
 
 
-def test_a_study_runs_once_and_leaves_tables_figures_and_a_json_per_run(study, tmp_path, capsys):
+def test_study_runs_once_and_writes_tables_figures_and_run_jsons(study, tmp_path, capsys):
     command = study(prepare=["python -c \"open('made.txt', 'a').write('once')\""])
     assert main([*command, "--prepare-only"]) == 0
     assert (tmp_path / "made.txt").read_text() == "once" and not (tmp_path / "results").exists()
@@ -70,7 +70,7 @@ def test_a_study_runs_once_and_leaves_tables_figures_and_a_json_per_run(study, t
     assert "(simulated features)" in (tmp_path / "results" / "made_up.md").read_text()
     for figure in ("results.png", "validation.png"):
         assert (tmp_path / "results" / figure).stat().st_size > 5000
-    # Again: nothing is run, the same is written.
+    # Run it again: nothing is trained, and the same files are written.
     log = tmp_path / "outputs/studies/made_up/base_seed0/log.txt"
     before = log.read_text()
     assert main(command) == 0
@@ -78,12 +78,12 @@ def test_a_study_runs_once_and_leaves_tables_figures_and_a_json_per_run(study, t
     assert (tmp_path / "results" / "README.md").read_text() == written
 
 
-def test_trained_runs_are_looked_at_again(study, tmp_path, capsys):
+def test_reranking_reuses_trained_runs(study, tmp_path, capsys):
     command = study(recipe={"negatives": "gpt-3.5-turbo"})
     assert main(command) == 0
     before = json.loads((tmp_path / "results/runs/shine_seed0.json").read_text())["results"]
     assert rerank_main(["made_up.yaml", "--weights", "0", "--results", "reranked"]) == 0
-    # A weight of 0 finds what the run found.
+    # A weight of 0 reproduces the results of the run.
     after = json.loads((tmp_path / "reranked/runs/shine_saliency_seed0.json").read_text())["results"]
     assert after["test_trivial_mIoU"] == pytest.approx(before["test_trivial_mIoU"], abs=1e-3)
     assert "python -m benchmarks.study.reranking made_up" in (tmp_path / "reranked/README.md").read_text()
@@ -93,7 +93,7 @@ def test_trained_runs_are_looked_at_again(study, tmp_path, capsys):
     assert "shine, seed 0:" in printed and "saliency gradient" in printed and "nan" not in printed
 
 
-def test_some_variants_and_seeds_only(study, tmp_path, capsys):
+def test_variants_and_seeds_can_be_selected(study, tmp_path, capsys):
     command = study(seeds=[0, 1])
     assert main([*command, "--variants", "shine", "--seeds", "1"]) == 0
     assert [path.name for path in (tmp_path / "outputs/studies/made_up").glob("*_seed*")] == ["shine_seed1"]
@@ -103,19 +103,19 @@ def test_some_variants_and_seeds_only(study, tmp_path, capsys):
         assert f"{option}: made_up has no {value}; it has " in capsys.readouterr().err
 
 
-def test_a_run_that_fails_ends_the_study_and_shows_why(study):
+def test_failed_run_stops_the_study_and_shows_its_error(study):
     with pytest.raises(RuntimeError, match=r"(?s)ended with status .*unknown key 'no_such_key'"):
         main(study(recipe={"no_such_key": 1}))
 
 
-def test_the_run_that_failed_is_named_and_not_those_that_it_ended(study):
-    # The first would take very long; it is ended when the second fails.
+def test_error_names_the_failed_run_and_not_the_runs_stopped_with_it(study):
+    # The first run would take very long; it is stopped when the second one fails.
     variants = {"endless": {"max_steps": 10**6, "save_steps": 10**6}, "broken": {"no_such_key": 1}}
     with pytest.raises(RuntimeError, match=r"(?s)broken_seed0.*unknown key 'no_such_key'"):
         main([*study(variants=variants, comparisons=[]), "--workers", "2"])
 
 
-def test_runs_of_other_settings_are_neither_resumed_nor_reported(study):
+def test_runs_with_other_settings_are_not_resumed_or_reported(study):
     assert main(study(comparisons=[], variants={"shine": {}})) == 0
     with pytest.raises(ValueError, match=r"made_up/shine_seed0 was begun with other settings.*remove the folder"):
         main(study(comparisons=[], variants={"shine": {"learning_rate": 1e-3}}))
@@ -125,7 +125,7 @@ def test_runs_of_other_settings_are_neither_resumed_nor_reported(study):
         main([*command, "--", "--max_steps", "3"])
 
 
-def test_a_study_that_is_stopped_saves_and_continues(study, tmp_path):
+def test_stopped_study_saves_and_resumes(study, tmp_path):
     command = study(variants={"shine": {"max_steps": 500, "save_steps": 500}}, comparisons=[])
     folder = tmp_path / "outputs/studies/made_up/shine_seed0"
     environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"}
@@ -145,7 +145,7 @@ def test_a_study_that_is_stopped_saves_and_continues(study, tmp_path):
 
 
 @pytest.mark.parametrize("name", study_names())
-def test_the_studies_are_well_formed(name):
+def test_packaged_studies_are_valid(name):
     study = read_study(name)
     options = {action.dest for action in make_parser()._actions}
     keys = set(study.recipe).union(*study.variants.values())
@@ -153,7 +153,7 @@ def test_the_studies_are_well_formed(name):
     assert study.features and study.splits and study.seeds
 
 
-def test_runs_with_overrides_do_not_mix_with_others(study, capsys):
+def test_overrides_require_their_own_results_folder(study, capsys):
     with pytest.raises(SystemExit):
         main(["made_up.yaml", "--", "--max_steps", "1"])
     assert "overrides need a --results folder" in capsys.readouterr().err
@@ -162,21 +162,21 @@ def test_runs_with_overrides_do_not_mix_with_others(study, capsys):
     assert "--features says what the tables are of" in capsys.readouterr().err
 
 
-def test_tables_say_what_was_overridden(study, tmp_path):
+def test_tables_list_the_overrides(study, tmp_path):
     command = [
-        *study(variants={"shine": {}}, comparisons=[], note="True of the study as it is."),
+        *study(variants={"shine": {}}, comparisons=[], note="A note that holds without overrides."),
         "--features",
         "of another width",
     ]
     assert main([*command, "--", "--max_steps", "1", "--video_features", "simulated:dim=4"]) == 0
     written = (tmp_path / "results" / "README.md").read_text()
-    assert "**Features: of another width.**" in written and "True of the study as it is." not in written
+    assert "**Features: of another width.**" in written and "A note that holds without overrides." not in written
     assert written.count("-- --max_steps 1 --video_features simulated:dim=4") == 1
     assert "overridden by `--max_steps 1 --video_features simulated:dim=4`" in written
     assert (tmp_path / "outputs/studies/results/shine_seed0/recipe.yaml").is_file()
 
 
-def test_unknown_studies_keys_and_variants_are_refused(tmp_path):
+def test_unknown_studies_keys_and_variants_are_rejected(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no study 'nothing'; there are: .*simulation"):
         read_study("nothing")
     path = tmp_path / "a.yaml"
@@ -188,7 +188,7 @@ def test_unknown_studies_keys_and_variants_are_refused(tmp_path):
         read_study(str(path))
 
 
-def test_a_study_extends_another(tmp_path):
+def test_study_extends_another_study(tmp_path):
     base = {**STUDY, "recipe": {"max_steps": 5, "learning_rate": 0.1}, "prepare": ["python a.py"]}
     (tmp_path / "_base.yaml").write_text(yaml.safe_dump(base))
     own = {
@@ -229,7 +229,7 @@ def made_up_study(tmp_path):
     return read_study(str(path))
 
 
-def test_the_tables_hold_means_deviations_and_paired_differences(made_up_study):
+def test_tables_show_means_deviations_and_paired_differences(made_up_study):
     runs = [
         made_up_run("base", 0, [0.4, 0.4, 0.6, 0.6], [0.5, 2.0, 2.0, None]),
         made_up_run("base", 1, [0.4, 0.4, 0.4, 0.6], [0.5, 2.0, 2.0, None]),
@@ -240,14 +240,14 @@ def test_the_tables_hold_means_deviations_and_paired_differences(made_up_study):
     found = {entry["metric"]: entry for entry in compare(made_up_study, runs)}
     assert found["mIoU"]["mean"] == pytest.approx(20) and found["mIoU"]["low"] < 20
     assert found["R1@0.5"]["mean"] == pytest.approx(100 * (1 - 3 / 8))
-    # Rows without a first level say nothing about its order.
+    # Rows without a first level do not count for its order.
     assert found["positive>level1"]["mean"] == pytest.approx(100 * 2 / 3)
     clear, unclear = {**found["mIoU"], "low": 1.0, "high": 39.0}, {**found["mIoU"], "low": -1.0, "high": 41.0}
     assert "**+20.0 (+1.0 to +39.0)**" in comparison_table([clear])
     assert "| +20.0 (-1.0 to +41.0) |" in comparison_table([unclear])
 
 
-def test_runs_on_other_queries_are_not_compared(made_up_study):
+def test_runs_on_different_queries_are_not_compared(made_up_study):
     runs = [made_up_run("base", 0, [0.4], [0.5]), made_up_run("shine", 0, [0.4, 0.5], [0.5, 0.5])]
     with pytest.raises(ValueError, match="not evaluated on the same queries"):
         list(compare(made_up_study, runs))
@@ -256,7 +256,7 @@ def test_runs_on_other_queries_are_not_compared(made_up_study):
 # ---- the calibration splits ------------------------------------------------------------------------------------------
 
 
-def test_novel_pairs_are_out_of_the_calibration_training_and_their_words_are_not(shared):
+def test_calibration_training_lacks_novel_pairs_but_has_their_words(shared):
     from benchmarks.study.charades_files import MIN_TRAINING_QUERIES, NOVEL_ROWS
     from shine_hf.data.annotations import read_original
     from shine_hf.data.loading import training_rows
@@ -274,7 +274,7 @@ def test_novel_pairs_are_out_of_the_calibration_training_and_their_words_are_not
     assert not videos["train"] & (videos["seen"] | videos["novel"])
     words = [{word for pair in query for word in pair} for query in pairs["train"]]
     for query in pairs["novel"]:
-        # At least one of its pairs is new although both of its words are well known.
+        # At least one pair is new, although both of its words are frequent in training.
         assert any(
             all(sum(word in known for known in words) >= MIN_TRAINING_QUERIES for word in pair)
             for pair in query - seen
