@@ -22,7 +22,7 @@ def annotations(tmp_path):
     return write_jsonl(tmp_path / "own.jsonl", make_rows(4))  # video0 and video1
 
 
-def test_pack_all_and_check(tmp_path, folder, capsys):
+def test_pack_and_check_all_features(tmp_path, folder, capsys):
     output = tmp_path / "packed"
     assert main(["features", "pack", "--features", f"i3d:{folder}", "--output", str(output), "--half-precision"]) == 0
     assert "3 keys, 12 x 8" in capsys.readouterr().out
@@ -31,7 +31,7 @@ def test_pack_all_and_check(tmp_path, folder, capsys):
     assert "0 faults" in capsys.readouterr().out
 
 
-def test_pack_the_videos_of_a_dataset(tmp_path, folder, annotations, capsys):
+def test_pack_only_the_videos_of_a_dataset(tmp_path, folder, annotations, capsys):
     command = ["features", "pack", "--features", f"i3d:{folder}", "--dataset", str(annotations), "--output"]
     assert main([*command, str(tmp_path / "complete")]) == 0
     assert list(FeatureStore.from_spec(f"packed:{tmp_path / 'complete'}")) == ["video0", "video1"]
@@ -42,7 +42,7 @@ def test_pack_the_videos_of_a_dataset(tmp_path, folder, annotations, capsys):
     assert "without features (1): video1" in capsys.readouterr().out
 
 
-def test_check_names_every_fault(folder, annotations, capsys):
+def test_check_reports_every_fault(folder, annotations, capsys):
     np.save(folder / "video0.npy", np.full((4, 8), np.nan))
     (folder / "video1.npy").unlink()
     assert main(["features", "check", "--features", f"i3d:{folder}", "--dataset", str(annotations)]) == 1
@@ -50,7 +50,7 @@ def test_check_names_every_fault(folder, annotations, capsys):
     assert "2 keys, 2 faults" in printed and "'video0' hold NaN" in printed and "no features of 'video1'" in printed
 
 
-def test_extract_lists_what_it_cannot_read(tmp_path, capsys):
+def test_extract_lists_unreadable_videos(tmp_path, capsys):
     write_video(tmp_path / "good.mp4", [gray(shade) for shade in range(8)])
     (tmp_path / "bad.mp4").write_text("no video")
     command = ["features", "extract", "--videos", str(tmp_path), "--encoder", "pixels:size=4", "--output"]
@@ -77,7 +77,7 @@ def test_check_compares_clips_with_durations_and_windows(tmp_path, folder, capsy
         "--dataset",
         str(write_jsonl(tmp_path / "a.jsonl", rows)),
     ]
-    # 4 rows for 8 s: clips of 2 s.
+    # 4 rows for 8 s: 2-second clips.
     assert main(command) == 0
     assert "seconds per row: 2 by the durations" in capsys.readouterr().out
     assert main([*command, "--clip-length", "2"]) == 0
@@ -92,7 +92,7 @@ def test_check_compares_clips_with_durations_and_windows(tmp_path, folder, capsy
     assert main([*command, "--clip-length", "-1"]) == 2
 
 
-def test_inspect(tmp_path, folder, capsys):
+def test_inspect_describes_the_store(tmp_path, folder, capsys):
     rows = [make_row(0, vid="video0", duration=8.0, relevant_windows=[[5.0, 7.5]])]
     assert main(["features", "inspect", str(folder), "--dataset", str(write_jsonl(tmp_path / "a.jsonl", rows))]) == 0
     facts = dict(line.split(":", 1) for line in capsys.readouterr().out.strip().splitlines())

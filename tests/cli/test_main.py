@@ -1,4 +1,4 @@
-"""What all commands share: spelling of options, help texts, errors in one line."""
+"""Behavior shared by all commands: option spelling, help texts, one-line errors."""
 
 import argparse
 import importlib
@@ -29,25 +29,25 @@ def parser():
         "--top_k=3 --vid x --video_features a b",
     ],
 )
-def test_dashes_underscores_and_equal_signs(parser, words):
+def test_options_accept_dashes_underscores_and_equal_signs(parser, words):
     args = parser.parse_args(words.split())
     assert (args.top_k, args.video_features, args.vid) == (3, ["a", "b"], "x")
 
 
 @pytest.mark.parametrize("vid", ["-1Wv8yTTxyz", "-h1", "--abc", "-1"])
-def test_a_value_may_begin_with_a_dash(parser, vid):
+def test_value_may_start_with_a_dash(parser, vid):
     assert parser.parse_args(["--vid", vid, "--private"]).vid == vid
     assert parser.parse_args([f"--vid={vid}"]).vid == vid
 
 
-def test_an_option_is_no_value_of_the_one_before(parser, capsys):
+def test_option_is_not_taken_as_the_value_of_the_previous_option(parser, capsys):
     with pytest.raises(SystemExit) as stopped:
         parser.parse_args(["--vid", "--top_k", "3"])
     assert stopped.value.code == 2
     assert capsys.readouterr().err == "tool: error: argument --vid: expected one argument (see tool --help)\n"
 
 
-def test_options_are_not_abbreviated(parser, capsys):
+def test_abbreviated_options_are_rejected(parser, capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(["--video", "x"])
     assert "unrecognized arguments: --video" in capsys.readouterr().err
@@ -56,17 +56,17 @@ def test_options_are_not_abbreviated(parser, capsys):
 def test_help_shows_defaults_and_examples(parser):
     text = parser.format_help()
     assert "how many moments (default: 5)" in text
-    assert "id of the video\n" in text and "only you can see it\n" in text  # none for what has no default
+    assert "id of the video\n" in text and "only you can see it\n" in text  # no default, so none is shown
     assert text.endswith("examples:\n  tool --vid v1 --top-k 3\n")
 
 
-def test_version(capsys):
+def test_version_is_printed(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--version"])
     assert stopped.value.code == 0 and capsys.readouterr().out == f"shine-hf {shine_hf.__version__}\n"
 
 
-def test_an_unknown_command_is_named_with_those_there_are(capsys):
+def test_unknown_command_lists_the_valid_commands(capsys):
     with pytest.raises(SystemExit):
         main(["nonsense"])
     error = capsys.readouterr().err
@@ -74,7 +74,7 @@ def test_an_unknown_command_is_named_with_those_there_are(capsys):
 
 
 def parsers_of(parser: argparse.ArgumentParser):
-    """The parser and those of its actions."""
+    """Return the parser and the parsers of its actions."""
     yield parser
     for action in parser._subparsers._group_actions if parser._subparsers else ():
         for inner in action.choices.values():

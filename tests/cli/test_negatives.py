@@ -43,7 +43,7 @@ def rows_file(tmp_path):
 
 @pytest.fixture
 def compositional(tmp_path):
-    """A tiny dataset in the layout of Charades-CG, with test splits."""
+    """Write a tiny dataset with test splits in the layout of Charades-CG."""
     folder = tmp_path / "data" / "charades_cg"
     folder.mkdir(parents=True)
 
@@ -66,7 +66,7 @@ def read(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_tag_and_mask(rows_file, tmp_path, capsys):
+def test_tag_writes_tags_and_mask_writes_templates(rows_file, tmp_path, capsys):
     assert shine("tag", "--dataset", rows_file, "--limit", 2, "--output", tmp_path / "tags.jsonl") == 0
     tags = read(tmp_path / "tags.jsonl")
     assert len(tags) == 2
@@ -79,7 +79,7 @@ def test_tag_and_mask(rows_file, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("generator", ["lexical", "random_words"])
-def test_generate_is_repeatable_and_says_how_it_was_made(rows_file, tmp_path, generator, capsys):
+def test_generate_is_reproducible_and_records_its_settings(rows_file, tmp_path, generator, capsys):
     command = ["generate", "--dataset", rows_file, "--generator", generator, "--no-progress"]
     assert shine(*command, "--seed", 1, "--output", tmp_path / "a.jsonl") == 0
     assert shine(*command, "--seed", 1, "--limit", 5, "--output", tmp_path / "b.jsonl") == 0
@@ -87,7 +87,7 @@ def test_generate_is_repeatable_and_says_how_it_was_made(rows_file, tmp_path, ge
     assert list(rows[0]) == ["qid", "query", "masked_queries", "negative_queries", "negative_flags", "source"]
     assert len(rows) == len(QUERIES) * 3
     assert all(len(set(row["negative_queries"])) == 3 for row in rows)
-    # The vocabulary is that of all training queries, so a part of the rows gets the same negatives.
+    # The vocabulary covers all training queries, so a subset of the rows gets the same negatives.
     assert read(tmp_path / "b.jsonl")[:2] == rows[:2]
     provenance = json.loads((tmp_path / "a.jsonl.provenance.json").read_text(encoding="utf-8"))
     assert provenance["generator"] == generator
@@ -96,7 +96,7 @@ def test_generate_is_repeatable_and_says_how_it_was_made(rows_file, tmp_path, ge
     assert "clean at all levels" in capsys.readouterr().out
 
 
-def test_validate_export_and_stats_of_generated_negatives(rows_file, tmp_path, capsys):
+def test_generated_negatives_can_be_validated_exported_and_counted(rows_file, tmp_path, capsys):
     made = tmp_path / "made.jsonl"
     shine("generate", "--dataset", rows_file, "--generator", "lexical", "--no-progress", "--output", made)
     data = ["--dataset", rows_file, "--negatives", made]
@@ -125,7 +125,7 @@ def test_validate_export_and_stats_of_generated_negatives(rows_file, tmp_path, c
     assert (tmp_path / "change.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_repair(rows_file, tmp_path):
+def test_repair_replaces_only_flagged_negatives(rows_file, tmp_path):
     made, repaired = tmp_path / "gpt.jsonl", tmp_path / "clean.jsonl"
     command = ["generate", "--dataset", rows_file, "--generator", "lexical", "--no-progress"]
     shine(*command, "--output", made)
@@ -145,7 +145,7 @@ def test_repair(rows_file, tmp_path):
     assert after[3]["negative_flags"] == [[], [], []]
 
 
-def test_contact_with_the_test_splits_is_reported_and_can_be_avoided(compositional, tmp_path, capsys):
+def test_test_set_leakage_is_reported_and_can_be_avoided(compositional, tmp_path, capsys):
     free, careful = tmp_path / "free.jsonl", tmp_path / "careful.jsonl"
     command = ["generate", *compositional, "--generator", "lexical", "--no-progress", "--output"]
     assert shine(*command, free) == 0
@@ -170,7 +170,7 @@ def test_test_splits_get_negatives_from_the_training_vocabulary(compositional, t
     assert {word for negative in row["negative_queries"] for word in negative.rstrip(".").split()} <= words
 
 
-def test_mistakes_are_told_in_one_line(rows_file, compositional, tmp_path, capsys):
+def test_user_errors_are_one_line(rows_file, compositional, tmp_path, capsys):
     def error(*arguments):
         assert shine(*arguments) == 2
         message = capsys.readouterr().err
@@ -196,13 +196,13 @@ def test_mistakes_are_told_in_one_line(rows_file, compositional, tmp_path, capsy
 
 @pytest.fixture
 def chat(rows_file, tmp_path, monkeypatch):
-    """The command line of a run with a language model, but for its endpoint."""
+    """The arguments of a run with a language model, without its endpoint."""
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     command = ["generate", "--dataset", rows_file, "--generator", "openai_chat", "--model", "m", "--no-progress"]
     return [*command, "--cache", tmp_path / "a.sqlite", "--output", tmp_path / "gpt.jsonl", "--base-url"]
 
 
-def test_a_language_model_and_its_provenance(chat, tmp_path, capsys):
+def test_language_model_run_records_its_provenance(chat, tmp_path, capsys):
     with LLMServer() as server:
         prices = ["--input-price", 0.5, "--output-price", 1.5]
         assert shine(*chat, server.url, *prices, "--dry-run") == 0
@@ -212,7 +212,7 @@ def test_a_language_model_and_its_provenance(chat, tmp_path, capsys):
         assert shine(*chat, server.url, *prices) == 0
         assert server.stats()["requests"] == asked >= 24
         capsys.readouterr()
-        # Nothing has to be repaired, so nothing would be asked.
+        # Nothing needs repair, so no question would be asked.
         assert shine(*chat, server.url, "--dry-run", "--repair", tmp_path / "gpt.jsonl", "--checks", "missing") == 0
         assert capsys.readouterr().out.startswith("0 requests")
     provenance = json.loads((tmp_path / "gpt.jsonl.provenance.json").read_text(encoding="utf-8"))
@@ -225,7 +225,7 @@ def test_a_language_model_and_its_provenance(chat, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_run_with_one_line_and_the_same_command_goes_on(chat, tmp_path, number):
+def test_signal_stops_the_run_with_one_line_and_the_same_command_resumes(chat, tmp_path, number):
     with LLMServer(latency_seconds=0.3) as server:
         command = [
             sys.executable,
@@ -249,7 +249,7 @@ def test_a_signal_ends_the_run_with_one_line_and_the_same_command_goes_on(chat, 
         assert server.stats()["requests"] > delivered >= 2
 
 
-def test_an_error_of_the_endpoint_says_how_to_go_on(chat, capsys):
+def test_endpoint_error_explains_how_to_resume(chat, capsys):
     with LLMServer(model="another") as server:
         assert shine(*chat, server.url) == 2
     message = capsys.readouterr().err
@@ -257,7 +257,7 @@ def test_an_error_of_the_endpoint_says_how_to_go_on(chat, capsys):
     assert "404: The model 'm' does not exist" in message and "the same command goes on from there" in message
 
 
-def test_prices_come_in_pairs(chat, capsys):
+def test_input_and_output_price_must_be_given_together(chat, capsys):
     assert shine(*chat, "http://127.0.0.1:1/v1", "--input-price", 1) == 2
     assert "both --input-price and --output-price" in capsys.readouterr().err
     assert shine(*chat, "http://127.0.0.1:1/v1", "--max-cost", 1) == 2
@@ -271,7 +271,7 @@ def test_every_action_has_examples(action, capsys):
     assert f"shine-hf negatives {action} --" in capsys.readouterr().out.split("examples:")[1]
 
 
-def test_help_is_light():
+def test_help_imports_no_heavy_package():
     code = (
         "import sys; from shine_hf.cli import main\n"
         "try: main(['negatives', 'generate', '--help'])\n"

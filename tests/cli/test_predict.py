@@ -25,7 +25,7 @@ def command(tmp_path_factory):
     return ["predict", "--model", str(folder / "model"), "--video", str(folder / "film.mp4")]
 
 
-def test_queries_with_text_features_that_are_named(command, tmp_path, capsys):
+def test_named_text_features_are_used_for_queries(command, tmp_path, capsys):
     plot = tmp_path / "plot.png"
     asked = [*command, "--query", "a red star", "a dog", "--top-k", "2", "--plot", str(plot)]
     assert main(asked) == 2 and "text_encoder" in capsys.readouterr().err
@@ -34,13 +34,13 @@ def test_queries_with_text_features_that_are_named(command, tmp_path, capsys):
     assert printed.count(" s   score ") == 4 and "film.mp4: a dog" in printed and plot.stat().st_size > 10_000
 
 
-def test_what_does_not_fit_together_is_said(command, capsys):
+def test_conflicting_options_are_rejected(command, capsys):
     assert main(command) == 2 and "give --query" in capsys.readouterr().err
     assert main([*command, "--split", "train"]) == 2 and "one or the other" in capsys.readouterr().err
 
 
-def test_the_last_predictions_survive_a_failure(command, tmp_path, capsys):
-    """Also one that comes after the first predictions."""
+def test_previous_predictions_survive_a_failure(command, tmp_path, capsys):
+    """Keep the old file even if the run fails after its first predictions."""
     output = tmp_path / "predictions.jsonl"
     output.write_text("of yesterday\n")
     wanted = [*command, "--query", "a dog", "--output", str(output)]
@@ -53,7 +53,7 @@ def test_the_last_predictions_survive_a_failure(command, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def stored(command, tmp_path_factory):
-    """The model with stored features of two videos, whose ids begin with a dash, as those of YouTube may."""
+    """The model with stored features of two videos whose ids start with a dash, as YouTube ids may."""
     folder = tmp_path_factory.mktemp("stored")
     rng = np.random.default_rng(0)
     for vid, clips in (("-1Wv8yTT", 9), ("--x_0", 5)):
@@ -62,15 +62,15 @@ def stored(command, tmp_path_factory):
 
 
 @pytest.mark.parametrize("vid", [["--vid", "-1Wv8yTT"], ["--vid=-1Wv8yTT"], ["--vid", "--x_0"]])
-def test_ids_that_begin_with_a_dash(stored, vid, tmp_path, capsys):
+def test_video_ids_may_start_with_a_dash(stored, vid, tmp_path, capsys):
     plot = tmp_path / "plot.png"
     assert main([*stored, *vid, "--query", "a red star", "a dog", "--plot", str(plot)]) == 0
     name = vid[-1].removeprefix("--vid=")
     assert f"{name}: a red star" in capsys.readouterr().out and plot.stat().st_size > 10_000
 
 
-def test_a_figure_of_a_split_shows_queries_of_one_video_only(tmp_path):
-    """Those of other videos have other clips; it was an error, or a wrong picture where the lengths agreed."""
+def test_figure_of_a_split_shows_queries_of_one_video(tmp_path):
+    """Queries of other videos have other clips: mixing them raised an error, or drew a wrong figure if the lengths agreed."""
     results = [
         {"vid": vid, "query": f"query {index}", "moments": [], "saliency": [0.0] * clips, "clip_length": 1.0}
         for index, (vid, clips) in enumerate((("a", 3), ("b", 5), ("a", 3)))
