@@ -1,4 +1,4 @@
-"""Small random checkpoints with the names of the original code."""
+"""Small random checkpoints with the parameter names of the original code."""
 
 import argparse
 
@@ -18,7 +18,7 @@ def save(path, state=None, options=OPTIONS):
 
 
 class _Shapes(dict):
-    """Name -> shape of the parameters of torch's layers."""
+    """Map parameter names of torch layers to shapes."""
 
     def linear(self, name, rows, columns):
         self[f"{name}.weight"], self[f"{name}.bias"] = (rows, columns), (rows,)
@@ -58,7 +58,7 @@ class _Shapes(dict):
 
 
 def original_names(hidden=8, text=6, video=10) -> dict[str, torch.Tensor]:
-    """A Moment-DETR of one encoder and one decoder layer."""
+    """Return the parameters of a Moment-DETR with one encoder and one decoder layer."""
     shapes = _Shapes()
     shapes.layer("transformer.encoder.layers.0", hidden, 2, ["self_attn"])
     shapes.layer("transformer.decoder.layers.0", hidden, 3, ["self_attn", "multihead_attn"])
@@ -68,7 +68,7 @@ def original_names(hidden=8, text=6, video=10) -> dict[str, torch.Tensor]:
 
 
 def qd_detr_names(hidden=8, text=6, video=10, layers=2) -> dict[str, torch.Tensor]:
-    """A QD-DETR, which is the network of SHINE too."""
+    """Return the parameters of a QD-DETR, the network that SHINE uses."""
     shapes = _Shapes({"global_rep_token": (hidden,), "global_rep_pos": (hidden,)})
     for index in range(layers):
         for stack in ("t2v_encoder", "encoder"):

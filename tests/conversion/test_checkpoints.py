@@ -1,4 +1,4 @@
-"""Original checkpoints in, our models out."""
+"""Conversion of original checkpoints to our models."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ ORIGINAL_NAMES = {
 }
 
 
-def test_sizes_come_from_the_weights_and_settings_from_the_options(tmp_path):
+def test_sizes_are_read_from_weights_and_settings_from_options(tmp_path):
     model = load_original_checkpoint(save(tmp_path / "model.ckpt"), "moment_detr")
     config = model.config
     assert (config.video_dim, config.text_dim, config.hidden_size, config.num_queries) == (10, 6, 8, 5)
@@ -42,7 +42,7 @@ def test_sizes_come_from_the_weights_and_settings_from_the_options(tmp_path):
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_the_names_of_qd_detr(tmp_path, layers):
+def test_qd_detr_checkpoint_is_converted(tmp_path, layers):
     path = save(tmp_path / "model.ckpt", qd_detr_names(layers=layers))
     config = load_original_checkpoint(path, "shine").config
     assert config.model_type == "qd_detr" and config.batch_coupled_text_mask is False
@@ -54,18 +54,18 @@ def test_the_names_of_qd_detr(tmp_path, layers):
     )
 
 
-def test_a_bare_state_dict_and_a_data_parallel_prefix(tmp_path):
+def test_bare_state_dict_and_data_parallel_prefix_are_accepted(tmp_path):
     state = {f"module.{name}": value for name, value in original_names().items()}
     torch.save(state, tmp_path / "weights.pt")
     model = load_original_checkpoint(tmp_path / "weights.pt", "moment_detr", num_attention_heads=4, clip_length=1.0)
     assert model.config.num_attention_heads == 4 and model.config.clip_length == 1.0
 
 
-def test_audio_visual_checkpoints_get_their_channels_in_our_order(tmp_path):
+def test_audio_visual_channels_are_reordered(tmp_path):
     state = original_names()
     options = argparse.Namespace(**{**vars(OPTIONS), "a_feat_dim": 3})
     model = load_original_checkpoint(save(tmp_path / "av.ckpt", state, options), "moment_detr").eval()
-    assert model.config.video_dim == 10  # 7 of video, 3 of audio, and 2 endpoint features on top
+    assert model.config.video_dim == 10  # 7 video channels, 3 audio channels, and 2 endpoint features
     features = torch.randn(1, 4, 10)
     ours = model.model.video_projection(torch.cat([features, torch.full((1, 4, 2), 0.5)], dim=-1))
     theirs = torch.cat([features[..., :7], torch.full((1, 4, 2), 0.5), features[..., 7:]], dim=-1)
@@ -76,7 +76,7 @@ def test_audio_visual_checkpoints_get_their_channels_in_our_order(tmp_path):
     torch.testing.assert_close(ours, want)
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path):
+def test_non_checkpoints_are_rejected(tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         load_original_checkpoint(tmp_path / "none.ckpt", "qd_detr")
     with pytest.raises(ValueError, match="unknown architecture"):
@@ -93,7 +93,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
 
 
 def test_command_line_writes_a_folder_that_needs_no_shine_hf(tmp_path):
-    """Safetensors, new names, and loadable by `AutoModel` from only the code in the folder, in a fresh process."""
+    """Write safetensors with the new names that `AutoModel` loads in a fresh process from the code in the folder."""
     save(tmp_path / "model.ckpt")
     output = tmp_path / "converted"
     arguments = [
@@ -127,7 +127,7 @@ def test_command_line_writes_a_folder_that_needs_no_shine_hf(tmp_path):
     assert module == "transformers_modules" and float(total) == pytest.approx(want, abs=1e-5)
 
 
-def test_errors_on_the_command_line_are_one_line(tmp_path, capsys):
+def test_command_line_errors_are_one_line(tmp_path, capsys):
     arguments = [
         "convert",
         "--checkpoint",
@@ -142,7 +142,7 @@ def test_errors_on_the_command_line_are_one_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("architecture", ["qd_detr", "shine", "moment_detr"])
-def test_converted_originals_give_the_golden_outputs(shared, tmp_path, architecture):
+def test_converted_checkpoints_reproduce_the_golden_outputs(shared, tmp_path, architecture):
     golden = Golden.load(shared / "golden", f"{architecture}_ragged")
     options = argparse.Namespace(nheads=8, ctx_mode="video_tef", clip_length=0.5, max_v_l=-1)
     names = json.loads((shared / "golden" / ORIGINAL_NAMES[architecture]).read_text())

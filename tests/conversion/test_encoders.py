@@ -1,4 +1,4 @@
-"""Converted public checkpoints know their encoders, so that they find moments in a video file at once."""
+"""Converted public checkpoints record their encoders, so they can search a video file without further options."""
 
 import argparse
 
@@ -21,7 +21,7 @@ def converted(tmp_path, video, text=512, **options):
     return load_original_checkpoint(path, "moment_detr").config
 
 
-def test_clip_only_checkpoints_record_clip_and_clips_of_two_seconds(tmp_path):
+def test_clip_only_checkpoints_record_the_clip_encoder_and_two_second_clips(tmp_path):
     torch.save(original_names(video=512, text=512), tmp_path / "bare.ckpt")
     bare = load_original_checkpoint(tmp_path / "bare.ckpt", "moment_detr").config
     for config in (converted(tmp_path, 512), converted(tmp_path, 512, v_feat_dirs=["features/clip_features"]), bare):
@@ -29,7 +29,7 @@ def test_clip_only_checkpoints_record_clip_and_clips_of_two_seconds(tmp_path):
         assert config.text_encoder == CLIP and config.clip_length == 2 and config.video_feature_dims is None
 
 
-def test_slowfast_and_clip_in_the_order_of_the_feature_folders(tmp_path):
+def test_slowfast_and_clip_follow_the_order_of_the_feature_folders(tmp_path):
     config = converted(tmp_path, 2816)
     assert config.video_encoder == f"{SLOWFAST}+{CLIP}" and config.video_feature_dims == [2304, 512]
     folders = ["features\\clip_features", "/data/slowfast_features"]
@@ -37,18 +37,18 @@ def test_slowfast_and_clip_in_the_order_of_the_feature_folders(tmp_path):
     assert config.video_encoder == f"{CLIP}+{SLOWFAST}" and config.video_feature_dims == [512, 2304]
 
 
-def test_what_the_checkpoint_says_goes_before_what_its_width_says(tmp_path):
+def test_feature_folders_take_precedence_over_the_width(tmp_path):
     assert converted(tmp_path, 512, clip_length=1).clip_length == 1
     config = converted(tmp_path, 1024, clip_length=0.5, v_feat_dirs=["features/i3d_features"])
     assert config.video_encoder == "i3d:" and config.text_encoder == CLIP and config.clip_length == 0.5
     config = converted(tmp_path, 4096, v_feat_dirs=["anet/c3d_features"])
     assert config.video_encoder == "hdf5:"
-    # Folders that are not known, or do not add up to the width, are no evidence.
+    # Folders that are unknown or do not add up to the width are ignored.
     assert not feature_types(4096, {"v_feat_dirs": ["vgg"]})
     assert [kind.name for kind in feature_types(512, {"v_feat_dirs": ["slowfast", "clip"]})] == ["clip"]
 
 
-def test_other_widths_record_nothing(tmp_path):
+def test_unknown_widths_record_no_encoder(tmp_path):
     config = converted(tmp_path, 10, text=6)
     assert config.video_encoder is None and config.text_encoder is None
     with_audio = converted(tmp_path, 512 + 2048, a_feat_dim=2048)
@@ -57,7 +57,7 @@ def test_other_widths_record_nothing(tmp_path):
 
 @pytest.fixture(scope="module")
 def tiny_clip(tmp_path_factory):
-    """A random CLIP with the widths of ViT-B/32: 512 for images and for tokens."""
+    """Save a random CLIP with the widths of ViT-B/32: 512 for images and tokens."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -81,7 +81,7 @@ def tiny_clip(tmp_path_factory):
     return folder
 
 
-def test_a_converted_checkpoint_finds_moments_in_a_video_file(tmp_path, tiny_clip, capsys):
+def test_converted_checkpoint_finds_moments_in_a_video_file(tmp_path, tiny_clip, capsys):
     path = save(tmp_path / "model_best.ckpt", original_names(video=512, text=512))
     arguments = [
         "convert",
@@ -92,7 +92,7 @@ def test_a_converted_checkpoint_finds_moments_in_a_video_file(tmp_path, tiny_cli
         "--output-dir",
         str(tmp_path / "out"),
     ]
-    # The encoder that is recorded by itself lies on the Hub; the tests have one of the same widths on this machine.
+    # The recorded encoder is on the Hub; use a local one of the same width.
     assert main([*arguments, "--video-encoder", f"clip:{tiny_clip}", "--text-encoder", f"clip:{tiny_clip}"]) == 0
     assert "clip_length 2" in capsys.readouterr().out
     film = write_video(tmp_path / "film.mp4", [gray(10 * level) for level in range(20)], fps=2)

@@ -1,4 +1,4 @@
-"""Where each entry of an original checkpoint ends up. Many have the same shape, so a swap would load without an error."""
+"""The new name of each entry of an original checkpoint. Many have the same shape, so a swap would load without an error."""
 
 import argparse
 
@@ -109,7 +109,7 @@ def moment_detr_table() -> tuple[dict[str, str], dict[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "state", "tables", "lone"),
+    ("architecture", "state", "tables", "unpaired"),
     [
         ("moment_detr", original_names(), moment_detr_table(), {"query_embed.weight": "model.query_vectors"}),
         (
@@ -124,7 +124,7 @@ def moment_detr_table() -> tuple[dict[str, str], dict[str, str]]:
         ),
     ],
 )
-def test_each_entry_goes_to_its_place(architecture, state, tables, lone):
+def test_each_entry_gets_its_new_name(architecture, state, tables, unpaired):
     (table, joint), want = tables, {}
     for original, new in table.items():
         for kind in ("weight", "bias"):
@@ -134,14 +134,14 @@ def test_each_entry_goes_to_its_place(architecture, state, tables, lone):
         for kind in ("weight", "bias"):
             parts = state[f"{original}_{kind}"].chunk(3)
             want |= {f"{new}.{name}_proj.{kind}": part for name, part in zip("qkv", parts)}
-    want |= {new: state[original] for original, new in lone.items()}
+    want |= {new: state[original] for original, new in unpaired.items()}
     got = convert_state_dict(state, architecture)
     assert got.keys() == want.keys()
     for name, tensor in want.items():
         assert torch.equal(got[name], tensor), name
 
 
-def test_each_option_goes_to_its_field(tmp_path):
+def test_each_option_sets_its_config_field(tmp_path):
     options = {
         "nheads": 4, "input_dropout": 0.31, "dropout": 0.12, "max_q_l": 21, "max_v_l": 76, "clip_length": 1.5, "aux_loss": False,
         "span_loss_coef": 11, "giou_loss_coef": 2, "label_loss_coef": 5, "lw_saliency": 3, "eos_coef": 0.2, "set_cost_span": 12,
@@ -159,7 +159,7 @@ def test_each_option_goes_to_its_field(tmp_path):
 
 
 @pytest.mark.parametrize(("option", "field"), [(-1, None), (0, None), (None, None), (50, 50)])
-def test_a_length_that_is_not_positive_is_no_limit(tmp_path, option, field):
+def test_nonpositive_length_means_no_limit(tmp_path, option, field):
     options = argparse.Namespace(**vars(OPTIONS) | {"max_v_l": option})
     path = save(tmp_path / "model.ckpt", options=options)
     assert load_original_checkpoint(path, "moment_detr").config.max_video_length == field

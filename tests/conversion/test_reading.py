@@ -1,4 +1,4 @@
-"""Pickles of any origin are read as plain values, and nothing in them runs."""
+"""Pickles are read as plain values, and no code in them runs."""
 
 import argparse
 import pickle
@@ -18,7 +18,7 @@ from .originals import OPTIONS, original_names, save
 
 
 class EasyDict(dict):
-    """What easydict, addict and the like are: a dictionary whose items are attributes too."""
+    """Mimic easydict, addict etc.: a dictionary whose items are attributes."""
 
     __module__ = "easydict"
 
@@ -28,7 +28,7 @@ class EasyDict(dict):
 
 
 class Config:
-    """An object with fields, from a module that the reader does not have."""
+    """An object with fields, from a module that is missing at load time."""
 
     __module__ = "lighthouse.config"
 
@@ -37,8 +37,8 @@ class Config:
 
 
 @pytest.fixture(autouse=True)
-def strangers(monkeypatch):
-    """The modules exist while a test saves; `forget` takes them away before it loads."""
+def unknown_modules(monkeypatch):
+    """Provide modules while a test saves; calling the returned `forget` removes them before it loads."""
     for kind in (EasyDict, Config):
         for name in (kind.__module__.partition(".")[0], kind.__module__):
             monkeypatch.setitem(sys.modules, name, ModuleType(name))
@@ -52,17 +52,17 @@ def strangers(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [EasyDict, lambda values: Config(**values), dict], ids=["EasyDict", "object", "dict"])
-def test_options_of_any_class_are_plain_dictionaries(tmp_path, strangers, kind):
+def test_options_of_any_class_become_plain_dictionaries(tmp_path, unknown_modules, kind):
     options = kind({**vars(OPTIONS), "nested": EasyDict({"lr": 1e-4, "names": ["a", "b"]})})
     path = save(tmp_path / "model.ckpt", options=options)
-    strangers()
+    unknown_modules()
     _, read = read_checkpoint(path)
     assert type(read) is dict and read["nested"] == {"lr": 1e-4, "names": ["a", "b"]}
     assert load_original_checkpoint(path, "moment_detr").config.max_video_length == 75
     assert "easydict" not in sys.modules and "lighthouse" not in sys.modules
 
 
-def test_numpy_values_and_paths_beside_the_options(tmp_path):
+def test_numpy_values_and_paths_are_read(tmp_path):
     beside = argparse.Namespace(
         **{
             **vars(OPTIONS),
@@ -93,15 +93,15 @@ def test_numpy_values_and_paths_beside_the_options(tmp_path):
     assert load_original_checkpoint(tmp_path / "model.ckpt", "moment_detr").config.dropout == 0.25
 
 
-def test_old_files_of_torch_are_read_too(tmp_path, strangers):
+def test_legacy_torch_files_are_read(tmp_path, unknown_modules):
     content = {"model": original_names(), "opt": EasyDict(vars(OPTIONS))}
     torch.save(content, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
-    strangers()
+    unknown_modules()
     assert read_checkpoint(tmp_path / "old.ckpt")[1]["nheads"] == 2
 
 
 class Trap:
-    """A pickle that would do something when it is loaded."""
+    """A pickle that calls a function when it is loaded."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -111,7 +111,7 @@ class Trap:
 
 
 class TrapInClass:
-    """A pickle that would pass a state to a class of its choice."""
+    """A pickle that passes a state to an arbitrary class."""
 
     def __reduce__(self):
         return (object.__new__, (Path,), {"x": 1})
@@ -121,7 +121,7 @@ class TrapInClass:
 @pytest.mark.parametrize(
     "function", [open, exec, eval, getattr, __import__, sys.exit, pickle.loads], ids=lambda f: f.__name__
 )
-def test_a_checkpoint_that_tries_to_run_code_does_not(tmp_path, where, function):
+def test_malicious_checkpoint_runs_no_code(tmp_path, where, function):
     sprung = tmp_path / "sprung"
     arguments = {
         open: (str(sprung), "w"),
@@ -143,7 +143,7 @@ def test_a_checkpoint_that_tries_to_run_code_does_not(tmp_path, where, function)
         assert not sprung.exists()
 
 
-def test_a_refusal_names_what_the_pickle_calls(tmp_path):
+def test_error_names_the_function_that_the_pickle_calls(tmp_path):
     torch.save({"model": original_names(), "opt": Trap(exec, "1")}, tmp_path / "bad.ckpt")
     with pytest.raises(ValueError, match=r"its pickle calls (builtins\.)?exec"):
         read_checkpoint(tmp_path / "bad.ckpt")

@@ -1,4 +1,4 @@
-"""`shine-hf reproduce` on made-up files in the layouts that the authors, VSLNet and MS-2D-TAN distribute."""
+"""`shine-hf reproduce` on made-up files in the layouts of the authors, VSLNet and MS-2D-TAN."""
 
 import argparse
 import gzip
@@ -37,7 +37,7 @@ def rows_of(split, videos=3, prefix=""):
 
 @pytest.fixture
 def downloads(tmp_path):
-    """Write what a person downloads; returns a function that gives the command's options."""
+    """Return a function that writes the downloads of a dataset and returns the command's options."""
 
     def write(dataset, text_rows=4):
         rng = np.random.default_rng(0)
@@ -66,7 +66,7 @@ def downloads(tmp_path):
         texts = tmp_path / "text" / "text_features"
         texts.mkdir(parents=True)
         for index, row in enumerate(rows):
-            # Of different lengths, and with the batch axis that CLIP leaves, so that the two masks differ.
+            # Lengths differ, so the two masks differ too; the batch axis is the one that CLIP leaves.
             array = rng.normal(size=(1, text_rows + index % 3, 6)).astype("float32")
             np.savez(texts / f"{row['qid']}.npz", last_hidden_state=array)
         options = argparse.Namespace(**{**vars(OPTIONS), "max_v_l": -1, "clip_length": 0.5 if kind == "i3d" else 1})
@@ -81,7 +81,7 @@ def downloads(tmp_path):
 
 
 @pytest.mark.parametrize("dataset", ["charades_cg", "activitynet_cg"])
-def test_from_downloads_to_the_table(downloads, tmp_path, capsys, dataset):
+def test_downloads_produce_the_results_table(downloads, tmp_path, capsys, dataset):
     assert main(downloads(dataset)) == 0
     printed = capsys.readouterr().out
     assert printed.count("found  ") == 4 and "| novel_composition | R1@0.5 |" in printed
@@ -95,7 +95,7 @@ def test_from_downloads_to_the_table(downloads, tmp_path, capsys, dataset):
         assert [json.loads(line)["qid"] for line in lines] == [
             row["qid"] for row in rows_of("novel_word", prefix="v_" if dataset == "activitynet_cg" else "")
         ]
-    # The public code rounds to clips on Charades only.
+    # The public code rounds to clips for Charades only.
     ends = [end for windows in moments["corrected"] for _, end, _ in windows]
     assert all((2 * end).is_integer() for end in ends) == (dataset == "charades_cg")
     model = AutoModel.from_pretrained(tmp_path / "out" / "model")
@@ -104,8 +104,8 @@ def test_from_downloads_to_the_table(downloads, tmp_path, capsys, dataset):
     )
 
 
-def test_the_form_of_the_public_code_depends_on_the_batch_and_the_corrected_one_does_not(downloads, tmp_path):
-    """The scores of single candidates differ between the forms, since the queries of the batch have other lengths."""
+def test_public_code_mode_depends_on_the_batch_and_corrected_mode_does_not(downloads, tmp_path):
+    """Candidate scores differ between the modes because the queries of the batch differ in length."""
     arguments = downloads("charades_cg")
     found = check_downloads(
         "charades_cg", arguments[3], arguments[5], arguments[7], arguments[9], report=lambda line: None
@@ -118,7 +118,7 @@ def test_the_form_of_the_public_code_depends_on_the_batch_and_the_corrected_one_
     assert corrected != coupled
 
 
-def test_original_annotations_do_as_well(downloads, tmp_path):
+def test_original_annotations_are_accepted(downloads, tmp_path):
     arguments = downloads("charades_cg")
     data = write_charades_cg(tmp_path / "original")
     (data / "charades_cg" / "novel_word.json.gz").write_bytes(
@@ -128,7 +128,7 @@ def test_original_annotations_do_as_well(downloads, tmp_path):
     seen = []
     with pytest.raises(FileNotFoundError, match="2 of the downloads for Charades-CG"):
         check_downloads("charades_cg", arguments[3], arguments[5], arguments[7], data, report=seen.append)
-    # Read and found; the features are those of other videos.
+    # The files are found and read, but the features belong to other videos.
     assert seen[1].startswith("found    annotations") and "novel_word.json.gz" in seen[1]
     assert all(line.startswith("missing") for line in seen[2:])
 
@@ -151,7 +151,7 @@ def test_every_missing_file_is_reported_with_its_source(downloads, tmp_path, cap
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_annotations_and_videos_of_activitynet(downloads, tmp_path):
+def test_missing_activitynet_annotations_and_videos_are_reported(downloads, tmp_path):
     arguments = downloads("activitynet_cg")
     with h5py.File(tmp_path / "features" / "c3d_features" / "activitynet_c3d_fc6_stride_1s.hdf5", "a") as file:
         del file["v_TES1"]
@@ -165,7 +165,7 @@ def test_missing_annotations_and_videos_of_activitynet(downloads, tmp_path):
     assert "anet_cg_novel_word.jsonl or novel_word.json" in seen[-1] and "zxccade/SHINE" in seen[-1]
 
 
-def test_several_checkpoints_are_named_and_another_network_is_refused(downloads, tmp_path, capsys):
+def test_ambiguous_checkpoints_are_listed_and_other_networks_rejected(downloads, tmp_path, capsys):
     arguments = downloads("charades_cg")
     for name in ("a", "b"):
         save(tmp_path / "checkpoints" / name / "model_best.ckpt", qd_detr_names())
@@ -177,14 +177,14 @@ def test_several_checkpoints_are_named_and_another_network_is_refused(downloads,
     assert main(arguments) == 2 and "not entries of a shine checkpoint" in capsys.readouterr().err
 
 
-def test_features_of_another_width_are_refused_by_name(downloads, tmp_path, capsys):
+def test_features_of_another_width_are_rejected_with_their_name(downloads, tmp_path, capsys):
     arguments = downloads("charades_cg")
     np.save(tmp_path / "features" / "i3d_features" / "TES0.npy", np.zeros((12, 2048), dtype="float32"))
     assert main(arguments) == 2
     assert "TES0" in capsys.readouterr().err
 
 
-def test_cells_that_the_paper_does_not_fill_stay_empty():
+def test_cells_without_a_paper_result_stay_empty():
     results = {
         form: {split: dict.fromkeys(("R1@0.5", "R1@0.7", "mIoU"), 12.345) for split in SPLITS} for form in FORMS
     }
