@@ -1,4 +1,4 @@
-"""Made-up rows and files for the tests of the data layer."""
+"""Made-up rows and files for the data tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ VERBS, NOUNS = ("opens", "closes", "takes", "holds", "throws"), ("door", "book",
 
 
 def make_row(index: int = 0, vid: str | None = None, **changes) -> dict:
-    """A row of the schema with three negatives; `changes` overwrite columns."""
+    """Return a valid row with three negatives; `changes` overwrite columns."""
     vid = f"video{index // 2}" if vid is None else vid
     verb, noun = VERBS[index % len(VERBS)], NOUNS[index % len(NOUNS)]
     row = {
@@ -31,12 +31,12 @@ def make_row(index: int = 0, vid: str | None = None, **changes) -> dict:
 
 
 def make_rows(count: int = 8) -> list[dict]:
-    """Two queries per video, all different."""
+    """Return rows with two queries per video, all different."""
     return [make_row(index) for index in range(count)]
 
 
 def write_compositional_files(folder: Path, **splits: dict) -> Path:
-    """A `charades_cg` folder as the original repository has it; splits that are not given hold one video each."""
+    """Write a `charades_cg` folder like the original repository's; splits not passed hold one video each."""
     (folder / "charades_cg").mkdir(parents=True, exist_ok=True)
     for split in ("train", "test_trivial", "novel_composition", "novel_word"):
         video = {"sentences": ["person opens the door."], "timestamps": [[1, 4.5]], "duration": 9.0}

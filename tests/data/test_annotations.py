@@ -30,7 +30,7 @@ def real(shared):
     return {name: read_original(name, shared / "data") for name in AUTHORS_FILES}
 
 
-def test_sizes_of_the_real_splits(real):
+def test_real_splits_have_the_published_sizes(real):
     sizes = {name: {split: len(rows) for split, rows in splits.items()} for name, splits in real.items()}
     assert sizes == {
         "charades_cg": {"train": 8281, "test_trivial": 3096, "novel_composition": 3442, "novel_word": 695},
@@ -40,7 +40,7 @@ def test_sizes_of_the_real_splits(real):
 
 
 @pytest.mark.parametrize("name", AUTHORS_FILES)
-def test_rows_equal_the_authors_field_by_field(real, shared, name):
+def test_rows_match_the_authors_rows_field_by_field(real, shared, name):
     for split, file in AUTHORS_FILES[name].items():
         path = shared / "data" / "shine" / file
         content = path.read_bytes()
@@ -56,7 +56,7 @@ def test_rows_equal_the_authors_field_by_field(real, shared, name):
             assert our["negative_queries"] == their.get("recomposed_queries", [])
 
 
-def test_compositions_of_the_real_files(real):
+def test_compositions_of_the_real_files_are_read(real):
     def rows_by_type(rows):
         return Counter(kind for types in rows["composition_types"] for kind in set(types))
 
@@ -78,7 +78,7 @@ def test_compositions_of_the_real_files(real):
             assert all(rows["composition_types"]) == split.startswith("novel")
 
 
-def test_flags_of_the_real_files(real):
+def test_flags_of_the_real_files_match_the_known_counts(real):
     flags = {
         (name, split): Counter(flag for found in rows["annotation_flags"] for flag in found)
         for name, splits in real.items()
@@ -99,7 +99,7 @@ def test_flags_of_the_real_files(real):
 # ---- made-up files ---------------------------------------------------------------------------------------------------
 
 
-def test_original_json_becomes_rows(tmp_path):
+def test_original_json_is_converted_to_rows(tmp_path):
     video = {
         "sentences": [" person puts the cup on the table. ", "person laughs."],
         "timestamps": [[1, 4.5], [3.0, 9.5]],
@@ -137,7 +137,7 @@ def test_original_json_becomes_rows(tmp_path):
     ]
 
 
-def test_gzipped_files_are_read_too(tmp_path):
+def test_gzipped_files_are_read(tmp_path):
     write_compositional_files(tmp_path)
     plain = read_original("charades_cg", tmp_path, negatives="none")
     path = tmp_path / "charades_cg" / "train.json"
@@ -157,7 +157,7 @@ def negatives_row(**changes):
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_negatives_come_from_an_export(tmp_path, suffix):
+def test_negatives_are_read_from_an_export(tmp_path, suffix):
     write_compositional_files(tmp_path)
     path = tmp_path / f"negatives.{suffix}"
     if suffix == "jsonl":
@@ -179,14 +179,14 @@ def test_negatives_come_from_an_export(tmp_path, suffix):
         ([negatives_row(masked_queries=["m1"])], "levels do not agree"),
     ],
 )
-def test_negatives_that_do_not_belong_are_refused(tmp_path, rows, message):
+def test_mismatched_negatives_are_rejected(tmp_path, rows, message):
     write_compositional_files(tmp_path)
     path = write_jsonl(tmp_path / "negatives.jsonl", rows)
     with pytest.raises(ValueError, match=message):
         read_original("charades_cg", tmp_path, negatives=str(path))
 
 
-def test_rows_without_negatives_beside_others_are_counted_aloud(tmp_path, caplog):
+def test_partial_negatives_log_a_count(tmp_path, caplog):
     video = {
         "sentences": ["person opens the door.", "person laughs."],
         "timestamps": [[1, 2], [3, 4]],
@@ -198,7 +198,7 @@ def test_rows_without_negatives_beside_others_are_counted_aloud(tmp_path, caplog
     assert "negatives for 1 of the 2 rows of train" in caplog.text and "test_trivial" not in caplog.text
 
 
-def test_unknown_names_and_missing_files(tmp_path):
+def test_unknown_names_and_missing_files_are_rejected(tmp_path):
     with pytest.raises(ValueError, match="unknown dataset 'charades'; choose one of charades_cg"):
         read_original("charades", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"train.json.*YYJMJC/Compositional-Temporal-Grounding"):
@@ -206,7 +206,7 @@ def test_unknown_names_and_missing_files(tmp_path):
     write_compositional_files(tmp_path)
     with pytest.raises(ValueError, match="unknown negatives 'gpt-9'"):
         read_original("charades_cg", tmp_path, negatives="gpt-9")
-    # The authors' cache is the default for Charades-CG, and its absence is no reason to train without negatives.
+    # The authors' negatives are the default for Charades-CG. A missing file is an error, not training without negatives.
     with pytest.raises(FileNotFoundError, match=r"charades_cg_gpt_train.jsonl.*zxccade/SHINE"):
         read_original("charades_cg", tmp_path)
 
@@ -225,7 +225,7 @@ def test_unknown_names_and_missing_files(tmp_path):
         ('{"AB12": {"sentences": ["a"], "timestamps": [[0, 1]], "duration": 0}}', "duration"),
     ],
 )
-def test_broken_original_files_are_refused_by_name(tmp_path, content, message):
+def test_broken_original_files_are_rejected_with_their_name(tmp_path, content, message):
     write_compositional_files(tmp_path)
     (tmp_path / "charades_cg" / "train.json").write_text(content)
     with pytest.raises(ValueError, match=message):
@@ -235,7 +235,7 @@ def test_broken_original_files_are_refused_by_name(tmp_path, content, message):
 # ---- the common jsonl format -----------------------------------------------------------------------------------------
 
 
-def test_jsonl_of_the_field(tmp_path):
+def test_common_jsonl_format_is_read(tmp_path):
     plain = {
         "qid": 7,
         "vid": "a",
@@ -251,7 +251,7 @@ def test_jsonl_of_the_field(tmp_path):
     assert rows[0]["negative_queries"] == [] and rows[0]["annotation_flags"] == []
 
 
-def test_jsonl_in_the_own_schema_comes_back_unchanged(tmp_path):
+def test_jsonl_in_our_schema_round_trips(tmp_path):
     row = make_row(1, relevant_windows=[[4.0, 99.0]])
     assert read_annotations(write_jsonl(tmp_path / "own.jsonl", [row])).to_list() == [row]
 
@@ -278,7 +278,7 @@ def test_jsonl_in_the_own_schema_comes_back_unchanged(tmp_path):
         ),
     ],
 )
-def test_broken_jsonl_lines_are_named(tmp_path, line, message):
+def test_broken_jsonl_lines_are_rejected_with_their_number(tmp_path, line, message):
     path = tmp_path / "own.jsonl"
     path.write_text(f'{{"qid": 0, "vid": "a", "query": "b", "duration": 3, "relevant_windows": [[0, 1]]}}\n{line}\n')
     with pytest.raises(ValueError, match=message) as error:
@@ -286,7 +286,7 @@ def test_broken_jsonl_lines_are_named(tmp_path, line, message):
     assert "own.jsonl" in str(error.value)
 
 
-def test_real_qvhighlights(shared):
+def test_real_qvhighlights_file_is_read(shared):
     rows = read_annotations(shared / "data" / "qvhighlights" / "highlight_val_release.jsonl")
     assert len(rows) == 1550 and sum(len(windows) > 1 for windows in rows["relevant_windows"]) == 530
     assert all(len(ids) == len(scores) for ids, scores in zip(rows["relevant_clip_ids"], rows["saliency_scores"]))

@@ -1,4 +1,4 @@
-"""Other benchmarks in the common jsonl format: QVHighlights (several windows, graded saliency) and Charades-STA, and one's own."""
+"""Benchmarks in the common jsonl format: QVHighlights (several windows, graded saliency), Charades-STA, and custom files."""
 
 import json
 
@@ -51,7 +51,7 @@ def test_negatives_of_a_file_are_merged_by_qid(tmp_path):
     assert splits["train"]["negative_queries"] == [["a dog sits"], []] and len(splits["validation"]) == 1
 
 
-def test_the_published_benchmarks_can_be_read(shared):
+def test_published_benchmarks_are_read(shared):
     highlights = read_annotations(shared / "data/qvhighlights/highlight_val_release.jsonl")
     assert len(highlights) == 1550 and sum(len(windows) > 1 for windows in highlights["relevant_windows"]) == 530
     assert len(highlights[0]["saliency_scores"]) == len(highlights[0]["relevant_clip_ids"])

@@ -27,7 +27,7 @@ def make_collator(rows, **options) -> DataCollatorForMomentRetrieval:
 
 
 def same_text(batch, sample: int, negative: int, query: str) -> bool:
-    """Whether a negative of a batch is this query."""
+    """Return whether a negative of a batch is this query."""
     tokens = TEXT.encode([query])[0]
     mask = batch["negative_text_attention_mask"][sample, negative].bool()
     found = batch["negative_text_features"][sample, negative][mask].numpy()
@@ -35,12 +35,12 @@ def same_text(batch, sample: int, negative: int, query: str) -> bool:
 
 
 def drawn(batch, sample: int, rows) -> dict:
-    """The row whose query was drawn as the irrelevant one."""
+    """Return the index of the row whose query was drawn as the irrelevant one."""
     (row,) = [row for row in rows if same_text(batch, sample, -1, row["query"])]
     return row
 
 
-def test_shapes_masks_and_labels():
+def test_batch_has_expected_shapes_masks_and_labels():
     rows = [
         make_row(0, duration=10.0, relevant_windows=[[1.0, 2.0]]),
         make_row(2, duration=6.1, relevant_windows=[[0, 3], [4, 9]]),
@@ -51,7 +51,7 @@ def test_shapes_masks_and_labels():
     labels = batch["labels"]
     assert labels["spans"].shape == (2, 2, 2) and labels["span_mask"].tolist() == [[True, False], [True, True]]
     torch.testing.assert_close(labels["spans"][0, 0], torch.tensor([0.15, 0.1]))
-    # 13 clips cover 6.5 s: the window that ends after the video is cut there.
+    # 13 clips cover 6.5 s: the window that ends after the video is cut at its end.
     torch.testing.assert_close(labels["spans"][1, 1], torch.tensor([5.25 / 6.5, 2.5 / 6.5]))
     assert labels["saliency"].shape == (2, 20) and not labels["saliency"][1, 13:].any()
     assert labels["saliency"][0].nonzero().flatten().tolist() == [2, 3]
@@ -61,7 +61,7 @@ def test_shapes_masks_and_labels():
     assert "positive_clips" not in labels
 
 
-def test_negatives_come_in_the_order_of_their_levels_with_the_irrelevant_query_last():
+def test_negatives_follow_level_order_with_the_irrelevant_query_last():
     rows = make_rows(8)
     batch = make_collator(rows)(rows[:3])
     for sample, row in enumerate(rows[:3]):
@@ -69,11 +69,11 @@ def test_negatives_come_in_the_order_of_their_levels_with_the_irrelevant_query_l
             assert same_text(batch, sample, level, query)
     without = make_collator(rows, hard_negatives=False)
     assert without(rows[:3])["negative_text_features"].shape[1] == 1
-    # A model that is trained without them is measured with them.
+    # A model trained without hard negatives is still evaluated with them.
     assert same_text(without.for_evaluation()(rows[:3]), 0, 0, rows[0]["negative_queries"][0])
 
 
-def test_evaluation_asks_the_same_sentences_whatever_was_trained_with():
+def test_evaluation_negatives_do_not_depend_on_training_options():
     rows = make_rows(4)
     rows[0]["negative_flags"] = [["antonym"], [], []]
     collate = make_collator(rows, num_levels=1, skip_flagged=True, evaluated_levels=3)
@@ -83,8 +83,8 @@ def test_evaluation_asks_the_same_sentences_whatever_was_trained_with():
     assert trained.shape == (4, 2) and not trained[0, 0] and evaluated.shape == (4, 4) and evaluated[0].all()
 
 
-def test_the_irrelevant_query_belongs_to_another_video_and_is_another_sentence():
-    # Only one of the other videos' queries differs from the sentence.
+def test_irrelevant_query_comes_from_another_video_and_differs():
+    # Only one query of the other videos differs from the sentence.
     twin = "person opens the door number 0."
     rows = [
         make_row(0, vid="a", query=twin),
@@ -99,7 +99,7 @@ def test_the_irrelevant_query_belongs_to_another_video_and_is_another_sentence()
         assert drawn(collate(rows[3:]), 0, [rows[0], rows[1]])["vid"] == "a"
 
 
-def test_draws_depend_on_only_seed_epoch_and_row():
+def test_draws_depend_only_on_seed_epoch_and_row():
     rows = make_rows(24)
 
     def draws(batches, **options):
@@ -120,7 +120,7 @@ def test_draws_depend_on_only_seed_epoch_and_row():
         == together
     )
     assert draws([rows], seed=1) != together
-    assert len(set(together.values())) > 8  # Spread over the pool.
+    assert len(set(together.values())) > 8  # Draws are spread over the pool.
     collate = make_collator(rows)
     by_epoch = []
     for epoch in (0, 1, 0):
@@ -129,7 +129,7 @@ def test_draws_depend_on_only_seed_epoch_and_row():
     assert by_epoch[0] == by_epoch[2] != by_epoch[1]
 
 
-def test_evaluation_draws_the_same_in_every_epoch():
+def test_evaluation_draws_are_the_same_in_every_epoch():
     rows = make_rows(12)
     collate = make_collator(rows, draw_margin_pairs=True)
     fixed = collate.for_evaluation()
@@ -138,7 +138,7 @@ def test_evaluation_draws_the_same_in_every_epoch():
     after = fixed(rows)
     assert torch.equal(before["negative_text_features"], after["negative_text_features"])
     assert "positive_clips" not in after["labels"]
-    # It did not touch the collator that it was made from.
+    # The collator that it was made from is unchanged.
     assert "positive_clips" in collate(rows)["labels"]
     collate.set_epoch(6)
     changed = collate(rows)
@@ -147,7 +147,7 @@ def test_evaluation_draws_the_same_in_every_epoch():
 
 
 @pytest.mark.parametrize("irrelevant", ["in_batch", "roll"])
-def test_irrelevant_queries_from_the_batch(irrelevant):
+def test_irrelevant_queries_can_come_from_the_batch(irrelevant):
     rows = [make_row(index, vid=f"v{index}") for index in range(5)]
     batch = make_collator(rows, irrelevant=irrelevant, query_pool=None)(rows)
     for sample, row in enumerate(rows):
@@ -155,12 +155,12 @@ def test_irrelevant_queries_from_the_batch(irrelevant):
         assert found["vid"] != row["vid"]
         if irrelevant == "roll":
             assert found is rows[(sample + 1) % 5]
-    # A batch that has none to offer: the negative is absent, and masked.
+    # The batch has no candidate: the negative is absent and masked.
     single = make_collator(rows, irrelevant=irrelevant, query_pool=None)(rows[:1])
     assert not single["negative_text_attention_mask"][0, -1].any()
 
 
-def test_in_batch_never_takes_the_same_video():
+def test_in_batch_queries_never_come_from_the_same_video():
     rows = [make_row(0, vid="a"), make_row(1, vid="a"), make_row(2, vid="b")]
     batch = make_collator(rows, irrelevant="in_batch", query_pool=None)(rows)
     assert drawn(batch, 0, rows) is drawn(batch, 1, rows) is rows[2] and drawn(batch, 2, rows)["vid"] == "a"
@@ -178,22 +178,22 @@ def test_absent_and_flagged_levels_are_masked():
     assert present() == [[False, False, False, True], [True, False, True, True], [True, True, True, True]]
     assert present(skip_flagged=True)[2] == [True, False, True, True]
     assert present(num_levels=5)[2] == [True, True, True, False, False, True]
-    # Of a row with more levels the nearest are used.
+    # For a row with more levels, the nearest ones are used.
     assert present(num_levels=2)[2] == [True, True, True]
 
 
-def test_margin_pairs_lie_inside_and_outside():
+def test_margin_pairs_hold_one_clip_inside_and_one_outside():
     rows = make_rows(6)
     batch = make_collator(rows, draw_margin_pairs=True, soft_boundary_seconds=1.0)(rows)
     labels, lengths = batch["labels"], batch["video_attention_mask"].sum(1, keepdim=True)
     assert labels["positive_clips"].shape == labels["negative_clips"].shape == (6, 2)
     inside = labels["saliency"] >= 0.5
     assert inside.gather(1, labels["positive_clips"]).all() and not inside.gather(1, labels["negative_clips"]).any()
-    # Outside within the video, not in the padding.
+    # The outside clip is in the video, not in the padding.
     assert (labels["negative_clips"] < lengths).all()
 
 
-def test_rows_without_a_usable_window_and_entire_videos():
+def test_margin_pairs_need_clips_inside_and_outside():
     rows = [
         make_row(0, relevant_windows=[]),
         make_row(2, relevant_windows=[[5.0, 3.0]]),
@@ -205,15 +205,15 @@ def test_rows_without_a_usable_window_and_entire_videos():
     assert (labels["positive_clips"] == -1).all() and (labels["negative_clips"] == -1).all()
 
 
-def test_graded_saliency_of_qvhighlights():
+def test_qvhighlights_saliency_grades_become_labels():
     row = make_row(0, relevant_clip_ids=[2, 3], saliency_scores=[[1, 2, 3], [4, 4, 4]])
     saliency = make_collator([row])([row])["labels"]["saliency"][0]
-    # Its clips have 2 s, those of the model half a second.
+    # Its clips are 2 s long, the model's half a second.
     assert saliency.tolist() == [0] * 8 + [6] * 4 + [12] * 4 + [0] * 4
 
 
 @pytest.mark.parametrize("irrelevant", ["random", "in_batch"])
-def test_worker_processes_give_the_same_batches_and_follow_the_epoch(irrelevant):
+def test_worker_processes_give_the_same_batches_and_see_the_epoch(irrelevant):
     rows = make_rows(12)
     data = Dataset.from_list(rows, features=FEATURES)
     collate = make_collator(data, irrelevant=irrelevant, draw_margin_pairs=True)
@@ -228,14 +228,14 @@ def test_worker_processes_give_the_same_batches_and_follow_the_epoch(irrelevant)
                 assert torch.equal(found["labels"][name], label)
 
 
-def test_survives_pickling():
+def test_collator_can_be_pickled():
     rows = make_rows(6)
     collate = make_collator(rows)
     again = pickle.loads(pickle.dumps(collate))
     assert torch.equal(again(rows)["negative_text_features"], collate(rows)["negative_text_features"])
 
 
-def test_bad_options_and_missing_features_are_named():
+def test_bad_options_and_missing_features_are_rejected():
     rows = make_rows(2)
     with pytest.raises(ValueError, match='must be "random", "in_batch" or "roll"'):
         make_collator(rows, irrelevant="other")

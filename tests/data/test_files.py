@@ -1,4 +1,4 @@
-"""Annotation files as people have them: each works where the meaning is clear, else the error names file, line and field."""
+"""Annotation files as users have them: each one loads if its meaning is clear; otherwise the error names file, line and field."""
 
 import gzip
 import json
@@ -36,7 +36,7 @@ def read(tmp_path, *rows, name="own.jsonl"):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
-def test_every_unicode_encoding(tmp_path, encoding, newline):
+def test_every_unicode_encoding_is_read(tmp_path, encoding, newline):
     content = text_of(ROW, ROW | {"qid": "2"}).replace("\n", newline).encode(encoding)
     (tmp_path / "own.jsonl").write_bytes(content)
     (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(content))
@@ -44,7 +44,7 @@ def test_every_unicode_encoding(tmp_path, encoding, newline):
         assert read_annotations(tmp_path / name)["query"] == ["a person drinks café"] * 2
 
 
-def test_latin_1_is_named(tmp_path):
+def test_latin_1_error_names_the_encoding_and_the_fix(tmp_path):
     path = tmp_path / "own.jsonl"
     path.write_bytes(text_of(ROW | {"query": "a person"}, ROW).encode("latin-1"))
     with pytest.raises(ValueError, match=r"own\.jsonl, line 2: byte 0xE9 is not UTF-8.*Latin-1.*iconv"):
@@ -53,13 +53,13 @@ def test_latin_1_is_named(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf", b"[]"])
 @pytest.mark.parametrize("name", ["own.jsonl", "own.json", "own.csv"])
-def test_empty_files(tmp_path, content, name):
+def test_empty_files_are_rejected(tmp_path, content, name):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{name} (is empty|holds no rows); expected .* per query"):
         read_annotations(tmp_path / name)
 
 
-def test_damaged_gzip_and_parquet_files(tmp_path):
+def test_damaged_gzip_and_parquet_files_are_rejected(tmp_path):
     (tmp_path / "own.jsonl.gz").write_bytes(gzip.compress(text_of(ROW).encode())[:-9])
     with pytest.raises(ValueError, match=r"own\.jsonl\.gz: the gzip file is damaged"):
         read_annotations(tmp_path / "own.jsonl")
@@ -78,13 +78,13 @@ def test_damaged_gzip_and_parquet_files(tmp_path):
     ],
 )
 @pytest.mark.parametrize("name", ["own.jsonl", "own.json"])
-def test_arrays_blank_lines_and_pretty_printing(tmp_path, text, name):
+def test_arrays_blank_lines_and_pretty_printing_are_read(tmp_path, text, name):
     (tmp_path / name).write_text(text, encoding="utf-8")
     assert read_annotations(tmp_path / name)["qid"] == ["1", "2"]
 
 
 @pytest.mark.parametrize("indent", [None, 2])
-def test_a_single_object(tmp_path, indent):
+def test_single_object_is_read(tmp_path, indent):
     (tmp_path / "own.json").write_text(json.dumps(ROW, indent=indent), encoding="utf-8")
     assert len(read_annotations(tmp_path / "own.json")) == 1
 
@@ -113,7 +113,7 @@ def test_a_single_object(tmp_path, indent):
         ({"saliency_scores": [1] * 15}, {"relevant_clip_ids": list(range(15))}),
     ],
 )
-def test_values_whose_meaning_is_clear(tmp_path, changes, expected):
+def test_values_with_a_clear_meaning_are_converted(tmp_path, changes, expected):
     row = read(tmp_path, ROW | changes)[0]
     assert {name: row[name] for name in expected} == expected
 
@@ -161,7 +161,7 @@ BAD_VALUES = [
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD_VALUES)
-def test_values_without_a_clear_meaning(tmp_path, changes, message):
+def test_values_without_a_clear_meaning_are_rejected(tmp_path, changes, message):
     (tmp_path / "own.jsonl").write_text(text_of(ROW).rstrip() + "\n" + json.dumps(ROW | {"qid": "2"} | changes))
     with pytest.raises(ValueError, match=message) as error:
         read_annotations(tmp_path / "own.jsonl")
@@ -169,7 +169,7 @@ def test_values_without_a_clear_meaning(tmp_path, changes, message):
 
 
 @pytest.mark.parametrize("name", ["qid", "vid", "query", "duration"])
-def test_missing_fields(tmp_path, name):
+def test_missing_fields_are_rejected(tmp_path, name):
     row = {key: value for key, value in ROW.items() if key != name}
     with pytest.raises(ValueError, match=rf"own\.jsonl, line 1: no field {name}; expected"):
         read(tmp_path, row)
@@ -184,13 +184,13 @@ def test_missing_fields(tmp_path, name):
         ("relevent_windows", "relevant_windows"),
     ],
 )
-def test_fields_by_another_name(tmp_path, wrong, right):
+def test_misnamed_field_error_suggests_the_right_name(tmp_path, wrong, right):
     row = {(wrong if key == right else key): value for key, value in ROW.items()}
     with pytest.raises(ValueError, match=f"line 1: no field {right}; rename {wrong} to {right}"):
         read(tmp_path, row)
 
 
-def test_duplicate_qids_name_both_lines(tmp_path):
+def test_duplicate_qid_error_names_both_lines(tmp_path):
     with pytest.raises(ValueError, match=r"own\.jsonl, line 3 \(qid '1'\): the same qid as .*own\.jsonl, line 1"):
         read(tmp_path, ROW, ROW | {"qid": 2}, ROW | {"qid": 1})
 
@@ -206,20 +206,20 @@ def test_duplicate_qids_name_both_lines(tmp_path):
         ("[" * 100_000, "line 2: not JSON"),
     ],
 )
-def test_lines_that_are_no_rows(tmp_path, line, message):
+def test_invalid_lines_are_rejected(tmp_path, line, message):
     (tmp_path / "own.jsonl").write_text(text_of(ROW) + line + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match=f"own.jsonl, {message}"):
         read_annotations(tmp_path / "own.jsonl")
 
 
-def test_a_broken_array_names_its_line(tmp_path):
+def test_broken_array_error_names_its_line(tmp_path):
     (tmp_path / "own.json").write_text('[\n  {"qid": 1},\n  {"qid" 2}\n]')
     with pytest.raises(ValueError, match=r"own\.json, line 3, column 10: not JSON at '2}'"):
         read_annotations(tmp_path / "own.json")
 
 
 @pytest.mark.parametrize("name", ["own.csv", "own.tsv", "semicolons.csv"])
-def test_tables(tmp_path, name):
+def test_csv_and_tsv_tables_are_read(tmp_path, name):
     separator = {"own.csv": ",", "own.tsv": "\t"}.get(name, ";")
     lines = [
         ["qid", "vid", "query", "duration", "relevant_windows", "negative_queries"],
@@ -236,7 +236,7 @@ def test_tables(tmp_path, name):
         read_annotations(tmp_path / name)
 
 
-def test_too_many_fields_in_a_table(tmp_path):
+def test_too_many_fields_in_a_table_are_rejected(tmp_path):
     (tmp_path / "own.csv").write_text("qid,vid,query,duration\n1,v0,a cat, or a dog,30\n")
     with pytest.raises(
         ValueError, match=r"own\.csv, line 2: more fields than the header names; quote texts that hold ','"
@@ -244,7 +244,7 @@ def test_too_many_fields_in_a_table(tmp_path):
         read_annotations(tmp_path / "own.csv")
 
 
-def test_parquet_rows(tmp_path):
+def test_parquet_errors_name_the_row(tmp_path):
     rows = [ROW | {"qid": 1}, ROW | {"qid": 2, "duration": -1.0}]
     Dataset.from_list(rows[:1]).to_parquet(str(tmp_path / "own.parquet"))
     assert read_annotations(tmp_path / "own.parquet")["qid"] == ["1"]
@@ -264,7 +264,7 @@ def test_published_rows_in_other_types_are_converted(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("case", ["row_types/durnull", "row_types/qlist", "row_types/empty", "encodings/latin1",
                                   "saliency_ids/beyond", "saliency_ids/fewer", "saliency_ids/none"])  # fmt: skip
-def test_cases_after_public_reports_that_are_errors(shared, case):
+def test_inputs_from_public_reports_that_must_fail(shared, case):
     path = shared / "cases" / f"{case}.jsonl"
     with pytest.raises(ValueError, match=path.name) as error:
         read_annotations(path)
@@ -274,11 +274,11 @@ def test_cases_after_public_reports_that_are_errors(shared, case):
 @pytest.mark.parametrize(
     "case", ["row_types/flat", "row_types/vidint", "encodings/bom", "encodings/utf16", "saliency_flat/sal1d"]
 )
-def test_cases_after_public_reports_that_are_clear(shared, case):
+def test_inputs_from_public_reports_that_must_load(shared, case):
     assert len(read_annotations(shared / "cases" / f"{case}.jsonl")) >= 1
 
 
-def test_errors_of_the_command_line_are_one_line(tmp_path, capsys):
+def test_command_line_errors_are_one_line(tmp_path, capsys):
     (tmp_path / "own.jsonl").write_text(text_of(ROW | {"duration": None}), encoding="utf-8")
     command = ["features", "check", "--features", f"i3d:{tmp_path}", "--dataset", str(tmp_path / "own.jsonl")]
     assert main(command) == 2

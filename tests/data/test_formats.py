@@ -1,4 +1,4 @@
-"""The field's annotation files, made up in exactly their formats, through `--dataset NAME --data-dir DIR` and `shine-hf data convert`."""
+"""Made-up files in the exact formats of the public benchmarks, through `--dataset NAME --data-dir DIR` and `shine-hf data convert`."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ def write_json(path, content):
 
 
 def write_charades_sta(folder, durations="Charades_v1_{}.csv"):
-    """`VID START END##SENTENCE`, and the annotations of Charades with the lengths of its videos."""
+    """Write `VID START END##SENTENCE` lines and the Charades annotations that hold the video lengths."""
     (folder / "charades_sta_train.txt").write_text(
         "AO8RW 0.0 6.9##a person is putting a book on a shelf.\nAO8RW 2.5 34.0##person sits.\nY6R7T 20.8 30.0##person begins to play.\n"
     )
@@ -43,7 +43,7 @@ def write_activitynet_captions(folder):
 
 
 def write_tacos(folder):
-    """As 2D-TAN distributes it: timestamps are frames."""
+    """Write the form that 2D-TAN distributes: timestamps are frames."""
     video = {
         "timestamps": [[294, 588], [588, 900]],
         "sentences": ["He takes a knife.", "He cuts."],
@@ -89,7 +89,7 @@ FIRST_ROWS = {
 
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("inside", [True, False])
-def test_original_files_of_a_known_dataset(tmp_path, name, inside):
+def test_original_files_of_known_datasets_are_read(tmp_path, name, inside):
     folder = tmp_path / name if inside else tmp_path
     folder.mkdir(exist_ok=True)
     WRITERS[name](folder)
@@ -102,7 +102,7 @@ def test_original_files_of_a_known_dataset(tmp_path, name, inside):
 
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
-def test_converting(tmp_path, name, form, capsys, monkeypatch):
+def test_convert_writes_rows_that_load_again(tmp_path, name, form, capsys, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     WRITERS[name](tmp_path)
     command = [
@@ -126,7 +126,7 @@ def test_converting(tmp_path, name, form, capsys, monkeypatch):
         assert len(load_dataset("json" if form == "jsonl" else form, data_files=str(path))["train"]) == len(rows)
 
 
-def test_files_in_the_formats_of_the_field_need_no_name(tmp_path):
+def test_known_formats_are_detected_without_a_dataset_name(tmp_path):
     write_activitynet_captions(tmp_path)
     write_charades_sta(tmp_path)
     spec = f"train={tmp_path / 'train.json'},val={tmp_path / 'charades_sta_test.txt'}"
@@ -147,14 +147,14 @@ def test_windows_after_the_end_are_flagged(tmp_path):
     "content",
     [{"AO8RW": {"duration": 33.67, "actions": []}, "Y6R7T": {"duration": 30.96}}, {"AO8RW": 33.67, "Y6R7T": 30.96}],
 )
-def test_durations_of_charades_in_other_files(tmp_path, content):
+def test_charades_durations_are_read_from_other_files(tmp_path, content):
     write_charades_sta(tmp_path, durations="unused_{}.csv")
     name = "charades.json" if isinstance(content["AO8RW"], dict) else "durations.json"
     write_json(tmp_path / name, content)
     assert read_annotations(tmp_path / "charades_sta_train.txt")["duration"][0] == 33.67
 
 
-def test_what_is_missing_is_named_with_its_source(tmp_path):
+def test_missing_file_error_names_its_source(tmp_path):
     with pytest.raises(
         FileNotFoundError,
         match=r"Charades-STA: no charades_sta_train\.txt, nor .*public: https://github.com/jiyanggao/TALL",
@@ -167,7 +167,7 @@ def test_what_is_missing_is_named_with_its_source(tmp_path):
         read_original("charades_sta", tmp_path)
 
 
-def test_a_missing_test_file_is_a_warning(tmp_path, caplog):
+def test_missing_test_file_is_only_a_warning(tmp_path, caplog):
     write_qvhighlights(tmp_path)
     (tmp_path / "highlight_test_release.jsonl").unlink()
     assert list(read_original("qvhighlights", tmp_path)) == ["train", "validation"]
@@ -188,7 +188,7 @@ def test_a_missing_test_file_is_a_warning(tmp_path, caplog):
         ("a.json", [{"description": "a", "video": "v", "times": []}], "item 1: expected annotation_id, video, description and times"),
     ],
 )  # fmt: skip
-def test_broken_files_of_the_field(tmp_path, name, content, message):
+def test_broken_benchmark_files_are_rejected(tmp_path, name, content, message):
     write_charades_sta(tmp_path)
     (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(ValueError, match=message) as error:
@@ -196,7 +196,7 @@ def test_broken_files_of_the_field(tmp_path, name, content, message):
     assert name in str(error.value)
 
 
-def test_negatives_that_the_authors_released_are_named():
+def test_specs_list_the_released_negatives():
     released = {name: spec.authors_negatives.path for name, spec in DATASETS.items() if spec.authors_negatives}
     assert released == {
         "charades_cg": "data/charades_cg/charades_cg_gpt_train.jsonl",
@@ -205,7 +205,7 @@ def test_negatives_that_the_authors_released_are_named():
     }
 
 
-def test_the_authors_negatives_of_charades_sta(tmp_path):
+def test_authors_negatives_of_charades_sta_are_read(tmp_path):
     write_charades_sta(tmp_path)
     row = {
         "qid": "Y6R7T_STA_train_0",
@@ -222,12 +222,12 @@ def test_the_authors_negatives_of_charades_sta(tmp_path):
         load_splits(DataArguments(dataset="tacos", data_dir=str(tmp_path), negatives="gpt-3.5-turbo"))
 
 
-def test_the_real_charades_sta_test_set(shared):
+def test_real_charades_sta_test_set_is_read(shared):
     rows = read_annotations(shared / "data" / "shine" / "charades_sta" / "charades_sta_test.jsonl")
     assert len(rows) == DATASETS["charades_sta"].queries["test"] and rows["qid"][0] == "3MSZA_STA_test_0"
 
 
-def test_listing_and_errors_of_the_command(tmp_path, capsys):
+def test_data_command_lists_datasets_and_reports_errors(tmp_path, capsys):
     assert main(["data", "list"]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed for name in DATASETS) and "charades_sta_train.txt" in listed

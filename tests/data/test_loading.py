@@ -25,14 +25,14 @@ def dataset(rows):
     return Dataset.from_list(rows, features=FEATURES)
 
 
-def test_original_files(tmp_path):
+def test_original_files_are_loaded(tmp_path):
     write_compositional_files(tmp_path)
     splits = load_splits(DataArguments(dataset="charades_cg", data_dir=str(tmp_path), negatives="none"))
     assert list(splits) == ["train", "test_trivial", "novel_composition", "novel_word"]
     assert all(rows.features == FEATURES for rows in splits.values())
 
 
-def test_jsonl_files(tmp_path):
+def test_jsonl_files_are_loaded(tmp_path):
     train, test = (
         write_jsonl(tmp_path / "train.jsonl", make_rows(4)),
         write_jsonl(tmp_path / "test.jsonl", make_rows(2)),
@@ -44,7 +44,7 @@ def test_jsonl_files(tmp_path):
         load_splits(DataArguments(dataset=str(tmp_path / "gone.jsonl")))
 
 
-def test_a_dataset_with_only_the_required_columns_is_enough(tmp_path):
+def test_required_columns_are_enough(tmp_path):
     required = ("qid", "vid", "query", "duration", "relevant_windows")
     rows = [{name: row[name] for name in required} for row in make_rows(4)]
     (tmp_path / "mine").mkdir()
@@ -57,7 +57,7 @@ def test_a_dataset_with_only_the_required_columns_is_enough(tmp_path):
     assert splits["train"]["negative_queries"] == [["a cat sleeps"]] * 3 + [[]]
 
 
-def test_files_that_number_their_queries_alike_share_negatives_by_sentence(tmp_path):
+def test_negatives_are_matched_by_sentence_when_files_reuse_qids(tmp_path):
     numbered = {
         name: write_jsonl(tmp_path / f"{name}.jsonl", [make_row(0, qid="1", query=query), make_row(1, qid="2")])
         for name, query in (("test", "a person sits"), ("train", "a person opens a door"))
@@ -70,7 +70,7 @@ def test_files_that_number_their_queries_alike_share_negatives_by_sentence(tmp_p
     assert splits["test"]["negative_queries"][0] == make_row(0)["negative_queries"]
 
 
-def test_jsonl_files_without_negatives_or_with_generated_ones(tmp_path):
+def test_jsonl_files_load_without_negatives_or_with_generated_ones(tmp_path):
     rows = [make_row(i, saliency_scores=[[1, 2, 3]], relevant_clip_ids=[0]) for i in range(4)]
     spec = f"train={write_jsonl(tmp_path / 'train.jsonl', rows)}"
     without = load_splits(DataArguments(dataset=spec, negatives="none"))["train"]
@@ -82,7 +82,7 @@ def test_jsonl_files_without_negatives_or_with_generated_ones(tmp_path):
         load_splits(DataArguments(dataset=str(tmp_path / "train.jsonl"), negatives="random"))
 
 
-def test_a_trained_model_keeps_its_text_encoder(caplog):
+def test_trained_model_keeps_its_text_encoder(caplog):
     model = QDDetrConfig(text_encoder="words:dim=64")
     assert text_features_of(model) == "words:dim=64" and text_features_of(model, "words:dim=64") == "words:dim=64"
     assert not caplog.records
@@ -92,7 +92,7 @@ def test_a_trained_model_keeps_its_text_encoder(caplog):
         text_features_of(QDDetrConfig(text_encoder="npz:"))
 
 
-def test_a_limit_on_evaluation_leaves_training_complete(tmp_path):
+def test_evaluation_limit_leaves_training_rows_complete(tmp_path):
     train, test = (
         write_jsonl(tmp_path / "train.jsonl", make_rows(6)),
         write_jsonl(tmp_path / "test.jsonl", make_rows(6)),
@@ -101,12 +101,12 @@ def test_a_limit_on_evaluation_leaves_training_complete(tmp_path):
     assert len(splits["train"]) == 6 and splits["test"]["qid"] == ["video0_train_0", "video0_train_1"]
 
 
-def test_a_dataset_that_is_nowhere_says_what_to_do():
+def test_missing_dataset_error_says_what_to_do():
     with pytest.raises(FileNotFoundError, match=r"shine/charades-cg-negatives.*--data_dir"):
         load_splits(DataArguments(dataset="charades_cg"))
 
 
-def test_rows_that_nothing_can_be_learned_from_are_left_out_aloud(caplog):
+def test_untrainable_rows_are_dropped_with_a_warning(caplog):
     rows = [
         make_row(0),
         make_row(1, relevant_windows=[[4.0, 4.0]]),
@@ -120,12 +120,12 @@ def test_rows_that_nothing_can_be_learned_from_are_left_out_aloud(caplog):
     assert "3 of 5 training rows are left out" in caplog.text
 
 
-def test_validation_is_a_split_by_video():
+def test_validation_split_is_made_by_video():
     rows = dataset(make_rows(40))
     train, validation = split_validation(rows, 0.25, seed=0)
     assert len(set(validation["vid"])) == 5 and len(train) + len(validation) == 40
     assert not set(train["vid"]) & set(validation["vid"])
-    # The order of the rows does not matter, the seed does.
+    # The split depends on the seed, not on the order of the rows.
     backwards = split_validation(rows.select(range(39, -1, -1)), 0.25, seed=0)[1]
     assert set(backwards["vid"]) == set(validation["vid"]) != set(split_validation(rows, 0.25, seed=1)[1]["vid"])
     for fraction in (0, 1, 1.5):
@@ -135,7 +135,7 @@ def test_validation_is_a_split_by_video():
         split_validation(rows.select(range(2)), 0.5)
 
 
-def test_video_features_are_never_chosen_silently(tmp_path):
+def test_video_features_must_be_named(tmp_path):
     splits = {"train": dataset(make_rows(4)), "test": dataset([make_row(9, vid="other")])}
     with pytest.raises(ValueError, match=r"no video features are named.*simulated:"):
         video_store(DataArguments(), splits, 0.5)
@@ -143,13 +143,13 @@ def test_video_features_are_never_chosen_silently(tmp_path):
     assert store.dim == 12 and "other" in store and "video0" in store
 
 
-def test_text_features_and_options():
+def test_text_features_take_options():
     assert text_source(DataArguments(text_features="words:dim=24")).dim == 24
     with pytest.raises(ValueError, match="eval_during_training"):
         DataArguments(eval_during_training="test")
 
 
-def test_real_rows_that_are_left_out(shared, caplog):
+def test_dropped_rows_of_the_real_files_match_the_known_count(shared, caplog):
     train = read_annotations(shared / "data" / "activitynet_cg" / "train.json", "train").to_list()
     with caplog.at_level(logging.WARNING):
         kept = training_rows(dataset(train))
@@ -160,7 +160,7 @@ def test_real_rows_that_are_left_out(shared, caplog):
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-    """A folder in the form in which datasets are published: Parquet, one file per split."""
+    """Write a folder in the published form: one Parquet file per split."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf-datasets")
     folder = tmp_path / "published"
     folder.mkdir()
@@ -170,14 +170,14 @@ def published(tmp_path, monkeypatch):
     return folder
 
 
-def test_published_form(published):
+def test_published_form_is_loaded(published):
     splits = load_splits(DataArguments(dataset=str(published)))
     assert {name: rows.to_list() for name, rows in splits.items()} == {"train": make_rows(4), "test": make_rows(6)[4:]}
     with pytest.raises(ValueError, match="'gpt-9'"):
         load_splits(DataArguments(dataset=str(published), negatives="gpt-9"))
 
 
-def test_published_form_with_negatives_of_ones_own(published, tmp_path):
+def test_published_form_can_be_combined_with_custom_negatives(published, tmp_path):
     row = make_row(4)
     own = {"qid": row["qid"], "query": row["query"], "masked_queries": ["m"], "negative_queries": ["n"]}
     file = write_jsonl(tmp_path / "own.jsonl", [own])
@@ -199,7 +199,7 @@ def test_published_rows_are_checked(published):
         load_splits(DataArguments(dataset=str(published)))
 
 
-def test_features_of_another_clip_length_are_refused(tmp_path):
+def test_features_with_another_clip_length_are_rejected(tmp_path):
     np.savez(tmp_path / "v.npz", features=np.ones((2, 3), np.float32))
     (tmp_path / "features.json").write_text('{"encoder": "pixels:", "clip_length": 1.0}')
     args, splits = DataArguments(video_features=[f"npz:{tmp_path}"]), {"test": Dataset.from_list([make_row(0)])}
@@ -208,7 +208,7 @@ def test_features_of_another_clip_length_are_refused(tmp_path):
         video_store(args, splits, 0.5)
 
 
-def test_negatives_that_need_no_model_are_written_on_the_spot(tmp_path):
+def test_modelfree_negatives_are_generated_on_load(tmp_path):
     write_charades_cg(tmp_path)
     splits = load_splits(DataArguments(dataset="charades_cg", data_dir=str(tmp_path), negatives="random"))
     for row in splits["train"]:
@@ -223,7 +223,7 @@ def test_negatives_that_need_no_model_are_written_on_the_spot(tmp_path):
     assert not any(none["train"]["negative_queries"])
 
 
-def test_a_column_names_the_split_of_each_row(tmp_path):
+def test_split_column_assigns_rows_to_splits(tmp_path):
     rows = [make_row(0, split="train"), make_row(1, split="val"), make_row(2, split="train")]
     splits = load_splits(DataArguments(dataset=str(write_jsonl(tmp_path / "all.jsonl", rows))))
     assert {name: len(found) for name, found in splits.items()} == {"train": 2, "validation": 1}
@@ -232,14 +232,14 @@ def test_a_column_names_the_split_of_each_row(tmp_path):
 @pytest.mark.parametrize(
     ("split", "found"), [(None, "no field split"), ("", 'found ""'), (["train"], "found"), (1, "found 1")]
 )
-def test_rows_whose_split_is_not_named(tmp_path, split, found):
+def test_rows_without_a_valid_split_name_are_rejected(tmp_path, split, found):
     rows = [make_row(0, split="train"), make_row(1, split=split)]
     with pytest.raises(ValueError, match=rf"all\.jsonl, line 2.*field split.*{found}|line 2: {found}"):
         load_splits(DataArguments(dataset=str(write_jsonl(tmp_path / "all.jsonl", rows))))
 
 
 @pytest.mark.parametrize("folder", ["runs/seed=1", "a,b", "lr=0.1,seed=1", "train=1,test=2"])
-def test_paths_may_hold_commas_and_equals_signs(tmp_path, folder):
+def test_paths_may_contain_commas_and_equals_signs(tmp_path, folder):
     train, test = (write_jsonl(tmp_path / folder / f"{name}.jsonl", make_rows(2)) for name in ("train", "test"))
     for dataset in (f"train={train},test={test}", str(tmp_path / folder)):
         assert set(load_splits(DataArguments(dataset=dataset))) == {"train", "test"}
@@ -258,7 +258,7 @@ def test_paths_may_hold_commas_and_equals_signs(tmp_path, folder):
         ("train=gone.jsonl", r"no file gone\.jsonl \(nor gone\.jsonl\.gz\)"),
     ],
 )
-def test_datasets_that_cannot_be_read(tmp_path, monkeypatch, dataset, message):
+def test_unreadable_datasets_are_rejected(tmp_path, monkeypatch, dataset, message):
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b"):
         write_jsonl(tmp_path / f"{name}.jsonl", make_rows(2))
