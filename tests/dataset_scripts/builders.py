@@ -1,4 +1,4 @@
-"""The builders of `dataset_scripts/`, and made-up public files that they take for the real ones."""
+"""The builders of `dataset_scripts/`, and made-up files in place of the public ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VERBS, NOUNS = (
 
 
 def script(name: str) -> ModuleType:
-    """One of the scripts, as a module."""
+    """Import one of the scripts as a module."""
     specification = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module  # `datasets` looks a builder's module up by its name.
@@ -29,7 +29,7 @@ def script(name: str) -> ModuleType:
 
 
 def made_up_annotations(split: str, videos: int = 8) -> dict:
-    """An original JSON of made-up sentences; every third window ends after the video, one is empty."""
+    """Return an original JSON of made-up sentences; every third window ends after its video, one is empty."""
     content = {}
     for index in range(videos):
         sentences = [f" person {VERBS[(index + k) % 6]} the {NOUNS[(index + 3 * k) % 6]}." for k in range(2)]
@@ -47,7 +47,7 @@ def made_up_annotations(split: str, videos: int = 8) -> dict:
 
 
 def authors_rows(train: dict) -> list[dict]:
-    """Rows in the form of the authors' jsonl."""
+    """Return rows in the form of the authors' jsonl."""
     return [
         {
             "qid": f"{vid}_train_{index}",
@@ -64,7 +64,7 @@ def authors_rows(train: dict) -> list[dict]:
 
 
 def use_made_up_sources(monkeypatch) -> None:
-    """Let the builders take made-up files for the public ones: nothing is known of their SHA-256."""
+    """Make the builders accept made-up files in place of the public ones: drop the expected SHA-256."""
     for name in ("charades_cg", "activitynet_cg"):
         spec = DATASETS[name]
         unchecked = replace(
@@ -76,7 +76,7 @@ def use_made_up_sources(monkeypatch) -> None:
 
 
 def write_public_files(folder: Path, dataset: str = "charades_cg", authors: bool = True) -> Path:
-    """Made-up public files of a dataset, in the layout of a data folder."""
+    """Write made-up public files of a dataset in the layout of a data folder."""
     for split in ("train", "test_trivial", "novel_composition", "novel_word"):
         path = folder / dataset / f"{split}.json"
         path.parent.mkdir(parents=True, exist_ok=True)

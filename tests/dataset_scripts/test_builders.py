@@ -37,7 +37,7 @@ def sources(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def complete_tree(tmp_path_factory):
-    """A tree with every config of Charades-CG, from made-up files."""
+    """Build a tree with every config of Charades-CG from made-up files."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         use_made_up_sources(monkeypatch)
         public = write_public_files(tmp_path_factory.mktemp("public"))
@@ -51,7 +51,7 @@ def files_of(folder):
 # ---- the tree --------------------------------------------------------------------------------------------------------
 
 
-def test_load_dataset_gives_the_rows_of_the_sources(complete_tree, sources, tmp_path):
+def test_load_dataset_returns_the_source_rows(complete_tree, sources, tmp_path):
     expected = read_original("charades_cg", sources)
     for options in ({}, {"name": "gpt-3.5-turbo"}):
         dataset = load_dataset(str(complete_tree), cache_dir=str(tmp_path / "cache"), **options)
@@ -63,7 +63,7 @@ def test_load_dataset_gives_the_rows_of_the_sources(complete_tree, sources, tmp_
                 flags = row.pop("negative_flags")
                 assert len(flags) == len(row["negative_queries"])
             assert rows == originals
-    # The released texts stay as they are; what is wrong with them is flagged.
+    # The released texts are unchanged; their faults are flagged.
     assert "markup" in dataset["train"][0]["negative_flags"][1]
     assert dataset["train"][3]["annotation_flags"] == ["window_empty"]
 
@@ -89,12 +89,12 @@ def test_streaming_gives_the_same_rows(complete_tree, tmp_path):
     assert list(stream) == rows.to_list()
 
 
-def test_building_twice_gives_the_same_bytes(complete_tree, sources, tmp_path):
+def test_build_is_byte_for_byte_reproducible(complete_tree, sources, tmp_path):
     again = build_tree(CHARADES, tmp_path / "again", data_dir=sources)
     assert files_of(again) == files_of(complete_tree)
 
 
-def test_one_config_is_rebuilt_beside_the_others(complete_tree, sources, tmp_path):
+def test_rebuilding_one_config_leaves_the_others_unchanged(complete_tree, sources, tmp_path):
     tree = tmp_path / "tree"
     shutil.copytree(complete_tree, tree)
     (tree / "random" / "train-00000-of-00001.parquet").write_bytes(b"old")
@@ -102,7 +102,7 @@ def test_one_config_is_rebuilt_beside_the_others(complete_tree, sources, tmp_pat
     assert files_of(tree) == files_of(complete_tree)
 
 
-def test_training_starts_from_the_published_form(complete_tree):
+def test_published_form_can_be_trained_on(complete_tree):
     for negatives, with_negatives in ((None, {"train"}), ("lexical", set(SPLITS))):
         splits = load_splits(DataArguments(dataset=str(complete_tree), negatives=negatives))
         assert {name for name, rows in splits.items() if any(rows["negative_queries"])} == with_negatives
@@ -122,7 +122,7 @@ def test_card_lists_configs_splits_features_and_sizes(complete_tree):
         assert [split["name"] for split in info["splits"]] == list(SPLITS)
         assert [feature["name"] for feature in info["features"]] == list(FEATURES)
         assert info["splits"][0]["num_examples"] == 16
-    # Licenses and sources, the faults that were counted, how each config was made.
+    # Licenses and sources, fault counts, and how each config was made.
     assert "states no license" in text and "2372337e9166b8e26b83ce936a8474c6ae127290" in text
     assert re.search(r"\d+ `train`.* windows end after the video", text) and "1 `train`, 1 `test_trivial`" in text
     assert "generator: random_words" in text and "GPT-3.5 Turbo, asked by the authors" in text
@@ -130,7 +130,7 @@ def test_card_lists_configs_splits_features_and_sizes(complete_tree):
     assert "{{ " not in text and "None" not in text
 
 
-def test_the_tree_is_a_benchmark_of_the_hub(complete_tree):
+def test_tree_declares_a_hub_benchmark(complete_tree):
     benchmark = yaml.safe_load((complete_tree / "eval.yaml").read_text())
     assert benchmark["name"] == "Charades-CG"
     assert {(task["config"], task["split"]) for task in benchmark["tasks"]} == {
@@ -138,7 +138,7 @@ def test_the_tree_is_a_benchmark_of_the_hub(complete_tree):
     }
 
 
-def test_quick_start_of_the_card_runs(complete_tree, tmp_path):
+def test_card_quick_start_runs(complete_tree, tmp_path):
     (code,) = re.findall(r"```python\n(.*?)```", (complete_tree / "README.md").read_text(), re.DOTALL)
     code = code.replace("shine/charades-cg-negatives", str(complete_tree))
     environment = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PATH": ""}
@@ -147,10 +147,10 @@ def test_quick_start_of_the_card_runs(complete_tree, tmp_path):
     assert "person opens the door. [[1.0, 4.0]] ['person paints the wall.'" in done.stdout
 
 
-# ---- sources of one's own, and what can be wrong with sources -----------------------------------------------------
+# ---- custom and broken sources ---------------------------------------------------------------------------------------
 
 
-def test_negatives_of_ones_own_become_a_config(sources, tmp_path):
+def test_custom_negatives_become_a_config(sources, tmp_path):
     row = {
         "qid": "TRAIN0_train_0",
         "query": "person opens the door.",
@@ -173,19 +173,19 @@ def test_negatives_of_ones_own_become_a_config(sources, tmp_path):
     assert "model: some-llm" in card and "prompt_version: '3'" in card and str(tmp_path) not in card
 
 
-def test_activitynet_without_the_authors_file(sources, tmp_path, capsys):
+def test_activitynet_builds_without_the_authors_file(sources, tmp_path, capsys):
     write_public_files(sources, "activitynet_cg", authors=False)
     command = ["--output-dir", str(tmp_path / "tree"), "--data-dir", str(sources), "--configs"]
     assert main(ACTIVITYNET, [*command, "gpt-3.5-turbo"]) == 2
     error = capsys.readouterr().err
     assert "anet_cg_gpt_train.jsonl" in error and "https://raw.githubusercontent.com/zxccade/SHINE/bf8b598" in error
-    assert not list((tmp_path / "tree").iterdir())  # Nothing half done.
+    assert not list((tmp_path / "tree").iterdir())  # No partial output.
     assert main(ACTIVITYNET, [*command, "lexical"]) == 0
     assert list(load_dataset(str(tmp_path / "tree"), cache_dir=str(tmp_path / "cache"))) == list(SPLITS)
     assert "gpt-3.5-turbo" in ACTIVITYNET.ON_DEMAND  # Not built unless asked for.
 
 
-def test_changed_sources_are_refused(tmp_path, capsys):
+def test_changed_sources_are_rejected(tmp_path, capsys):
     public = write_public_files(tmp_path / "public")
     assert main(CHARADES, ["--output-dir", str(tmp_path / "tree"), "--data-dir", str(public)]) == 2
     assert "its SHA-256 is" in capsys.readouterr().err
@@ -215,12 +215,12 @@ def test_downloads_are_pinned_and_checked(tmp_path):
         train.locate(None, offline)
 
 
-def test_unknown_config_of_a_builder(sources, tmp_path):
+def test_unknown_config_is_rejected(sources, tmp_path):
     with pytest.raises(ValueError, match=r"'gpt-9' not found.*lexical"):
         CHARADES(config_name="gpt-9", data_dir=str(sources), cache_dir=str(tmp_path / "cache"))
 
 
-def test_changed_files_are_not_answered_from_the_cache(sources, tmp_path):
+def test_changed_files_invalidate_the_cache(sources, tmp_path):
     def count():
         builder = CHARADES(config_name="gpt-3.5-turbo", data_dir=str(sources), cache_dir=str(tmp_path / "cache"))
         builder.download_and_prepare()
@@ -234,7 +234,7 @@ def test_changed_files_are_not_answered_from_the_cache(sources, tmp_path):
     assert count() == 14
 
 
-def test_videos_become_a_column_for_local_use(sources, tmp_path, capsys):
+def test_local_videos_become_a_column(sources, tmp_path, capsys):
     videos = tmp_path / "videos"
     videos.mkdir()
     command = ["--output-dir", str(tmp_path / "tree"), "--data-dir", str(sources), "--configs", "gpt-3.5-turbo"]
@@ -252,7 +252,7 @@ def test_videos_become_a_column_for_local_use(sources, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("text", ["name", "=file.jsonl", "name=", "../up=file.jsonl", "a/b=file.jsonl"])
-def test_names_of_own_configs_are_plain(sources, tmp_path, text, capsys):
+def test_custom_config_names_must_be_plain(sources, tmp_path, text, capsys):
     assert main(CHARADES, ["--output-dir", str(tmp_path / "t"), "--data-dir", str(sources), "--negatives", text]) == 2
     assert "NAME=FILE" in capsys.readouterr().err
 
@@ -260,7 +260,7 @@ def test_names_of_own_configs_are_plain(sources, tmp_path, text, capsys):
 # ---- the real files --------------------------------------------------------------------------------------------------
 
 
-def test_real_charades_cg(shared, tmp_path):
+def test_real_charades_cg_builds_with_the_known_counts(shared, tmp_path):
     tree = build_tree(CHARADES, tmp_path / "tree", data_dir=shared / "data", configs=["gpt-3.5-turbo"])
     dataset = load_dataset(str(tree), cache_dir=str(tmp_path / "cache"))
     assert {split: len(rows) for split, rows in dataset.items()} == {
@@ -279,7 +279,7 @@ def test_real_charades_cg(shared, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("builder", "train"), [(CHARADES, 8281), (ACTIVITYNET, 36724)])
-def test_real_generated_configs(shared, tmp_path, builder, train):
+def test_generated_configs_of_the_real_files_are_complete(shared, tmp_path, builder, train):
     tree = build_tree(builder, tmp_path / "tree", data_dir=shared / "data", configs=["lexical", "random"])
     for config in ("lexical", "random"):
         dataset = load_dataset(str(tree), config, cache_dir=str(tmp_path / "cache"))
