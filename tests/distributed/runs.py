@@ -1,4 +1,4 @@
-"""Runs of one recipe on made-up rows that lack all sorts of loss terms, in this process or through `accelerate launch train.py`."""
+"""Run one recipe on made-up rows that lack various loss terms, in this process or through `accelerate launch train.py`."""
 
 import json
 import os
@@ -18,7 +18,7 @@ VERBS, NOUNS = ("opens", "closes", "holds", "throws"), ("door", "book", "phone",
 
 
 def write_rows(folder: Path) -> str:
-    """Write rows as jsonl, and return what `--dataset` takes. Clips of half a second are cut after 4 s (`--max_video_length 8`)."""
+    """Write rows as jsonl and return the value of `--dataset`. Videos are cut after 8 half-second clips (`--max_video_length 8`)."""
     for name, count in (("train", 3 * TRAIN_VIDEOS), ("test", TEST_ROWS)):
         with open(folder / f"{name}.jsonl", "w") as file:
             file.writelines(json.dumps(_row(name, index)) + "\n" for index in range(count))
@@ -37,7 +37,7 @@ def _row(split: str, index: int) -> dict:
     if index % 4 == 1:
         windows = [[0.2, 1.1], [1.9, 2.4], [3.0, 3.9]]
     if split == "train" and index % 25 == 0:
-        windows = [[4.6, duration - 0.5]]  # After the clips that are kept: no window, no clip inside.
+        windows = [[4.6, duration - 0.5]]  # After the last clip that is kept: no window, no clip inside.
     return {
         "qid": f"{split}{index}",
         "vid": f"{split}{index // 3}",
@@ -50,7 +50,7 @@ def _row(split: str, index: int) -> dict:
 
 
 def arguments(dataset: str, output: Path, *more: str) -> list[str]:
-    """A tiny QD-DETR with SHINE without dropout; every term of the base loss is on."""
+    """Return the arguments of a tiny QD-DETR with SHINE, without dropout and with every term of the base loss."""
     settings = {
         "config": "charades_cg_qd_detr_shine", "dataset": dataset, "output_dir": output, "video_features": "simulated:dim=16,noise=0.5",
         "text_features": "words:dim=12", "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_queries": 4,
@@ -67,7 +67,7 @@ def run_here(argv: list[str]) -> None:
 
 
 def launch(config: str, argv: list[str], timeout_seconds: int = 200) -> str:
-    """`accelerate launch --config_file CONFIG train.py ARGV`, and what it printed. The packaged configs take any free port."""
+    """Run `accelerate launch --config_file CONFIG train.py ARGV` and return its output. The packaged configs use any free port."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml"),
                str(REPOSITORY / "train.py"), *argv]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
@@ -77,7 +77,7 @@ def launch(config: str, argv: list[str], timeout_seconds: int = 200) -> str:
 
 
 def history(output: Path) -> list[dict]:
-    """What was logged at each training step: the loss and its terms."""
+    """Return the logged loss and loss terms of each training step."""
     entries = json.loads((output / "trainer_state.json").read_text())["log_history"]
     return [
         {name: value for name, value in entry.items() if name.startswith("loss") or name == "grad_norm"}
@@ -87,13 +87,13 @@ def history(output: Path) -> list[dict]:
 
 
 def weights(output: Path) -> dict:
-    """The saved weights. Biases of keys are left out: they change no output, so rounding is all that drives them."""
+    """Return the saved weights without key biases, which change no output and are driven only by rounding."""
     tensors = load_file(output / "model.safetensors")
     return {name: value for name, value in tensors.items() if not name.endswith("k_proj.bias")}
 
 
 def metrics(output: Path) -> dict[str, float]:
-    """The metrics of the test split, without times and epoch."""
+    """Return the metrics of the test split, without times and epoch."""
     found = json.loads((output / "test_results.json").read_text())
     return {
         name: value

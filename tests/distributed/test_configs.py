@@ -1,4 +1,4 @@
-"""The packaged configs are what Accelerate takes for them. FSDP and DeepSpeed need GPUs: here they are read, not run."""
+"""The packaged Accelerate configs are valid. FSDP and DeepSpeed need GPUs, so those are parsed but not run."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ from .runs import CONFIGS, REPOSITORY
 @pytest.mark.parametrize(
     ("name", "launcher"), [("cpu", "multi_gpu"), ("multi_gpu", "multi_gpu"), ("fsdp", "use_fsdp"), ("deepspeed", "use_deepspeed")]
 )  # fmt: skip
-def test_accelerate_starts_several_processes_with(name, launcher):
+def test_accelerate_config_starts_several_processes(name, launcher):
     path = str(CONFIGS / f"{name}.yaml")
     assert isinstance(load_config_from_file(path), ClusterConfig)
     arguments = launch_command_parser().parse_args(["--config_file", path, "train.py"])
@@ -58,7 +58,7 @@ print("loaded")
 """
 
 
-def test_the_best_weights_are_loaded_into_a_sharded_model(tmp_path):
+def test_best_weights_are_loaded_into_a_sharded_model(tmp_path):
     script = tmp_path / "sharded.py"
     script.write_text(SHARDED)
     command = [
@@ -74,5 +74,5 @@ def test_the_best_weights_are_loaded_into_a_sharded_model(tmp_path):
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=120
     )
-    # Not the exit status: with everything done, gloo's threads now and then abort the exit of a process (torch 2.13).
+    # Do not check the exit status: gloo's threads sometimes abort a process that has finished its work (torch 2.13).
     assert done.stdout.count("loaded") == 2, done.stderr[-3000:]

@@ -1,4 +1,4 @@
-"""A step is the same step, however many processes or accumulated batches it is split into, on rows that lack loss terms."""
+"""A training step does not depend on how it is split over processes or accumulated batches, even on rows that lack loss terms."""
 
 import pytest
 import torch
@@ -37,63 +37,70 @@ def assert_same_training(one, other) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(dataset, tmp_path_factory):
-    """One process, batches of 32: 75 rows, so that the last batch of each epoch is short."""
-    output = tmp_path_factory.mktemp("whole")
+def single_process(dataset, tmp_path_factory):
+    """Train in one process with batches of 32. There are 75 rows, so the last batch of each epoch is short."""
+    output = tmp_path_factory.mktemp("single_process")
     run(dataset, output, 32)
     return output
 
 
 @pytest.fixture(scope="module")
-def shared_out(dataset, tmp_path_factory):
-    """Two processes, started by `accelerate launch`, with batches of 16."""
-    output = tmp_path_factory.mktemp("shared_out")
+def two_processes(dataset, tmp_path_factory):
+    """Train in two processes, started by `accelerate launch`, with batches of 16."""
+    output = tmp_path_factory.mktemp("two_processes")
     launch("cpu", arguments(dataset, output, "--per_device_train_batch_size", "16"))
     return output
 
 
-def test_two_processes_of_16_train_as_one_of_32(whole, shared_out):
-    assert_same_training(whole, shared_out)
+def test_two_processes_with_batch_16_equal_one_with_batch_32(single_process, two_processes):
+    assert_same_training(single_process, two_processes)
 
 
-def test_eight_accumulated_rows_train_as_a_batch_of_eight(dataset, tmp_path):
-    run(dataset, tmp_path / "whole", 8)
+def test_eight_accumulated_rows_equal_a_batch_of_eight(dataset, tmp_path):
+    run(dataset, tmp_path / "single_process", 8)
     run(dataset, tmp_path / "rows", 1, "--gradient_accumulation_steps", "8")
-    assert_same_training(tmp_path / "whole", tmp_path / "rows")
+    assert_same_training(tmp_path / "single_process", tmp_path / "rows")
 
 
-def test_the_mean_of_the_parts_would_be_another_loss(dataset, tmp_path, monkeypatch):
-    """The rows of these tests can tell: without the counts of the whole step the losses are off by far more than the tolerance."""
+def test_averaging_partial_losses_would_change_the_loss(dataset, tmp_path, monkeypatch):
+    """Check that the test rows are sensitive: without the counts of the entire step, the losses are off by far more than the tolerance."""
     get_batch_samples = ShineTrainer.get_batch_samples
-    run(dataset, tmp_path / "whole", 8, "--max_steps", "2")
+    run(dataset, tmp_path / "single_process", 8, "--max_steps", "2")
     monkeypatch.setattr(ShineTrainer, "get_batch_samples", lambda *args: (get_batch_samples(*args)[0], None))
     run(dataset, tmp_path / "rows", 1, "--gradient_accumulation_steps", "8", "--max_steps", "2")
-    want, got = history(tmp_path / "whole")[0], history(tmp_path / "rows")[0]
+    want, got = history(tmp_path / "single_process")[0], history(tmp_path / "rows")[0]
     for name in ("loss", "loss_span", "loss_saliency_margin", "loss_coarse_intra", "loss_fine"):
         assert abs(got[name] - want[name]) > 0.01 * want[name], name
 
 
-def test_two_processes_evaluate_every_query_once(dataset, shared_out, tmp_path):
-    """11 rows in batches of 4 on two processes: the second round has 3 rows to share. One process takes the model that they saved."""
-    run_here(arguments(dataset, tmp_path, "--model", str(shared_out), "--do_train", "false"))
-    one, two = metrics(tmp_path), metrics(shared_out)
+def test_two_processes_evaluate_every_query_once(dataset, two_processes, tmp_path):
+    """Evaluate 11 rows in batches of 4 on two processes, so the second round has 3 rows. One process then evaluates the saved model."""
+    run_here(arguments(dataset, tmp_path, "--model", str(two_processes), "--do_train", "false"))
+    one, two = metrics(tmp_path), metrics(two_processes)
     assert one.keys() == two.keys() and {"test_R1@0.5", "test_mIoU", "test_loss", "test_loss_fine"} <= one.keys()
     losses = {name for name in one if name.startswith("test_loss")}
     assert {name: one[name] for name in one.keys() - losses} == {name: two[name] for name in one.keys() - losses}
-    # Sums of the same numbers in another order.
+    # The same numbers are summed in another order.
     assert {name: two[name] for name in losses} == pytest.approx({name: one[name] for name in losses}, rel=1e-5)
 
 
-def test_the_evaluated_loss_does_not_depend_on_the_batches(dataset, whole, tmp_path):
+def test_evaluation_loss_does_not_depend_on_batch_size(dataset, single_process, tmp_path):
     for batch_size in ("1", "11"):
-        evaluation = ["--model", str(whole), "--do_train", "false", "--per_device_eval_batch_size", batch_size]
+        evaluation = [
+            "--model",
+            str(single_process),
+            "--do_train",
+            "false",
+            "--per_device_eval_batch_size",
+            batch_size,
+        ]
         run_here(arguments(dataset, tmp_path / batch_size, *evaluation))
     assert metrics(tmp_path / "1") == pytest.approx(metrics(tmp_path / "11"), rel=1e-4)
 
 
 @pytest.mark.parametrize(("name", "overrides"), [("qd_detr", {}), ("moment_detr", {"contrastive_loss_weight": 0.02})])
-def test_sums_and_counts_of_halves_add_up(name, overrides):
-    """Also for rows without an irrelevant query, without a window, with more windows than candidates, and without pairs of clips."""
+def test_sums_and_counts_of_half_batches_add_up(name, overrides):
+    """Include rows without an irrelevant query, without a window, with more windows than candidates, and without clip pairs."""
     model, inputs = (
         tiny_model(name, num_queries=2, **overrides).eval(),
         batch(lengths=(9, 5, 7, 8), text_lengths=(6, 3, 4, 5)),
@@ -106,14 +113,14 @@ def test_sums_and_counts_of_halves_add_up(name, overrides):
     halves = [
         tree_map_only(torch.Tensor, lambda tensor, rows=rows: tensor[rows], inputs) for rows in (slice(2), slice(2, 4))
     ]
-    whole, parts = model(**inputs), [model(**half) for half in halves]
+    single_process, parts = model(**inputs), [model(**half) for half in halves]
     counts = [model.loss_counts(**half) for half in halves]
-    sums = {key: torch.cat([part.loss_sums[key] for part in parts]) for key in whole.loss_sums}
+    sums = {key: torch.cat([part.loss_sums[key] for part in parts]) for key in single_process.loss_sums}
     counts = {key: torch.cat([count[key] for count in counts]) for key in counts[0]}
     loss, terms = model.weigh_losses(mean_terms(sums, counts))
-    assert_close(loss, whole.loss)
-    assert_close(terms, whole.loss_dict)
-    assert abs(sum(part.loss for part in parts) / 2 - whole.loss) > 0.01
+    assert_close(loss, single_process.loss)
+    assert_close(terms, single_process.loss_dict)
+    assert abs(sum(part.loss for part in parts) / 2 - single_process.loss) > 0.01
 
 
 def test_bf16_keeps_the_losses_in_float32(dataset, tmp_path, monkeypatch):
@@ -125,13 +132,13 @@ def test_bf16_keeps_the_losses_in_float32(dataset, tmp_path, monkeypatch):
         dtypes.update({name: value.dtype for name, value in sums.items()})
         return sums
 
-    # What the linear maps of the heads return tells whether the forward pass really ran in half precision.
+    # The output type of the heads' linear layers shows whether the forward pass ran in half precision.
     watch = torch.nn.modules.module.register_module_forward_hook(
         lambda module, _, output: half.append(output.dtype) if type(module).__name__ == "Linear" else None
     )
     monkeypatch.setattr(StepLoss, "sums", record)
     set_seed(3)
-    # The decay moves weights that get no gradient, those behind the zeros that the decoder starts from.
+    # Weight decay also moves weights without a gradient: those applied to the zeros that the decoder starts from.
     argv = arguments(
         dataset, tmp_path, "--bf16", "true", "--max_steps", "6", "--learning_rate", "1e-3", "--weight_decay", "0.1"
     )
@@ -148,7 +155,7 @@ def test_bf16_keeps_the_losses_in_float32(dataset, tmp_path, monkeypatch):
 
 
 def test_fp16_keeps_the_losses_in_float32():
-    """Without the trainer: on a CPU, Accelerate takes `fp16` without a word and computes in float32."""
+    """Bypass the trainer: on a CPU, Accelerate silently ignores `fp16` and computes in float32."""
     model, inputs = tiny_model("qd_detr").train(), batch()
     negatives = inputs["negative_text_attention_mask"].any(dim=-1)
     masks = (inputs["labels"]["saliency"], inputs["video_attention_mask"], negatives)
