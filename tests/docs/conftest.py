@@ -1,4 +1,4 @@
-"""A folder with everything that the code blocks of the documents name: a small trained model, a video, features and rows."""
+"""A folder with everything that the code blocks of the docs use: a small trained model, a video, features and rows."""
 
 import shutil
 

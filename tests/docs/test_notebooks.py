@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, with small sizes in place of their parameters."""
+"""The notebooks run from top to bottom with smaller parameters."""
 
 import pytest
 

@@ -17,7 +17,7 @@ from shine_hf.training.recipe import RECIPES, parse_recipe
 from ..conftest import REPOSITORY
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-# Commands that set up a machine; `make` and the installation are what runs these tests.
+# Commands that set up a machine are not run; `make` and the installation are what runs these tests.
 SET_UP = ("pip", "make", "pre-commit")
 _BLOCK = re.compile(r"(<!-- not run: (?P<reason>[^>]+) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
 _LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
@@ -58,7 +58,7 @@ def test_code_blocks_run(page, workspace, monkeypatch, tmp_path):
 
 
 def check_parses(words: list[str]) -> None:
-    """Check the options of a command that is not run."""
+    """Parse the options of a command that is not run."""
     if words[0] in SET_UP or words[0] == "export" or words[:3] == ["python", "-m", "benchmarks.study"]:
         return
     if "train.py" in words:
@@ -75,7 +75,7 @@ def check_parses(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_resolve(page):
+def test_all_links_resolve(page):
     for match in _LINK.finditer(re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)):
         target = match["target"].partition("#")[0]
         if target and not target.startswith(("http://", "https://")):
@@ -88,6 +88,6 @@ def test_every_recipe_is_listed():
     assert not [name for name in names if f"`{name}`" not in listed]
 
 
-def test_readme_is_short():
+def test_readme_stays_short():
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     assert len(text.split()) < 700 and max(map(len, text.splitlines())) < 120
