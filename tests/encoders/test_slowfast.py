@@ -1,4 +1,4 @@
-"""SlowFast R50 8x8 with random weights: shapes and names of the published ones."""
+"""SlowFast R50 8x8 with random weights, in the shapes and names of the published checkpoints."""
 
 import pickle
 
@@ -25,14 +25,14 @@ def network():
 
 @pytest.fixture(scope="module")
 def weights(network, tmp_path_factory):
-    """A file as PySlowFast writes it."""
+    """Save a file like those of PySlowFast."""
     path = tmp_path_factory.mktemp("slowfast") / "SLOWFAST_8x8_R50.pyth"
     state = network.state_dict() | {"head.projection.weight": torch.zeros(400, 2304)}
     torch.save({"epoch": 196, "model_state": state, "optimizer_state": {}, "cfg": "TRAIN:"}, path)
     return path
 
 
-def test_the_network_is_that_of_the_paper(network):
+def test_network_matches_the_paper(network):
     state = network.state_dict()
     # PySlowFast's model zoo: 34.57 million parameters, of which the classifier has 2304 * 400 + 400.
     parameters = sum(parameter.numel() for parameter in network.parameters()) + 2304 * 400 + 400
@@ -53,7 +53,7 @@ def test_the_network_is_that_of_the_paper(network):
         assert tuple(state[name].shape) == shape
 
 
-def test_features_of_a_clip(network, weights, tmp_path):
+def test_clip_features_equal_the_network_output(network, weights, tmp_path):
     encoder = video_encoder(f"slowfast:{weights}")
     assert (encoder.dim, encoder.frames_per_clip, encoder.spec) == (2304, 32, f"slowfast:{weights}")
     frames = [np.roll(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8), i, 0) for i in range(40)]
@@ -73,8 +73,8 @@ def _batches(path, encoder):
     return read_batches(path, 2.0, encoder.parts)
 
 
-def test_weights_of_pytorchvideo_and_safetensors(network, weights, tmp_path):
-    """PyTorchVideo counts stages from 0 and names norms otherwise."""
+def test_pytorchvideo_and_safetensors_weights_are_loaded(network, weights, tmp_path):
+    """PyTorchVideo counts stages from 0 and uses other names for norms."""
     renamed = {}
     for name, tensor in network.state_dict().items():
         stage, _, rest = name.partition(".")
@@ -101,7 +101,7 @@ def test_weights_of_pytorchvideo_and_safetensors(network, weights, tmp_path):
         np.testing.assert_array_equal(video_encoder(f"slowfast:{path}").encode_clips(clips), expected)
 
 
-def test_other_files_are_refused(tmp_path):
+def test_other_files_are_rejected(tmp_path):
     torch.save({"model_state": {"conv.weight": torch.zeros(1)}}, tmp_path / "other.pyth")
     (tmp_path / "caffe2.pkl").write_bytes(pickle.dumps({"blobs": {"conv1_w": np.zeros(1)}}, protocol=2))
     for name, kind, message in (
@@ -113,7 +113,7 @@ def test_other_files_are_refused(tmp_path):
             video_encoder(f"slowfast:{tmp_path / name}")
 
 
-def test_a_clip_of_a_gray_film(weights, tmp_path):
-    """A film shorter than a clip, of one shade."""
+def test_short_gray_video_is_encoded(weights, tmp_path):
+    """Encode a video of one shade that is shorter than a clip."""
     path = write_video(tmp_path / "short.mp4", [gray(90)] * 3, fps=4)
     assert video_encoder(f"slowfast:{weights}").encode_video(path, 2.0).shape == (1, 2304)

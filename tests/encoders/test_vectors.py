@@ -1,4 +1,4 @@
-"""Word vectors of a file as an encoder of text."""
+"""A file of word vectors as a text encoder."""
 
 import gzip
 import json
@@ -26,7 +26,7 @@ LINES = "".join(f"{word} {' '.join(map(str, row))}\n" for word, row in zip(WORDS
     ]
 )
 def path(request, tmp_path):
-    """The same four vectors in every layout."""
+    """Write the same four vectors in each layout."""
     path = tmp_path / request.param
     if request.param == "glove.txt":
         path.write_text(LINES)
@@ -50,19 +50,19 @@ def path(request, tmp_path):
     return path
 
 
-def test_a_vector_per_word(path):
+def test_each_word_gets_its_vector(path):
     encoder = text_encoder(f"vectors:{path}")
     assert encoder.dim == 3 and text_encoder(encoder.spec).spec == encoder.spec == f"vectors:{path}"
     first, second = encoder.encode(["The door opens.", "purple door"])
     np.testing.assert_array_equal(first, TABLE)
     assert first.dtype == np.float32
-    # A word without a vector has the mean.
+    # A word without a vector gets the mean vector.
     np.testing.assert_allclose(second, [TABLE.mean(0), TABLE[1]])
     with pytest.raises(ValueError, match="has no words"):
         encoder.encode(["  "])
 
 
-def test_words_with_spaces_and_a_named_vocabulary(tmp_path):
+def test_words_may_contain_spaces_and_the_vocabulary_can_be_named(tmp_path):
     (tmp_path / "spaces.txt").write_text(". . . 1 2 3\na 4 5 6\n".replace(". . . 1", "a 1", 1) + "at home 7 8 9\n")
     encoder = text_encoder(f"vectors:{tmp_path / 'spaces.txt'}")
     assert encoder.encode(["a"])[0].tolist() == [[1, 2, 3]]
@@ -72,7 +72,7 @@ def test_words_with_spaces_and_a_named_vocabulary(tmp_path):
     assert text_encoder(spec).spec == spec and is_text_encoder_spec(spec)
 
 
-def test_files_that_hold_no_vectors(tmp_path):
+def test_files_without_vectors_are_rejected(tmp_path):
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "broken.txt").write_text("a 1 2\nb 1\n")
     (tmp_path / "text.txt").write_text("a 1 two\n")
@@ -100,7 +100,7 @@ def test_files_that_hold_no_vectors(tmp_path):
             text_encoder(f"vectors:{tmp_path / spec}" if spec else "vectors:")
 
 
-def test_glove(shared):
+def test_glove_files_are_read(shared):
     encoder = text_encoder(f"vectors:{shared / 'data' / 'glove' / 'glove6b50d_vtg_vocab_f16.safetensors'}")
     assert encoder.dim == 50
     man, woman, door = (vector / np.linalg.norm(vector) for (vector,) in encoder.encode(["man", "woman", "door"]))

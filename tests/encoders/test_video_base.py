@@ -1,4 +1,4 @@
-"""What all encoders of video share."""
+"""Behavior shared by all video encoders."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def path(tmp_path):
     return write_video(tmp_path / "a.mp4", [gray(20 * index) for index in range(11)], fps=4)
 
 
-def test_encoders_are_joined_on_one_time_grid(path, monkeypatch):
+def test_joined_encoders_share_one_time_grid(path, monkeypatch):
     specs = ["pixels:size=4,frames=2", "pixels:size=2,frames=4"]
     joint = video_encoder("+".join(specs))
     assert joint.spec == "+".join(specs) and joint.dims == [64, 16] and joint.dim == 80
@@ -38,8 +38,8 @@ def test_encoders_are_joined_on_one_time_grid(path, monkeypatch):
     np.testing.assert_array_equal(found, np.concatenate(parts, axis=1))
 
 
-def test_a_clip_exists_where_every_encoder_has_one(tmp_path):
-    # 2.25 s: the first of four times of the third clip lies within the video, its only one does not.
+def test_clip_exists_only_where_every_encoder_has_one(tmp_path):
+    # At 2.25 s, the video contains the first of four sampling times of the third clip, but not the only one at `frames=1`.
     path = write_video(tmp_path / "rest.mp4", [gray(20 * index) for index in range(9)], fps=4)
     for spec, clips in (("pixels:frames=4", 3), ("pixels:frames=1", 2), ("pixels:frames=4+pixels:frames=1", 2)):
         assert len(video_encoder(spec).encode_video(path, 1.0)) == clips

@@ -12,7 +12,7 @@ from .videos import gray, write_video
 
 
 def levels(clips) -> list[list[int]]:
-    """Mean brightness of each frame of each clip."""
+    """Return the mean brightness of each frame of each clip."""
     return [[round(float(frame.mean())) for frame in clip] for clip in clips]
 
 
@@ -20,43 +20,43 @@ def close(found: list[list[int]], expected: list[list[int]]) -> bool:
     return np.shape(found) == np.shape(expected) and np.abs(np.subtract(found, expected)).max() <= 4
 
 
-def test_frames_on_screen_at_the_times_of_each_clip(tmp_path):
+def test_sampled_frames_are_those_on_screen_at_the_sampling_times(tmp_path):
     path = write_video(tmp_path / "a.mp4", [gray(20 * i) for i in range(12)], fps=4)
     clips = list(read_clips(path, clip_length=1.0, frames_per_clip=2))
     assert clips[0].shape == (2, 32, 48, 3) and clips[0].dtype == np.uint8
-    # Times 0.25 and 0.75 of each second: at 4 frames a second the frames 1 and 3, 5 and 7, 9 and 11.
+    # Sampling times 0.25 and 0.75 of each second: frames 1 and 3, 5 and 7, 9 and 11 at 4 fps.
     assert close(levels(clips), [[20, 60], [100, 140], [180, 220]])
     assert video_duration(path) == pytest.approx(3.0, abs=0.01)
 
 
-def test_slower_than_the_sampling_repeats_frames(tmp_path):
+def test_low_frame_rate_repeats_frames(tmp_path):
     path = write_video(tmp_path / "slow.mp4", [gray(0), gray(100), gray(200)], fps=1)
     assert close(levels(read_clips(path, 0.5, 2)), [[0, 0], [0, 0], [100, 100], [100, 100], [200, 200], [200, 200]])
 
 
-def test_variable_frame_rate_follows_the_time_stamps(tmp_path):
-    # Ten frames in the first second, then one that stands for three seconds, then one more.
+def test_variable_frame_rate_follows_time_stamps(tmp_path):
+    # Ten frames in the first second, then one that lasts three seconds, then one more.
     times = [*np.arange(10) / 10, 1.0, 4.0]
     path = write_video(tmp_path / "vfr.mkv", [*[gray(20)] * 10, gray(120), gray(220)], fps=10, times=times)
     assert close(levels(read_clips(path, 1.0, 1))[:4], [[20], [120], [120], [120]])
 
 
-def test_a_clip_exists_where_one_of_its_frames_does(tmp_path):
-    # 2.25 s: the third clip has its first time (2.125 s) inside, and ends with the last frame.
+def test_clip_exists_if_one_of_its_frames_does(tmp_path):
+    # 2.25 s: the first sampling time of the third clip (2.125 s) is in the video; later ones repeat the last frame.
     path = write_video(tmp_path / "rest.mp4", [gray(20 * i) for i in range(9)], fps=4)
     assert close(levels(read_clips(path, 1.0, 4))[2:], [[160, 160, 160, 160]])
-    # 2.02 s: nothing of a third clip.
+    # 2.02 s: there is no third clip.
     path = write_video(tmp_path / "tiny_rest.mp4", [gray(i) for i in range(101)], fps=50)
     assert len(list(read_clips(path, 1.0, 4))) == 2
 
 
-def test_a_single_frame_is_one_clip(tmp_path):
+def test_single_frame_is_one_clip(tmp_path):
     path = write_video(tmp_path / "one.mp4", [gray(90)], fps=25)
     assert close(levels(read_clips(path, 2.0, 3)), [[90, 90, 90]])
 
 
 @pytest.mark.parametrize("rotation", [90, 180, -90])
-def test_frames_are_turned_upright(tmp_path, rotation):
+def test_frames_are_rotated_upright(tmp_path, rotation):
     frame = np.zeros((32, 48, 3), np.uint8)
     frame[:16, :24] = 255
     path = write_video(tmp_path / "turned.mp4", [frame] * 4, rotation=rotation)
@@ -64,18 +64,18 @@ def test_frames_are_turned_upright(tmp_path, rotation):
     (clip,) = read_clips(path, 1.0, 1)
     assert clip[0].shape == expected.shape
     assert np.abs(clip[0].astype(int) - expected).mean() < 5
-    # The size that is asked for is that of the upright frame.
+    # The requested size is that of the upright frame.
     assert next(read_clips(path, 1.0, 1, frame_size=(8, 12))).shape == (1, 8, 12, 3)
 
 
-def test_odd_sizes_sound_and_wrong_extensions(tmp_path):
+def test_odd_sizes_audio_and_wrong_extensions_are_read(tmp_path):
     path = write_video(tmp_path / "odd.mp4", [gray(50, 31, 45)] * 4, audio=1)
     path = path.rename(tmp_path / "odd.jpg")
     (clip,) = read_clips(path, 1.0, 2)
     assert clip.shape == (2, 31, 45, 3) and close(levels([clip]), [[50, 50]])
 
 
-def test_scaled_frames_average(tmp_path):
+def test_downscaling_averages_pixels(tmp_path):
     frame = np.zeros((32, 32, 3), np.uint8)
     frame[:, ::2] = 200
     path = write_video(tmp_path / "stripes.mp4", [frame] * 4)
@@ -83,7 +83,7 @@ def test_scaled_frames_average(tmp_path):
     assert np.abs(clip.astype(int) - 100).max() < 25
 
 
-def test_missing_empty_and_foreign_files_are_named(tmp_path):
+def test_missing_empty_and_non_video_files_are_rejected(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.mp4"):
         next(read_clips(tmp_path / "nowhere.mp4", 1.0, 1))
     for name, content, message in (
@@ -97,7 +97,7 @@ def test_missing_empty_and_foreign_files_are_named(tmp_path):
             video_duration(tmp_path / name)
 
 
-def test_sound_and_still_images_are_no_videos(tmp_path):
+def test_audio_files_and_still_images_are_rejected(tmp_path):
     with wave.open(str(tmp_path / "sound.mp4"), "wb") as file:
         file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000), file.writeframes(bytes(16000))
     Image.new("RGB", (16, 16)).save(tmp_path / "still.png")
@@ -117,7 +117,7 @@ def test_sound_and_still_images_are_no_videos(tmp_path):
             next(read_clips(tmp_path / name, 1.0, 1))
 
 
-def test_a_playlist_opens_no_other_file(tmp_path):
+def test_playlist_cannot_open_other_files(tmp_path):
     write_video(tmp_path / "secret.ts", [gray(10)] * 8, fps=25)
     playlists = {
         "list.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nsecret.ts\n#EXT-X-ENDLIST\n",
@@ -129,7 +129,7 @@ def test_a_playlist_opens_no_other_file(tmp_path):
             next(read_clips(tmp_path / name, 1.0, 1))
 
 
-def test_what_is_left_of_a_truncated_file_is_used_with_a_warning(tmp_path, caplog):
+def test_readable_part_of_a_truncated_file_is_used_with_a_warning(tmp_path, caplog):
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 255, (32, 48, 3), dtype=np.uint8) for _ in range(40)]
     path = write_video(tmp_path / "complete.mp4", frames, options={"movflags": "faststart"})
@@ -138,14 +138,14 @@ def test_what_is_left_of_a_truncated_file_is_used_with_a_warning(tmp_path, caplo
     with caplog.at_level(logging.WARNING):
         clips = list(read_clips(tmp_path / "cut.mp4", 1.0, 1))
     assert 3 <= len(clips) <= 7 and "cut.mp4" in caplog.text and "10.0 s" in caplog.text
-    # With the index at the end, nothing is left.
+    # If the index is at the end, nothing can be read.
     path = write_video(tmp_path / "index_last.mp4", frames)
     (tmp_path / "cut.mp4").write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(ValueError, match=r"cut\.mp4: not a video"):
         next(read_clips(tmp_path / "cut.mp4", 1.0, 1))
 
 
-def test_damaged_packets_are_passed_over(tmp_path, caplog):
+def test_damaged_packets_are_skipped(tmp_path, caplog):
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 255, (32, 48, 3), dtype=np.uint8) for _ in range(40)]
     path = write_video(tmp_path / "damaged.mkv", frames)
@@ -157,7 +157,7 @@ def test_damaged_packets_are_passed_over(tmp_path, caplog):
         assert 5 <= len(list(read_clips(path, 1.0, 1))) <= 11
 
 
-def test_a_damaged_beginning_does_not_shift_the_times(tmp_path):
+def test_damaged_beginning_does_not_shift_times(tmp_path):
     complete = write_video(tmp_path / "complete.mkv", [gray(20 * i) for i in range(12)], fps=1, gop=1)
     damaged = tmp_path / "damaged.mkv"
     with av.open(str(complete)) as source, av.open(str(damaged), "w") as target:
@@ -165,7 +165,7 @@ def test_a_damaged_beginning_does_not_shift_the_times(tmp_path):
         decoded = 0
         for packet in source.demux(video=0):
             if packet.size:
-                # Each frame on its own, so that only what is overwritten is lost.
+                # All frames are keyframes, so only what is overwritten is lost.
                 assert packet.is_keyframe
                 content = bytes(packet) if decoded >= 5 else bytes(packet.size)
                 copied = av.Packet(content)
@@ -173,12 +173,12 @@ def test_a_damaged_beginning_does_not_shift_the_times(tmp_path):
                 copied.is_keyframe, copied.stream = True, stream
                 target.mux(copied)
                 decoded += 1
-    # Until the first frame that is left, that one is shown.
+    # The first readable frame is shown from the start.
     assert close(levels(read_clips(damaged, 1.0, 1))[:11], [[20 * max(i, 5)] for i in range(11)])
 
 
-def test_what_a_trimmed_file_hides_does_not_shift_the_times(tmp_path):
-    # As phones trim: all packets since the last complete picture stay in the file, and an edit list says where the picture begins.
+def test_hidden_frames_of_a_trimmed_file_do_not_shift_times(tmp_path):
+    # Phones trim like this: all packets since the last keyframe stay in the file, and an edit list marks the visible start.
     complete = write_video(tmp_path / "complete.mp4", [gray(20 * i) for i in range(12)], fps=1)
     trimmed = tmp_path / "trimmed.mp4"
     with (
@@ -196,16 +196,16 @@ def test_what_a_trimmed_file_hides_does_not_shift_the_times(tmp_path):
     assert close(levels(read_clips(trimmed, 1.0, 1)), [[20 * i] for i in range(3, 12)])
 
 
-def test_a_film_strip_is_small_and_not_longer_than_asked(tmp_path):
+def test_film_strip_has_the_requested_length_and_small_frames(tmp_path):
     path = write_video(tmp_path / "tall.mp4", [gray(20 * i, 300, 200) for i in range(12)], fps=4)
     strip = read_film_strip(path, 3.0, frames=4, max_height=30)
     assert [time for time, _ in strip] == [0.375, 1.125, 1.875, 2.625]
     assert {frame.shape for _, frame in strip} == {(30, 20, 3)}
-    # The header promised one second of three.
+    # The header claims one second of three.
     assert len(read_film_strip(path, 1.0, frames=4)) == 4
 
 
-def test_a_clock_that_does_not_start_at_zero(tmp_path):
+def test_clock_may_start_after_zero(tmp_path):
     path = write_video(
         tmp_path / "late.mkv", [gray(20 * i) for i in range(12)], times=[100 + i / 4 for i in range(12)]
     )
@@ -213,34 +213,34 @@ def test_a_clock_that_does_not_start_at_zero(tmp_path):
     assert video_duration(path) == pytest.approx(3.0, abs=0.01)
 
 
-def test_the_length_of_the_sound_is_not_that_of_the_picture(tmp_path):
-    """Matroska states one length for the entire file."""
+def test_longer_audio_does_not_extend_the_video(tmp_path):
+    """Matroska stores one duration for the entire file."""
     path = write_video(tmp_path / "sound.mkv", [gray(20 * i) for i in range(4)], audio=40)
     assert video_duration(path) == pytest.approx(1.0, abs=0.05)
 
 
-def test_joined_recordings_go_on_where_the_clock_is_set_back(tmp_path):
+def test_joined_recordings_continue_when_the_clock_restarts(tmp_path):
     path = write_video(tmp_path / "a.ts", [gray(20 * i) for i in range(12)])
     path.write_bytes(2 * path.read_bytes())
     once = [[20, 60], [100, 140], [180, 220]]
     assert close(levels(read_clips(path, 1.0, 2)), once + once)
 
 
-def test_a_stream_without_time_stamps_follows_its_rate(tmp_path):
+def test_stream_without_time_stamps_follows_its_frame_rate(tmp_path):
     path = write_video(tmp_path / "bare.h264", [gray(2 * i) for i in range(100)])
     clips = levels(read_clips(path, 1.0, 1))
-    # 25 frames a second is what FFmpeg takes for usual.
+    # FFmpeg assumes 25 frames per second.
     assert video_duration(path) == pytest.approx(4.0) and close(clips, [[24], [74], [124], [174]])
 
 
-def test_a_bare_stream_has_no_header_to_contradict(tmp_path, caplog):
+def test_raw_stream_without_header_logs_no_warning(tmp_path, caplog):
     path = write_video(
         tmp_path / "bare.m1v", [gray(2 * i) for i in range(100)], fps=25, codec="mpeg1video", time_base=25
     )
     assert len(list(read_clips(path, 1.0, 1))) == 4 and not caplog.text
 
 
-def test_a_truncated_file_that_states_one_length_for_all(tmp_path, caplog):
+def test_truncated_file_with_one_duration_logs_a_warning(tmp_path, caplog):
     rng = np.random.default_rng(0)
     path = write_video(tmp_path / "cut.mkv", [rng.integers(0, 255, (32, 48, 3), dtype=np.uint8) for _ in range(40)])
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -248,8 +248,8 @@ def test_a_truncated_file_that_states_one_length_for_all(tmp_path, caplog):
     assert "the header promises 10.0 s" in caplog.text
 
 
-def test_only_sampled_clips_are_held_in_memory(tmp_path):
-    """The reader is a generator: the first clip is there before the rest is decoded."""
+def test_reader_yields_clips_before_the_video_is_decoded(tmp_path):
+    """The reader is a generator: the first clip is available before the rest is decoded."""
     path = write_video(tmp_path / "long.mp4", [gray(i % 200) for i in range(200)], fps=10)
     reader = read_clips(path, 1.0, 1)
     assert next(reader).shape == (1, 32, 48, 3)

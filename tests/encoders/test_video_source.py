@@ -1,4 +1,4 @@
-"""Whatever a user gives as a video is read, or refused in plain words."""
+"""Every kind of video input is read, or rejected with a clear message."""
 
 import functools
 import http.server
@@ -24,7 +24,7 @@ FRAMES = [gray(20 * index) for index in range(12)]
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """Three seconds at four frames a second."""
+    """Write three seconds of video at four frames per second."""
     return write_video(tmp_path_factory.mktemp("source") / "three.mkv", FRAMES)
 
 
@@ -34,8 +34,8 @@ def expected(path):
 
 
 @pytest.fixture
-def address(path, monkeypatch):
-    """A local server with the video, `page` (HTML), `broken` (status 503 at first), `private` (403), and `short` (ends early)."""
+def server_url(path, monkeypatch):
+    """Serve the video, `page` (HTML), `broken` (status 503 at first), `private` (403), and `short` (ends early) locally."""
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("shine_hf.io.pause_seconds", lambda *args: 0)
@@ -75,7 +75,7 @@ def address(path, monkeypatch):
     server.server_close()
 
 
-def test_files_bytes_and_values_of_datasets(path, expected, tmp_path):
+def test_files_bytes_and_dataset_values_are_read(path, expected, tmp_path):
     content = path.read_bytes()
     with path.open("rb") as file, av.open(str(path)) as container:
         for video in (
@@ -86,12 +86,12 @@ def test_files_bytes_and_values_of_datasets(path, expected, tmp_path):
             assert video_duration(video) == pytest.approx(3.0, abs=0.01)
     with zipfile.ZipFile(tmp_path / "videos.zip", "w") as archive:
         archive.write(path, "in/three.mkv")
-    # As `datasets` names files of an archive in streaming mode.
+    # The path that `datasets` gives to files of an archive in streaming mode.
     streamed = f"zip://in/three.mkv::{tmp_path / 'videos.zip'}"
     np.testing.assert_array_equal(np.stack(list(read_clips(streamed, 1.0, 2))), expected)
 
 
-def test_a_column_of_datasets(path, expected):
+def test_dataset_video_column_is_read(path, expected):
     from datasets import Dataset, Video
 
     rows = Dataset.from_dict({"video": [str(path)]}).cast_column("video", Video(decode=False))
@@ -99,7 +99,7 @@ def test_a_column_of_datasets(path, expected):
 
 
 class Decoder:
-    """What this library uses of torchcodec's `VideoDecoder`."""
+    """The part of torchcodec's `VideoDecoder` that this library uses."""
 
     def __init__(self, frames):
         self.frames = frames
@@ -112,10 +112,10 @@ class Decoder:
         return type("Frame", (), {"data": torch.from_numpy(self.frames[index]).permute(2, 0, 1)})()
 
 
-def test_decoders_of_torchcodec(path, expected):
+def test_torchcodec_decoders_are_read(path, expected):
     decoder = Decoder(FRAMES)
     np.testing.assert_allclose(np.stack(list(read_clips(decoder, 1.0, 2))), expected, atol=4)
-    # One that `datasets` made knows its file.
+    # A decoder made by `datasets` knows its file.
     decoder = Decoder([])
     decoder._hf_encoded = {"path": None, "bytes": path.read_bytes()}
     np.testing.assert_array_equal(np.stack(list(read_clips(decoder, 1.0, 2))), expected)
@@ -136,22 +136,22 @@ def test_decoders_of_torchcodec(path, expected):
     ],
     ids=["array", "channels_first", "floats", "images", "gray", "integers", "alpha"],
 )
-def test_frames_with_a_rate(frames, expected):
+def test_frames_with_a_frame_rate_are_read(frames, expected):
     for video in (VideoFrames(frames, fps=4), {"frames": frames, "fps": 4.0}):
         np.testing.assert_allclose(np.stack(list(read_clips(video, 1.0, 2))), expected, atol=4)
         assert video_duration(video) == 3.0
 
 
-def test_an_encoder_takes_them_too(path):
+def test_encoder_accepts_frames(path):
     encoder = video_encoder("pixels:size=4,frames=2")
     found = encoder.encode_video(VideoFrames(np.stack(FRAMES), fps=4), 1.0, progress=True)
     np.testing.assert_allclose(found, encoder.encode_video(path, 1.0), atol=0.02)
 
 
-def test_addresses(address, expected):
+def test_urls_are_downloaded(server_url, expected):
     for name in ("three.mkv?token=secret", "broken"):
-        np.testing.assert_array_equal(np.stack(list(read_clips(f"{address}/{name}", 1.0, 2))), expected)
-    assert video_name(f"{address}/three.mkv?token=secret") == "three.mkv"
+        np.testing.assert_array_equal(np.stack(list(read_clips(f"{server_url}/{name}", 1.0, 2))), expected)
+    assert video_name(f"{server_url}/three.mkv?token=secret") == "three.mkv"
 
 
 @pytest.mark.parametrize(
@@ -163,13 +163,13 @@ def test_addresses(address, expected):
         ("short", OSError, "download ended after 100 of"),
     ],
 )
-def test_addresses_without_a_video(address, name, kind, message):
+def test_urls_without_a_video_are_rejected(server_url, name, kind, message):
     with pytest.raises(kind, match=message) as caught:
-        next(read_clips(f"{address}/{name}?signature=secret", 1.0, 1))
+        next(read_clips(f"{server_url}/{name}?signature=secret", 1.0, 1))
     assert "secret" not in str(caught.value)
 
 
-def test_an_address_that_nobody_answers(monkeypatch):
+def test_unreachable_url_is_rejected(monkeypatch):
     monkeypatch.setattr("shine_hf.io.pause_seconds", lambda *args: 0)
     monkeypatch.setenv("no_proxy", "*")
     with pytest.raises(OSError, match=r"http://127.0.0.1/a.mp4 cannot be downloaded"):
@@ -191,7 +191,7 @@ def test_an_address_that_nobody_answers(monkeypatch):
         ("s3://bucket/a.mp4", "s3:// are not read"),
     ],
 )
-def test_refusals(video, message):
+def test_non_videos_are_rejected(video, message):
     with pytest.raises(ValueError, match=message):
         next(read_clips(video, 1.0, 1))
 
@@ -207,33 +207,33 @@ def test_refusals(video, message):
         ([np.full((8, 8, 3), np.nan)], 4, "values nan"),
     ],
 )
-def test_frames_that_are_none(frames, fps, message):
+def test_invalid_frames_are_rejected(frames, fps, message):
     with pytest.raises(ValueError, match=message):
         next(read_clips(VideoFrames(frames, fps=fps), 1.0, 1))
 
 
-def test_a_folder_is_named(tmp_path):
+def test_folder_is_rejected_with_a_hint(tmp_path):
     with pytest.raises(ValueError, match="is a folder; give one video file"):
         next(read_clips(tmp_path, 1.0, 1))
 
 
-def test_pixels_that_are_not_square(shared, tmp_path):
+def test_non_square_pixels_are_corrected(shared, tmp_path):
     path = write_video(tmp_path / "wide.mp4", FRAMES, pixel_aspect=Fraction(2, 1))
     assert next(read_clips(path, 1.0, 1)).shape == (1, 32, 96, 3)
     path = write_video(tmp_path / "tall.mkv", FRAMES, pixel_aspect=Fraction(1, 2))
     assert next(read_clips(path, 1.0, 1)).shape == (1, 32, 24, 3)
-    # Turned as well: what is wide in the file is tall on screen.
+    # Rotated too: what is wide in the file is tall on screen.
     path = write_video(tmp_path / "turned.mp4", FRAMES, pixel_aspect=Fraction(2, 1), rotation=90)
     assert next(read_clips(path, 1.0, 1)).shape == (1, 96, 32, 3)
 
 
-def test_a_public_anamorphic_file(shared):
+def test_public_anamorphic_file_is_read(shared):
     assert next(read_clips(shared / "cases" / "anamorphic" / "pal169.mp4", 1.0, 1)).shape == (1, 288, 512, 3)
 
 
 @pytest.mark.parametrize(("suffix", "default"), [(".mkv", 1), (".mkv", None), (".ts", None)])
-def test_the_main_track_is_read(tmp_path, suffix, default):
-    """A dark preview comes first, the bright film second."""
+def test_main_video_track_is_read(tmp_path, suffix, default):
+    """The dark preview is the first track, the bright video the second."""
     path = tmp_path / f"two{suffix}"
     with av.open(str(path), "w") as container:
         streams = [container.add_stream("libx264", rate=4) for _ in range(2)]
@@ -249,11 +249,11 @@ def test_the_main_track_is_read(tmp_path, suffix, default):
     assert clip.shape == (1, 64, 96, 3) and clip.mean() == pytest.approx(200, abs=4)
 
 
-def test_an_open_video_is_passed_through(path):
+def test_open_video_is_passed_through(path):
     with open_video(path) as source:
         assert source.duration is None
         list(read_clips(source, 1.0, 1))
-        # Decoded to its end, its length is known.
+        # Its length is known once it is decoded to the end.
         assert source.duration == pytest.approx(3.0, abs=0.01)
         with open_video(source) as again:
             assert again is source
@@ -261,7 +261,7 @@ def test_an_open_video_is_passed_through(path):
     assert source.file.closed
 
 
-def test_downloads_leave_nothing(address, tmp_path, monkeypatch):
+def test_downloads_leave_no_temporary_files(server_url, tmp_path, monkeypatch):
     monkeypatch.setattr(video_source.tempfile, "tempdir", str(tmp_path))
-    list(read_clips(f"{address}/three.mkv", 1.0, 1))
+    list(read_clips(f"{server_url}/three.mkv", 1.0, 1))
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Small made-up video files for the tests of everything that reads videos."""
+"""Small made-up video files for all tests that read videos."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def write_video(
 ) -> Path:
     """Write `(H, W, 3)` uint8 frames, at a constant rate or at the given times in seconds.
 
-    `audio` packets of silence go beside them (64 ms each). With `cover` the frame is the picture on the cover of the sound. Every `gop` frames
-    there is one that needs no other.
+    `audio` adds that many packets of silence (64 ms each). With `cover`, the frame is the cover image of an audio file.
+    Every `gop`-th frame is a keyframe.
     """
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.height, stream.width = frames[0].shape[:2]
-        # Chroma in full, since odd sizes have no half.
+        # No chroma subsampling, since odd sizes cannot be halved.
         stream.pix_fmt = "yuv444p" if codec == "libx264" else "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, time_base)
         if gop:
