@@ -1,3 +1,3 @@
-"""The local Hub, for stores that are read from it."""
+"""The local Hub, for stores read from it."""
 
 from ..hub.conftest import hub, online, run_client  # noqa: F401

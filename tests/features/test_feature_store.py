@@ -18,7 +18,7 @@ def kind(request):
 
 
 def write(root, kind, arrays):
-    """Store `{key: array}` in one of the formats; returns the specification."""
+    """Write `{key: array}` in one of the formats and return its spec."""
     if kind == "hdf5":
         path = root / "features.hdf5"
         with h5py.File(path, "w") as file:
@@ -35,7 +35,7 @@ def write(root, kind, arrays):
     return f"{kind}:{folder}"
 
 
-def test_every_format_gives_the_same_features(tmp_path, kind):
+def test_every_format_returns_the_same_features(tmp_path, kind):
     arrays = {
         "AB12": features(5),
         "v_-x.y": features(7, seed=1).astype(np.float64),
@@ -49,7 +49,7 @@ def test_every_format_gives_the_same_features(tmp_path, kind):
     assert "missing" not in store
 
 
-def test_missing_features_are_named_with_their_public_source(tmp_path, kind):
+def test_missing_features_error_names_the_public_source(tmp_path, kind):
     store = FeatureStore.from_spec(write(tmp_path, kind, {"here": features()}))
     with pytest.raises(KeyError, match="no features of 'gone'") as error:
         store["gone"]
@@ -67,7 +67,7 @@ def test_missing_features_are_named_with_their_public_source(tmp_path, kind):
         (features(dim=6), "6 channels, the others 4"),
     ],
 )
-def test_bad_features_are_refused_by_name(tmp_path, kind, array, message):
+def test_invalid_features_are_rejected_with_their_key(tmp_path, kind, array, message):
     store = FeatureStore.from_spec(write(tmp_path, kind, {"a_good": features(), "bad": array}))
     assert len(store["a_good"]) == 5
     with pytest.raises(ValueError, match=message) as error:
@@ -75,13 +75,13 @@ def test_bad_features_are_refused_by_name(tmp_path, kind, array, message):
     assert "'bad'" in str(error.value) and str(tmp_path) in str(error.value)
 
 
-def test_batch_axis_and_pooled_vectors(tmp_path, kind):
+def test_batch_axis_is_squeezed_and_pooled_vectors_get_an_axis(tmp_path, kind):
     store = FeatureStore.from_spec(write(tmp_path, kind, {"batch": features()[None], "pooled": features()[0]}))
     assert store["batch"].shape == (5, 4) and store["pooled"].shape == (1, 4)
 
 
 @pytest.mark.parametrize("key", ["../outside", "/etc/outside", "inner/../../outside", "inner/outside", "a\0b", ""])
-def test_keys_cannot_leave_the_folder(tmp_path, kind, key):
+def test_keys_cannot_escape_the_folder(tmp_path, kind, key):
     np.save(tmp_path / "outside.npy", features())
     np.savez(tmp_path / "outside.npz", features=features())
     store = FeatureStore.from_spec(write(tmp_path, kind, {"inside": features()}))
@@ -90,7 +90,7 @@ def test_keys_cannot_leave_the_folder(tmp_path, kind, key):
 
 
 @pytest.mark.parametrize("kind", ["i3d", "npz"])
-def test_links_cannot_leave_the_folder(tmp_path, kind):
+def test_links_cannot_escape_the_folder(tmp_path, kind):
     suffix = {"i3d": "npy", "npz": "npz"}[kind]
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -102,7 +102,7 @@ def test_links_cannot_leave_the_folder(tmp_path, kind):
     store = FeatureStore.from_spec(spec)
     with pytest.raises(ValueError, match="'link' is not a plain file name"):
         store["link"]
-    # A link within the folder is fine, and so is a link to the folder itself.
+    # Links within the folder and links to the folder itself are allowed.
     np.testing.assert_array_equal(store["alias"], store["inside"])
     (tmp_path / "elsewhere").symlink_to(folder)
     assert "inside" in FeatureStore.from_spec(f"{kind}:{tmp_path / 'elsewhere'}")
@@ -115,7 +115,7 @@ def test_pickles_are_never_loaded(tmp_path, kind):
         store["objects"]
 
 
-def test_broken_files_are_named(tmp_path):
+def test_broken_files_are_rejected_with_their_name(tmp_path):
     for kind, name in (("i3d", "cut.npy"), ("npz", "cut.npz")):
         spec = write(tmp_path, kind, {})
         (tmp_path / kind / name).write_bytes(b"PK\x03\x04 cut off")
@@ -126,7 +126,7 @@ def test_broken_files_are_named(tmp_path):
         FeatureStore.from_spec(f"hdf5:{tmp_path / 'cut.hdf5'}")["cut"]
 
 
-def test_names_inside_npz_and_hdf5_groups(tmp_path):
+def test_arrays_are_found_inside_npz_and_hdf5_groups(tmp_path):
     tokens, pooled = features(6), features(1)[0]
     np.savez(tmp_path / "q1.npz", pooler_output=pooled, last_hidden_state=tokens)
     np.savez(tmp_path / "q2.npz", pooler_output=pooled)
@@ -150,7 +150,7 @@ def test_names_inside_npz_and_hdf5_groups(tmp_path):
     assert "v_1/c3d_features" not in store and "." not in store
 
 
-def test_missing_places_and_unknown_kinds(tmp_path):
+def test_missing_paths_and_unknown_kinds_are_rejected(tmp_path):
     for spec in (f"i3d:{tmp_path}/gone", f"npz:{tmp_path}/gone", f"hdf5:{tmp_path}/gone.hdf5"):
         with pytest.raises(FileNotFoundError, match="gone"):
             FeatureStore.from_spec(spec)
@@ -162,8 +162,8 @@ def test_missing_places_and_unknown_kinds(tmp_path):
         FeatureStore.from_spec(f"i3d:{tmp_path}").dim  # noqa: B018
 
 
-def test_stores_are_concatenated_and_cut_to_the_shortest(tmp_path):
-    folder = tmp_path / "a+b"  # A plus sign in a path is no separator.
+def test_joined_stores_are_cut_to_the_shortest(tmp_path):
+    folder = tmp_path / "a+b"  # A plus sign in a path is not a separator.
     folder.mkdir()
     first, second = {"x": features(5), "y": features(4)}, {"x": features(6, dim=3, seed=1)}
     spec = f"{write(folder, 'i3d', first)}+{write(folder, 'hdf5', second)}"
@@ -176,10 +176,10 @@ def test_stores_are_concatenated_and_cut_to_the_shortest(tmp_path):
         store["y"]
 
 
-def test_stores_survive_pickling_and_worker_processes(tmp_path, kind):
+def test_stores_work_in_worker_processes_and_can_be_pickled(tmp_path, kind):
     arrays = {f"v{index}": features(3, seed=index) for index in range(6)}
     store = FeatureStore.from_spec(write(tmp_path, kind, arrays))
-    assert store.dim == 4  # Opens the file in this process.
+    assert store.dim == 4  # Open the file in this process first.
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(store))["v3"], arrays["v3"])
 
     class Items:
@@ -194,7 +194,7 @@ def test_stores_survive_pickling_and_worker_processes(tmp_path, kind):
         np.testing.assert_array_equal(array, arrays[f"v{index}"])
 
 
-def test_a_folder_knows_the_encoder_that_wrote_it(tmp_path):
+def test_folder_records_the_encoder_that_wrote_it(tmp_path):
     np.savez(tmp_path / "v.npz", features=np.ones((2, 3), np.float32))
     assert FeatureStore.from_spec(f"npz:{tmp_path}").encoder is None
     (tmp_path / "features.json").write_text('{"encoder": "pixels:size=8,frames=2", "clip_length": 1.0}')

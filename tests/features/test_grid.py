@@ -11,7 +11,7 @@ from shine_hf.features.packed import PackedFeatures, pack_features
 
 
 def npz_folder(root, name, clips, dim=4, **settings):
-    """A folder of `.npz` files, `clips` rows per video; recorded settings where they are given."""
+    """Write a folder of `.npz` files with `clips` rows per video, and settings if given."""
     folder = root / name
     folder.mkdir()
     for vid, rows in clips.items():
@@ -25,26 +25,26 @@ def row(vid, windows, duration=150.0, qid=None):
     return {"qid": qid or f"{vid}_0", "vid": vid, "duration": duration, "relevant_windows": windows}
 
 
-def test_resampling_keeps_seconds():
+def test_resampling_keeps_times():
     graded = TimeGrid(2.0, 75)
     saliency = np.zeros(75)
-    saliency[16:26] = 9  # 32 to 52 s.
+    saliency[16:26] = 9  # Rows for 32 to 52 s.
     fine = graded.resample(saliency, TimeGrid(1.0, 150))
     assert np.flatnonzero(fine).tolist() == list(range(32, 52)) and set(fine) == {0, 9}
     np.testing.assert_array_equal(TimeGrid(1.0, 150).resample(fine, graded), saliency)
-    # A clip that lies across a boundary gets the mean of what it covers.
+    # A clip across a boundary gets the mean of what it covers.
     np.testing.assert_allclose(TimeGrid(2.0, 2).resample([0, 6], TimeGrid(3.0, 2)), [2, 6])
     np.testing.assert_allclose(TimeGrid(2.0, 2).resample([1, 3], TimeGrid(0.5, 10)), [1] * 4 + [3] * 4 + [0] * 2)
 
 
 @pytest.mark.parametrize("num_clips", [0, 1, 3, 5])
-def test_one_clip_length_keeps_every_bit(num_clips):
+def test_resampling_to_the_same_clip_length_is_exact(num_clips):
     values = np.random.default_rng(0).standard_normal(3)
     kept = TimeGrid(0.1, 3).resample(values, TimeGrid(0.1, num_clips))
     np.testing.assert_array_equal(kept, [*values, 0, 0][:num_clips])
 
 
-def test_odd_grids_are_refused():
+def test_invalid_grids_are_rejected():
     for arguments in ((0.0, 3), (-1.0, 3), (float("nan"), 3), (1.0, -1)):
         with pytest.raises(ValueError, match="no time grid"):
             TimeGrid(*arguments)
@@ -52,12 +52,12 @@ def test_odd_grids_are_refused():
         TimeGrid(1.0, 3).resample([1, 2], TimeGrid(2.0, 2))
 
 
-def test_the_grid_of_a_video_covers_it():
+def test_grid_covers_the_entire_video():
     assert [TimeGrid.of_video(seconds, 0.5).num_clips for seconds in (10.2, 10.0, 0.1)] == [21, 20, 1]
     assert TimeGrid(2.0, 75).fits(150) and TimeGrid(2.0, 74).fits(151.3) and not TimeGrid(2.0, 75).fits(75)
 
 
-def test_stores_on_different_grids_are_not_concatenated(tmp_path):
+def test_stores_on_different_grids_cannot_be_joined(tmp_path):
     a, b = npz_folder(tmp_path, "a", {"v": 75, "w": 76}), npz_folder(tmp_path, "b", {"v": 150, "w": 75})
     store = FeatureStore.from_specs([a, b])
     assert store["w"].shape == (75, 8) and store.num_rows("w") == 75
@@ -69,7 +69,7 @@ def test_stores_on_different_grids_are_not_concatenated(tmp_path):
 
 
 @pytest.mark.parametrize("position", [0, 1])
-def test_a_recorded_clip_length_survives_concatenation(tmp_path, position):
+def test_joined_stores_keep_the_recorded_clip_length(tmp_path, position):
     recorded = npz_folder(tmp_path, "recorded", {"v": 10}, clip_length=1.0)
     specs = [npz_folder(tmp_path, "unknown", {"v": 10})]
     specs.insert(position, recorded)
@@ -84,13 +84,13 @@ def test_a_recorded_clip_length_survives_concatenation(tmp_path, position):
     assert packed.clip_length == 1.0 and packed.encoders == store.encoders
 
 
-def test_stores_that_are_known_to_differ_are_refused_at_once(tmp_path):
+def test_stores_with_different_recorded_grids_are_rejected_at_once(tmp_path):
     specs = [npz_folder(tmp_path, name, {"v": 10}, clip_length=s) for name, s in (("one", 1.0), ("two", 2.0))]
     with pytest.raises(ValueError, match=r"different time grids: .*one has a clip for every 1 s, .*two has .* 2 s"):
         FeatureStore.from_specs(specs)
 
 
-def test_both_encoders_are_known_where_all_parts_know_theirs(tmp_path):
+def test_joined_encoder_is_known_if_every_part_records_its_encoder(tmp_path):
     specs = [npz_folder(tmp_path, name, {"v": 10}, clip_length=1.0) for name in ("one", "two")]
     store = FeatureStore.from_specs(specs)
     assert store.encoder == "one:+two:" and store.clip_length == 1.0
@@ -98,8 +98,8 @@ def test_both_encoders_are_known_where_all_parts_know_theirs(tmp_path):
     assert PackedFeatures(tmp_path / "packed").encoder == "one:+two:"
 
 
-def test_clips_are_compared_with_durations_and_windows(tmp_path):
-    """75 rows for 150 s, read as clips of half a second, hide three quarters of each video."""
+def test_clip_length_that_hides_part_of_each_video_is_rejected(tmp_path):
+    """75 rows for 150 s, read as half-second clips, hide three quarters of each video."""
     store = FeatureStore.from_spec(npz_folder(tmp_path, "f", {f"v{i}": 75 for i in range(30)}))
     rows = [row(f"v{i}", [[5.0 * i, 5.0 * i + 4]]) for i in range(30)]
     report = compare_with_annotations(store, rows, 0.5)
@@ -112,7 +112,7 @@ def test_clips_are_compared_with_durations_and_windows(tmp_path):
     require_matching_grids(store, {"train": rows}, 2.0)
 
 
-def test_few_faults_are_reported_and_many_refused(tmp_path, caplog):
+def test_few_mismatches_warn_and_many_are_rejected(tmp_path, caplog):
     clips = {f"v{i}": 75 for i in range(40)} | {"v0": 40}
     store = FeatureStore.from_spec(npz_folder(tmp_path, "f", clips))
     rows = [row(f"v{i}", [[100.0, 140.0]]) for i in range(40)]
@@ -129,7 +129,7 @@ def test_few_faults_are_reported_and_many_refused(tmp_path, caplog):
         require_matching_grids(store, {"test": [*rows, row("gone", [[1, 2]])]}, 2.0)
 
 
-def test_windows_that_lie_outside_their_video_are_no_fault_of_the_features(tmp_path):
+def test_windows_outside_their_video_are_not_blamed_on_the_features(tmp_path):
     store = FeatureStore.from_spec(npz_folder(tmp_path, "f", {"v": 75}))
     odd = [[160.0, 170.0], [5.0, 5.0], [9.0, 3.0], [-5.0, -1.0]]
     report = compare_with_annotations(store, [row("v", odd), row("v", [], qid="none")], 2.0)
@@ -137,7 +137,7 @@ def test_windows_that_lie_outside_their_video_are_no_fault_of_the_features(tmp_p
 
 
 @pytest.mark.parametrize("kind", ["npz", "npy", "pt", "hdf5", "packed", "tar"])
-def test_lengths_are_known_without_reading_the_features(tmp_path, kind, monkeypatch):
+def test_lengths_are_read_without_the_features(tmp_path, kind, monkeypatch):
     import tarfile
 
     import h5py

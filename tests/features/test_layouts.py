@@ -1,4 +1,4 @@
-"""The layouts in which the field distributes features: made-up files, exactly so named and shaped, read from a bare path."""
+"""Public feature layouts: made-up files with the same names and shapes, read from a plain path."""
 
 import os
 import pickle
@@ -46,7 +46,7 @@ CLIP, SLOWFAST, I3D, C3D = numbers(75, 512), numbers(75, 2304), numbers(61, 1024
 INTERN, STREAMS, LAYERS = numbers(75, 768), [numbers(20, 8), numbers(20, 8)], numbers(5, 4, 50, 32, dtype=np.float16)
 TOKENS, WORDS_OF_LAYERS = numbers(12, 512), numbers(7, 4, 64, dtype=np.float16)
 
-# Folder, what is written into it, the key, what reading it gives, and what `inspect` says.
+# Folder, its content, the key, the expected features, and what `inspect` reports.
 VIDEO = {
     "moment_detr clip_features": ("clip_features", [write_npz("vid_60.0_210.0", features=CLIP)], "vid_60.0_210.0", CLIP, "npz"),
     "slowfast, float64": ("slowfast", [write_npz("v", features=SLOWFAST.astype(np.float64))], "v", SLOWFAST, "npz"),
@@ -76,7 +76,7 @@ VIDEO = {
 
 
 @pytest.mark.parametrize("name", VIDEO)
-def test_video_features_are_read_as_they_are_distributed(tmp_path, name):
+def test_public_video_feature_layouts_are_read(tmp_path, name):
     folder, writers, key, expected, words = VIDEO[name]
     (tmp_path / folder).mkdir()
     for write in writers:
@@ -95,7 +95,7 @@ IN_TAR = [name for name, (_, _, _, _, words) in VIDEO.items() if name != "one le
 
 
 @pytest.mark.parametrize("name", [name for name in IN_TAR if name != "the only dataset of a group"])
-def test_the_same_in_a_plain_tar(tmp_path, name):
+def test_layouts_are_read_from_a_plain_tar(tmp_path, name):
     folder, writers, key, expected, _ = VIDEO[name]
     (tmp_path / folder).mkdir()
     for write in writers:
@@ -122,7 +122,7 @@ TEXT = {
 
 
 @pytest.mark.parametrize("name", TEXT)
-def test_text_features_are_read_as_they_are_distributed(tmp_path, name):
+def test_public_text_feature_layouts_are_read(tmp_path, name):
     folder, writers, expected = TEXT[name]
     (tmp_path / folder).mkdir()
     for write in writers:
@@ -149,7 +149,7 @@ def test_text_features_are_read_as_they_are_distributed(tmp_path, name):
     ],
 )
 @pytest.mark.parametrize("kind", ["npy", "npz"])
-def test_what_is_ambiguous_or_broken_is_refused_in_words(tmp_path, kind, array, message):
+def test_ambiguous_or_broken_features_are_rejected(tmp_path, kind, array, message):
     for name, content in (("a", numbers(5, 16)), ("bad", array)):
         (write_npy(name, content) if kind == "npy" else write_npz(name, features=content))(tmp_path)
     store = FeatureStore.from_spec(str(tmp_path))
@@ -163,7 +163,7 @@ class Malicious:
         return os.mkdir, ("/tmp/shine_hf_was_here",)
 
 
-def test_nothing_of_a_pickle_runs(tmp_path):
+def test_pickles_run_no_code(tmp_path):
     for name, content in (("npy", np.array([Malicious()], dtype=object)), ("pt", Malicious())):
         folder = tmp_path / name
         folder.mkdir()
@@ -179,7 +179,7 @@ def test_nothing_of_a_pickle_runs(tmp_path):
         FeatureStore.from_spec(str(tmp_path / "pt"))["v"]
 
 
-def test_what_a_path_holds_must_be_clear(tmp_path):
+def test_ambiguous_paths_are_rejected(tmp_path):
     for name in ("clip_features", "slowfast_features"):
         (tmp_path / name).mkdir()
         np.savez(tmp_path / name / "v.npz", features=CLIP)
@@ -199,7 +199,7 @@ def test_what_a_path_holds_must_be_clear(tmp_path):
         FeatureStore.from_spec(str(tmp_path / "gone"))
 
 
-def test_compressed_tars_are_refused_with_the_command_that_helps(tmp_path):
+def test_compressed_tar_error_shows_the_command_to_unpack_it(tmp_path):
     np.save(tmp_path / "v.npy", I3D)
     with tarfile.open(tmp_path / "features.tar.gz", "w:gz") as tar:
         tar.add(tmp_path / "v.npy", "features/v.npy")
@@ -207,7 +207,7 @@ def test_compressed_tars_are_refused_with_the_command_that_helps(tmp_path):
         FeatureStore.from_spec(str(tmp_path / "features.tar.gz"))
 
 
-def test_a_tar_of_several_folders_is_refused(tmp_path):
+def test_tar_of_several_folders_is_rejected(tmp_path):
     np.save(tmp_path / "v.npy", I3D)
     with tarfile.open(tmp_path / "features.tar", "w") as tar:
         for name in ("clip", "slowfast"):
@@ -218,7 +218,7 @@ def test_a_tar_of_several_folders_is_refused(tmp_path):
 
 @pytest.fixture
 def repository(hub, online):
-    """A dataset repository with clip features, a tar of them, and text features."""
+    """Create a dataset repository with clip features, a tar of them, and text features."""
     api = HfApi(endpoint=hub.endpoint, token=os.environ["HF_TOKEN"])
     api.create_repo("shine/field", repo_type="dataset")
 
@@ -228,7 +228,7 @@ def repository(hub, online):
     return upload
 
 
-def test_a_dataset_repository_of_the_hub(tmp_path, repository):
+def test_features_are_read_from_a_dataset_repository(tmp_path, repository):
     for name in ("video", "text"):
         (tmp_path / name).mkdir()
     np.savez(tmp_path / "video" / "v.npz", features=CLIP)
@@ -249,7 +249,7 @@ def test_a_dataset_repository_of_the_hub(tmp_path, repository):
         FeatureStore.from_spec("shine/gone")
 
 
-def test_a_tar_on_the_hub(tmp_path, repository):
+def test_features_are_read_from_a_tar_on_the_hub(tmp_path, repository):
     (tmp_path / "upload").mkdir()
     np.save(tmp_path / "v.npy", I3D)
     with tarfile.open(tmp_path / "upload" / "features.tar", "w") as tar:

@@ -34,7 +34,7 @@ def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_gives_back_the_same_features(packed, arrays):
+def test_packed_features_equal_their_source(packed, arrays):
     store = FeatureStore.from_spec(f"packed:{packed}")
     assert store.dim == 6 and len(store) == 7 and list(store) == sorted(arrays) and "v3" in store and "x" not in store
     for key, array in arrays.items():
@@ -44,8 +44,8 @@ def test_gives_back_the_same_features(packed, arrays):
     store.verify(progress=False)
 
 
-def test_several_shards_and_the_same_bytes_each_time(tmp_path, source, arrays, monkeypatch):
-    monkeypatch.setattr("shine_hf.features.packed.MEGABYTE", 200)  # 8 rows of 24 bytes.
+def test_shards_are_byte_for_byte_reproducible(tmp_path, source, arrays, monkeypatch):
+    monkeypatch.setattr("shine_hf.features.packed.MEGABYTE", 200)  # A shard holds 8 rows of 24 bytes.
     for name in ("one", "two"):
         summary = pack_features(source, tmp_path / name, shard_megabytes=1, progress=False)
     assert content(tmp_path / "one") == content(tmp_path / "two")
@@ -56,25 +56,25 @@ def test_several_shards_and_the_same_bytes_each_time(tmp_path, source, arrays, m
         np.testing.assert_array_equal(store[key], array)
 
 
-def test_half_precision(tmp_path, source, arrays):
+def test_half_precision_halves_the_size_and_rejects_overflow(tmp_path, source, arrays):
     full, half = (
         pack_features(source, tmp_path / str(half), half_precision=half, progress=False) for half in (False, True)
     )
-    assert half.bytes <= full.bytes - 400  # 35 rows of 6 numbers, two bytes less each.
+    assert half.bytes <= full.bytes - 400  # 35 rows of 6 numbers, each two bytes smaller.
     features = PackedFeatures(tmp_path / "True")["v6"]
     assert features.dtype == np.float32
     np.testing.assert_allclose(features, arrays["v6"], rtol=1e-3, atol=1e-4)
     np.save(source.place / "huge.npy", np.full((2, 6), 1e6))
     with pytest.raises(ValueError, match=r"'huge' reach 1e\+06, too large for float16"):
         pack_features(source, tmp_path / "new", half_precision=True, progress=False)
-    # Nothing half done is left in its place, and the next try begins anew.
+    # No partial output is left, and a retry starts from scratch.
     assert not (tmp_path / "new").exists()
     (source.place / "huge.npy").unlink()
     pack_features(source, tmp_path / "new", half_precision=True, progress=False)
     assert content(tmp_path / "new") == content(tmp_path / "True")
 
 
-def test_widths_of_concatenated_types_are_kept(tmp_path, source):
+def test_widths_of_joined_types_are_kept(tmp_path, source):
     both = FeatureStore.from_specs([source.spec, source.spec])
     pack_features(both, tmp_path / "both", progress=False)
     assert PackedFeatures(tmp_path / "both").dims == [6, 6]
@@ -90,7 +90,7 @@ def test_encoder_and_clip_length_are_kept(tmp_path, arrays):
     assert store.encoder == "pixels:size=8" and store.clip_length == 1.0
 
 
-def test_missing_videos_are_all_named(tmp_path, source):
+def test_all_missing_videos_are_listed(tmp_path, source):
     wanted = ["v1", "gone", "v2", "lost"]
     with pytest.raises(KeyError, match="no features of 2 of 4 keys: gone, lost"):
         pack_features(source, tmp_path / "packed", keys=wanted, progress=False)
@@ -102,20 +102,20 @@ def test_missing_videos_are_all_named(tmp_path, source):
         pack_features(source, tmp_path / "none", keys=["gone"], allow_missing=True, progress=False)
 
 
-def test_bad_features_are_refused_while_packing(tmp_path, source):
+def test_invalid_features_are_rejected_while_packing(tmp_path, source):
     np.save(source.place / "bad.npy", np.full((2, 6), np.nan))
     with pytest.raises(ValueError, match="'bad' hold NaN"):
         pack_features(source, tmp_path / "packed", progress=False)
 
 
-def test_nothing_is_overwritten(packed, source):
+def test_existing_folder_is_not_overwritten(packed, source):
     before = content(packed)
     with pytest.raises(FileExistsError, match="exists"):
         pack_features(source, packed, progress=False)
     assert content(packed) == before
 
 
-def test_damage_is_found(packed):
+def test_corrupt_shards_are_detected(packed):
     shard = packed / "features-00000.arrow"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -138,26 +138,26 @@ def test_damage_is_found(packed):
         ({"dim": 3, "dims": [3]}, r"features of width 6, but the index says 3"),
     ],
 )
-def test_an_index_that_does_not_fit_is_refused(packed, change, message):
+def test_inconsistent_index_is_rejected(packed, change, message):
     index = json.loads((packed / "index.json").read_text())
     (packed / "index.json").write_text(json.dumps(index | change))
     with pytest.raises(ValueError, match=message):
         PackedFeatures(packed)["v1"]
 
 
-def test_a_folder_without_an_index(tmp_path):
+def test_folder_without_an_index_is_rejected(tmp_path):
     with pytest.raises(FileNotFoundError, match="was not written by `shine-hf features pack`"):
         PackedFeatures(tmp_path)
 
 
-def test_neither_folder_nor_repository(tmp_path):
+def test_missing_folder_or_repository_is_rejected(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder of packed features"):
         PackedFeatures(tmp_path / "gone")
     with pytest.raises(FileNotFoundError, match="neither a folder nor a dataset repository"):
-        FeatureStore.from_spec("packed:someone/features")  # The tests run without network.
+        FeatureStore.from_spec("packed:someone/features")  # Tests run without a network.
 
 
-def test_datasets_reads_the_shards(packed, arrays, tmp_path):
+def test_datasets_library_reads_the_shards(packed, arrays, tmp_path):
     rows = load_dataset("arrow", data_files=str(packed / "*.arrow"), split="train", cache_dir=str(tmp_path / "cache"))
     assert rows["key"] == sorted(arrays)
     np.testing.assert_array_equal(np.array(rows[3]["features"], np.float32), arrays["v3"])

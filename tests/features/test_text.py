@@ -30,7 +30,7 @@ def row(qid, query="whatever", negatives=(), vid="v"):
 
 
 class TinyEncoder(WordsTextEncoder):
-    """Has a network, as the encoders that are worth storing for; counts the batches that it encodes."""
+    """A text encoder with a network, so its features are stored; count the batches that it encodes."""
 
     def __init__(self, dim=8, seed=0, weight=1.0):
         super().__init__(dim, seed)
@@ -47,7 +47,7 @@ class TinyEncoder(WordsTextEncoder):
 
 
 @pytest.mark.parametrize("prefix", ["", "qid"])
-def test_stored_features_go_by_the_public_names(tmp_path, prefix):
+def test_stored_features_are_found_by_their_public_names(tmp_path, prefix):
     query, first, third = save(tmp_path, f"{prefix}AB_train_0", 5), save(tmp_path, f"{prefix}AB_train_0_recomposed_gpt_0", 4, 1), save(
         tmp_path, f"{prefix}AB_train_0_recomposed_gpt_2", 3, 2
     )  # fmt: skip
@@ -62,7 +62,7 @@ def test_stored_features_go_by_the_public_names(tmp_path, prefix):
     assert "I3D" not in str(error.value)
 
 
-def test_what_a_store_lacks_is_found_before_it_is_needed(tmp_path):
+def test_missing_text_features_are_reported_up_front(tmp_path):
     for name in ("1", "qid2", "1_recomposed_gpt_0"):
         save(tmp_path, name, 3)
     features = TextFeatures.from_spec(str(tmp_path))
@@ -75,8 +75,8 @@ def test_what_a_store_lacks_is_found_before_it_is_needed(tmp_path):
         features.prepare([*rows, row("3")])
 
 
-def test_features_named_by_the_video(tmp_path):
-    """TVSum in CG-DETR: one query per video, `{vid}.npz["token"]`."""
+def test_features_can_be_stored_by_video(tmp_path):
+    """As for TVSum in CG-DETR: one query per video, `{vid}.npz["token"]`."""
     np.savez(tmp_path / "AwmHb44_ouw.npz", token=np.ones((4, 8), np.float32))
     features = TextFeatures.from_spec(str(tmp_path))
     features.prepare([row("7", vid="AwmHb44_ouw")])
@@ -86,7 +86,7 @@ def test_features_named_by_the_video(tmp_path):
 # ---- encoded ---------------------------------------------------------------------------------------------------------
 
 
-def test_encoded_features_go_by_the_sentence():
+def test_encoded_features_depend_on_the_sentence():
     features = TextFeatures.from_spec("words:dim=16")
     assert features.dim == 16 and features.public_spec == "words:dim=16,seed=0"
     np.testing.assert_array_equal(
@@ -96,7 +96,7 @@ def test_encoded_features_go_by_the_sentence():
         features(query=" ", qid="7", level=None)
 
 
-def test_prepared_sentences_are_encoded_in_batches_once_and_for_all_runs(monkeypatch, tmp_path):
+def test_prepared_sentences_are_encoded_once_in_batches_for_all_runs(monkeypatch, tmp_path):
     monkeypatch.setattr(encoded, "BATCH_SIZE", 2)
     rows = [row("1", "a long sentence", ["b", "cc", ""]), row("2", "b"), row("3", "unused", ["too far"])]
     features = EncodedText(TinyEncoder(), tmp_path / "sentences")
@@ -111,7 +111,7 @@ def test_prepared_sentences_are_encoded_in_batches_once_and_for_all_runs(monkeyp
     assert not again.encoder.batches
 
 
-def test_an_interrupted_run_goes_on_where_it_was(monkeypatch, tmp_path):
+def test_interrupted_encoding_resumes_where_it_stopped(monkeypatch, tmp_path):
     monkeypatch.setattr(encoded, "FILE_SIZE", 4)
     texts = [f"sentence {index}" for index in range(10)]
 
@@ -130,7 +130,7 @@ def test_an_interrupted_run_goes_on_where_it_was(monkeypatch, tmp_path):
     assert len(encoder.batches[0]) == 2 and all(text in sentences for text in texts)
 
 
-def test_another_encoder_never_gets_stale_features():
+def test_changed_encoder_does_not_reuse_stored_features():
     encoders = [TinyEncoder(), TinyEncoder(seed=1), TinyEncoder(weight=2.0), TinyEncoder(dim=9)]
     assert len({encoder_fingerprint(encoder) for encoder in encoders}) == 4
     assert encoder_fingerprint(TinyEncoder()) == encoder_fingerprint(encoders[0])
@@ -143,13 +143,13 @@ def test_another_encoder_never_gets_stale_features():
         np.testing.assert_array_equal(text(query="a dog runs", qid="1"), encoder.encode(["a dog runs"])[0])
 
 
-def test_an_encoder_without_a_network_stores_nothing():
+def test_encoder_without_a_network_stores_nothing():
     features = TextFeatures.from_spec("words:dim=16")
     features.prepare([row("1", "a dog runs")], progress=False)
     assert features.sentences is None and encoder_fingerprint(features.encoder) is None
 
 
-def test_sentences_that_cannot_be_encoded_are_an_error(tmp_path):
+def test_unencodable_sentence_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no words"):
         EncodedText(TinyEncoder(), tmp_path).prepare([row("1", " ")], progress=False)
     assert not list(tmp_path.glob("*.arrow"))
@@ -161,7 +161,7 @@ def _add(folder, texts, counts):
     counts.put(sum(map(len, encoder.batches)))
 
 
-def test_processes_that_start_together_encode_once(tmp_path):
+def test_concurrent_processes_encode_each_sentence_once(tmp_path):
     context = multiprocessing.get_context("fork")
     counts, texts = context.Queue(), [f"sentence {index}" for index in range(2000)]
     processes = [context.Process(target=_add, args=(tmp_path, texts, counts)) for _ in range(3)]
@@ -172,22 +172,22 @@ def test_processes_that_start_together_encode_once(tmp_path):
         process.join()
 
 
-def test_workers_read_the_same_pages(tmp_path):
+def test_workers_share_memory_mapped_features(tmp_path):
     rows = make_rows(8)
     texts = EncodedText(TinyEncoder(), tmp_path)
     texts.prepare(rows, levels=3, progress=False)
-    texts.encoder.encode = None  # Nothing is left to encode.
+    texts.encoder.encode = None  # Everything is encoded already.
     videos = FeatureStore.from_spec("simulated:dim=8", rows, clip_length=0.5)
     processor = MomentRetrievalProcessor(clip_length=0.5, normalize_features=False)
     collate = DataCollatorForMomentRetrieval(processor, videos, texts, query_pool=rows)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # Read-only arrays make torch warn where they are not copied.
+        warnings.simplefilter("error")  # Torch warns about read-only arrays unless they are copied.
         expected = collate(rows[:4])["negative_text_features"]
     (first, _) = DataLoader(rows, batch_size=4, num_workers=2, collate_fn=collate)
     assert torch.equal(first["negative_text_features"], expected)
 
 
-def test_survives_pickling(tmp_path):
+def test_text_features_can_be_pickled(tmp_path):
     features = EncodedText(TinyEncoder(), tmp_path)
     features.prepare([row("1", "a dog")], progress=False)
     again = pickle.loads(pickle.dumps(features))
@@ -195,14 +195,14 @@ def test_survives_pickling(tmp_path):
     np.testing.assert_array_equal(again(query="a dog", qid="q"), features(query="a dog", qid="q"))
 
 
-def test_memory_for_unannounced_sentences_is_bounded(monkeypatch):
+def test_cache_of_unprepared_sentences_is_bounded(monkeypatch):
     monkeypatch.setattr("shine_hf.features.text.MAX_KEPT", 2)
     features = EncodedText(TinyEncoder())
-    for query in ("one", "two", "one", "three", "one", "two"):  # "three" pushes "two" out, then "two" comes back.
+    for query in ("one", "two", "one", "three", "one", "two"):  # "three" evicts "two", then "two" is encoded again.
         features(query=query, qid="q")
     assert features.encoder.batches == [["one"], ["two"], ["three"], ["two"]]
 
 
-def test_unknown_kinds():
+def test_unknown_kind_is_rejected():
     with pytest.raises(ValueError, match="unknown feature store 'bert:x'"):
         TextFeatures.from_spec("bert:x")
