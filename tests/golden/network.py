@@ -1,7 +1,7 @@
-"""A small golden of our own: both models and the losses, in tests that need nothing beside the repository.
+"""A small golden file of our own for both models and the losses, for tests that need only the repository.
 
-The numbers come from this implementation, recorded while it agreed with the goldens of the public implementations (see record.py). The
-weights make attention far from uniform and spans far from 0.5: with freshly drawn weights, neither would matter.
+The numbers come from this implementation, recorded while it matched the golden files of the public implementations (see record.py).
+The weights keep attention far from uniform and spans far from 0.5; freshly initialized weights would hide errors in either.
 """
 
 import zlib
@@ -21,7 +21,7 @@ VARIANTS = {
     "qd_detr_coupled": {"batch_coupled_text_mask": True},
     "moment_detr": {"contrastive_loss_weight": 0.02},
 }
-# By part of a parameter's name, the first that fits: what makes attention sharp and spans spread.
+# Scales by part of a parameter's name (first match), chosen for sharp attention and spread-out spans.
 GAINS = {
     "qd_detr": {
         "cross_attention.q_": 3.0, "cross_attention.k_": 3.0, "cross_attention.v_": 3.0, "cross_attention.o_": 2.0,
@@ -35,7 +35,7 @@ GAINS = {
 
 
 def draw(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Normal numbers that depend only on a name; NumPy keeps this generator the same in all versions."""
+    """Draw normal numbers that depend only on a name; NumPy keeps this generator stable across versions."""
     return torch.from_numpy(np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)).float()
 
 
@@ -58,9 +58,9 @@ def make_model(variant: str, attention: str = "sdpa"):
 
 
 def make_inputs(variant: str) -> dict:
-    """Four videos of different length with queries of different length, one or two windows each, and every kind of absence.
+    """Make four videos and queries of different lengths, with one or two windows each and every kind of missing negative.
 
-    The coupled mask lets samples influence each other, so there a query that does not exist would make the results undefined.
+    The coupled mask lets samples influence each other, so with it an absent query would make the results undefined.
     """
     lengths, words, negative_words = torch.tensor([11, 6, 16, 3]), torch.tensor([6, 3, 5, 1]), 7
     clips, tokens, levels = int(lengths.max()), int(words.max()), 4
@@ -92,7 +92,7 @@ def make_inputs(variant: str) -> dict:
 
 
 def measure_model(variant: str, attention: str = "sdpa") -> dict[str, torch.Tensor]:
-    """Outputs, loss terms, and of the gradient of each parameter its norm and its product with drawn numbers."""
+    """Return outputs, loss terms, and the norm and a random projection of each parameter's gradient."""
     model, inputs = make_model(variant, attention), make_inputs(variant)
     output = model(**inputs)
     ranking, terms = ShineLoss()(
@@ -121,7 +121,7 @@ def measure_model(variant: str, attention: str = "sdpa") -> dict[str, torch.Tens
 
 
 def measure_losses() -> dict[str, torch.Tensor]:
-    """The ranking losses in all their forms, and their gradients, for drawn scores: long moments, none, everything, one clip."""
+    """Return all forms of the ranking losses and their gradients for random scores: long moments, none, everything, one clip."""
     scores, negatives = draw("scores", (6, 40)), draw("negative scores", (6, 4, 40))
     valid = torch.arange(40) < torch.tensor([40, 33, 25, 40, 12, 30])[:, None]
     labels = torch.zeros(6, 40)
@@ -158,7 +158,7 @@ def measure_losses() -> dict[str, torch.Tensor]:
 
 
 def measure() -> dict[str, torch.Tensor]:
-    """Everything that the file holds."""
+    """Return the entire content of the golden file."""
     measured = {f"losses.{key}": value for key, value in measure_losses().items()}
     for variant in VARIANTS:
         measured |= {f"{variant}.{key}": value for key, value in measure_model(variant).items()}

@@ -1,8 +1,8 @@
-"""Write network.safetensors anew. Refuses where the tests against the public implementations do not pass.
+"""Rewrite network.safetensors, only if the tests against the public implementations pass.
 
     python -m tests.golden.record
 
-Needs ../shared/golden. Read what it prints before you commit the file: a change of a number is a change of the network.
+Needs ../shared/golden. Read the output before you commit the file: a changed number means that the network changed.
 """
 
 import os
@@ -22,7 +22,7 @@ def main() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     result = subprocess.run(command, cwd=here.parents[1], env=os.environ, capture_output=True, text=True)
     if result.returncode or " skipped" in result.stdout:
-        sys.exit(f"nothing recorded: the goldens of the public implementations are not met\n{result.stdout[-2000:]}")
+        sys.exit(f"nothing recorded: the tests against the public implementations fail\n{result.stdout[-2000:]}")
     old, new = load_file(FILE) if FILE.exists() else {}, measure()
     for key in sorted(old.keys() | new.keys()):
         if key not in old or key not in new:

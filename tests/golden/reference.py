@@ -1,4 +1,4 @@
-"""Loads the golden files of ../shared/golden, and holds our outputs and gradients to them."""
+"""Load the golden files of ../shared/golden, and compare our outputs and gradients with them."""
 
 import importlib.util
 import json
@@ -48,12 +48,12 @@ class Golden:
         return json.loads((self.folder / name).read_text())
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The reference's state dict, in its own names."""
+        """Return the reference's state dict with its original names."""
         arrays = self.make_weights.make_state(self.parameters, self.doc["weight_seed"], self.doc.get("head_gain", 1.0))
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def inputs(self, case: dict) -> dict[str, torch.Tensor]:
-        """Model inputs of one batch: features without endpoint features, negatives with the rolled query last."""
+        """Return the model inputs of one batch: features without endpoint features, negatives with the rolled query last."""
         raw = self.make_weights.make_inputs(case)
         for name, want in self.doc.get("input_checksums", {}).items():
             got = self.make_weights.checksum(raw[name])
@@ -77,7 +77,7 @@ class Golden:
         return inputs
 
     def model(self, variant: str, attention: str = "sdpa", **overrides) -> torch.nn.Module:
-        """Our model with the reference's parameters; every dropout off, as in the goldens."""
+        """Return our model with the reference's parameters and without dropout, as in the golden files."""
         settings = self.doc["settings"]
         config_class, model_class = MODELS[self.doc["model"]]
         fields = dict(
@@ -106,7 +106,7 @@ class Golden:
 
 
 def targets(tensors: dict[str, torch.Tensor], prefix: str = "targets.", with_margin_pairs: bool = True) -> dict:
-    """The reference's targets as our `labels`."""
+    """Return the reference's targets as our `labels`."""
     spans = [
         tensors[f"{prefix}spans.{i}"] for i in range(len([n for n in tensors if n.startswith(f"{prefix}spans.")]))
     ]
@@ -123,7 +123,7 @@ def targets(tensors: dict[str, torch.Tensor], prefix: str = "targets.", with_mar
 
 
 def total_loss(golden: Golden, model, inputs, labels, compare_to="previous", training=True):
-    """Base loss plus, for SHINE, the ranking losses (the fine one in training only). Returns output, total and all terms."""
+    """Return output, total loss and all terms: the base loss plus, for SHINE, the ranking losses (the fine one only in training)."""
     output = model(**inputs, labels=labels)
     total, terms = output.loss, dict(output.loss_dict)
     if golden.doc["model"] == "shine":

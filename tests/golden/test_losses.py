@@ -1,4 +1,4 @@
-"""Losses, matching, positions and decoding against the recorded numbers."""
+"""Losses, matching, positions and decoding against the golden files."""
 
 import json
 
@@ -89,7 +89,7 @@ class Scores:
 
 
 @pytest.mark.parametrize("name", ["losses_charades", "losses_other_margins", "losses_ties"])
-def test_ranking_losses(folder, name):
+def test_ranking_losses_match_the_reference(folder, name):
     scores = Scores(folder, name)
     want = scores.golden.doc["values"]
     coarse = scores.coarse()
@@ -105,7 +105,7 @@ def test_ranking_losses(folder, name):
 
 
 @pytest.mark.parametrize("name", ["losses_charades", "losses_other_margins", "losses_graded", "losses_ties"])
-def test_saliency_terms_of_the_base_loss(folder, name):
+def test_saliency_terms_of_the_base_loss_match_the_reference(folder, name):
     scores = Scores(folder, name)
     want = scores.golden.doc["values"]
     terms = scores.base()
@@ -120,7 +120,7 @@ def test_saliency_terms_of_the_base_loss(folder, name):
 
 
 @pytest.mark.parametrize("name", ["matcher_a", "matcher_b"])
-def test_matching_and_span_losses(folder, name):
+def test_matching_and_span_losses_match_the_reference(folder, name):
     golden = Golden.load(folder, name)
     labels = targets(golden.tensors | {"targets.saliency_all_labels": torch.zeros(1)}, with_margin_pairs=False)
     logits = golden.tensors["pred_logits"].clone().requires_grad_()
@@ -139,7 +139,7 @@ def test_matching_and_span_losses(folder, name):
         torch.testing.assert_close(gradient, golden.tensors[f"grad.{key}.{inputs}"], atol=1e-6, rtol=1e-4)
 
 
-def test_positions(folder):
+def test_position_embeddings_match_the_reference(folder):
     recorded = Golden.load(folder, "positions").tensors
     torch.testing.assert_close(
         clip_position_embedding(recorded["mask"], 256), recorded["video_position"], atol=2e-5, rtol=0
@@ -149,8 +149,8 @@ def test_positions(folder):
     )
 
 
-def test_decoding(folder):
-    """Same ranking, windows and NMS. The reference multiplies by the duration; ours by the length the clips cover."""
+def test_decoding_matches_the_reference(folder):
+    """Ranking, windows and NMS are equal. The reference scales by the duration, we by the length that the clips cover."""
     golden = Golden.load(folder, "decode")
     tensors, clip_length = golden.tensors, golden.doc["clip_length"]
     processor = MomentRetrievalProcessor(clip_length=clip_length)
@@ -169,8 +169,8 @@ def test_decoding(folder):
             torch.testing.assert_close(kept, torch.tensor(survivors), atol=1e-6, rtol=0)
 
 
-def test_labels(folder):
-    """Same spans for windows inside the video, and same clips up to the partly covered last one."""
+def test_labels_match_the_reference(folder):
+    """Spans are equal for windows inside the video, and clips are equal up to the partly covered last one."""
     for row in json.loads((folder / "labels.json").read_text())["rows"]:
         clips, clip_length = row["clips"], row["clip_length"]
         windows = clip_windows(row["windows_seconds"], clips, clip_length)

@@ -1,4 +1,4 @@
-"""Whole models against the numbers recorded from the public implementations (../shared/golden/README.md)."""
+"""Complete models against numbers recorded from the public implementations (../shared/golden/README.md)."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def run(golden, variant, mode, attention="sdpa"):
 
 
 @pytest.mark.parametrize(("name", "variant", "mode"), CASES)
-def test_outputs_losses_and_gradients(folder, name, variant, mode):
+def test_outputs_losses_and_gradients_match_the_reference(folder, name, variant, mode):
     golden = Golden.load(folder, name)
     model, output, total, terms = run(golden, variant, mode)
     want, prefix = golden.doc["variants"][variant][mode], f"{variant}.{mode}."
@@ -70,7 +70,7 @@ def test_outputs_losses_and_gradients(folder, name, variant, mode):
 
 
 def check_gradients(golden, model, want):
-    """Norms per original parameter: a joint q/k/v matrix is the root of the sum of squares of its three parts."""
+    """Compare norms per original parameter. The norm of a joint q/k/v matrix is the root of the sum of squares of its parts."""
     ours = {name: parameter.grad for name, parameter in model.named_parameters()}
     assert all(grad is not None for grad in ours.values()), "every parameter of ours is trained"
     total = want["grad_norm_all"]
@@ -84,14 +84,14 @@ def check_gradients(golden, model, want):
 
 
 @pytest.mark.parametrize("name", ["shine_ragged", "moment_detr_ragged"])
-def test_eager_attention_agrees_too(folder, name):
+def test_eager_attention_matches_the_reference(folder, name):
     golden = Golden.load(folder, name)
     _, output, _, _ = run(golden, "fixed", "eval", attention="eager")
     for key, value in (("pred_spans", output.pred_spans), ("saliency_scores", output.saliency_scores)):
         torch.testing.assert_close(value, golden.tensors[f"fixed.eval.{key}"], atol=2e-5, rtol=0)
 
 
-def test_first_level_comparison(folder):
+def test_comparison_with_the_first_level_matches_the_reference(folder):
     golden = Golden.load(folder, "shine_ragged")
     model = golden.model("fixed")
     inputs, labels = golden.inputs(golden.doc["inputs"]), targets(golden.tensors, with_margin_pairs=False)
@@ -100,7 +100,7 @@ def test_first_level_comparison(folder):
 
 
 @pytest.mark.parametrize("name", ["qd_detr_ragged", "moment_detr_ragged"])
-def test_intermediate_activations(folder, name):
+def test_intermediate_activations_match_the_reference(folder, name):
     golden = Golden.load(folder, name)
     recorded = Golden.load(folder, f"{name}_intermediates").tensors
     model = golden.model("fixed").eval()
@@ -120,7 +120,7 @@ def _clips_of(encoded, name, valid):
 
 
 @pytest.mark.parametrize("name", ["trajectory_qd_detr", "trajectory_shine_total", "trajectory_moment_detr"])
-def test_first_six_steps_of_training(folder, name):
+def test_first_six_training_steps_match_the_reference(folder, name):
     golden = Golden.load(folder, name)
     for variant, want in golden.doc["variants"].items():
         model = golden.model(variant).train()

@@ -1,4 +1,4 @@
-"""The models and losses against the committed golden (see network.py)."""
+"""The models and losses against the committed golden file (see network.py)."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def recorded(prefix: str) -> dict[str, torch.Tensor]:
 
 def check(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> None:
     assert got.keys() == want.keys()
-    # Gradients that are zero in exact arithmetic, such as those of key biases, are rounding errors.
+    # Gradients that are exactly zero in theory, e.g. those of key biases, are rounding errors.
     gradient_norm = torch.stack(
         [v[0] for k, v in want.items() if k.startswith("gradient.")] or [torch.ones(())]
     ).norm()
@@ -28,16 +28,16 @@ def check(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> None:
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_outputs_losses_and_gradients(variant, attention):
+def test_outputs_losses_and_gradients_match_the_golden_file(variant, attention):
     check(measure_model(variant, attention), recorded(f"{variant}."))
 
 
-def test_ranking_losses_and_their_gradients():
+def test_ranking_losses_and_gradients_match_the_golden_file():
     check(measure_losses(), recorded("losses."))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_golden_can_tell_networks_apart(variant):
+def test_golden_inputs_make_attention_and_spans_matter(variant):
     """Attention that is nearly uniform, or spans around 0.5, would hide most faults."""
     model, inputs = make_model(variant, "eager").eval(), make_inputs(variant)
     output = model(**inputs, output_attentions=True)
