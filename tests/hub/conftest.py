@@ -1,4 +1,4 @@
-"""A local Hub for the tests, and clients that talk to it."""
+"""A local Hub for tests, and clients that use it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def hub():
 
 @pytest.fixture
 def online(hub, monkeypatch, tmp_path):
-    """Lets this process talk to the local Hub, with a token that may write; pauses between attempts take no time, but are noted."""
+    """Connect this process to the local Hub with a write token; record the pauses between attempts instead of waiting."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
     template = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
@@ -35,9 +35,9 @@ def online(hub, monkeypatch, tmp_path):
 
 @pytest.fixture
 def run_client(hub, tmp_path) -> Callable[[str], str]:
-    """Runs Python code in a fresh process whose Hub is the local one, and returns what it prints.
+    """Return a function that runs Python code against the local Hub in a fresh process and returns its output.
 
-    `huggingface_hub` and `datasets` read the address when they are imported, so this is how users meet another Hub.
+    `huggingface_hub` and `datasets` read the Hub's URL on import, so another Hub needs a fresh process.
     """
 
     def run(code: str) -> str:

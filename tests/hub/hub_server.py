@@ -1,7 +1,7 @@
-"""A local Hub: the HTTP protocol of huggingface.co as far as the unmodified `huggingface_hub` and `datasets` speak it to push and to load.
+"""A local Hub: the part of the huggingface.co HTTP protocol that unmodified `huggingface_hub` and `datasets` use to push and load.
 
-Repositories live in memory as commits of whole trees. Uploads are checked against their SHA-256, a commit that names a missing upload or an
-old parent is refused, and nothing that a request did before it failed becomes visible. Faults can be ordered for any request.
+Repositories are held in memory as commits of complete trees. Uploads are checked against their SHA-256. Commits with a missing upload or an
+outdated parent are rejected, and failed requests have no visible effect. Faults can be injected into any request.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ WRITE_TOKEN, READ_TOKEN = "hf_writetokenforthelocalserver", "hf_readtokenforthel
 LFS_SUFFIXES = (".parquet", ".safetensors", ".arrow", ".png", ".bin", ".mp4")
 _REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
 _API_REPO = rf"/api/(?P<kind>models|datasets|spaces)/{_REPO}"
-# Models have no prefix outside the API.
+# Model URLs have no prefix outside the API.
 _WEB_REPO = rf"/(?:(?P<kind>datasets|spaces)/)?{_REPO}"
 
 
 @dataclass
 class StoredFile:
-    """One version of a file. `oid` is git's name of what git stores: the content, or the pointer of a large file."""
+    """One version of a file. `oid` is the git hash of what git stores: the content, or the pointer of a large file."""
 
     content: bytes
     lfs: bool
@@ -55,7 +55,7 @@ class StoredFile:
 
 @dataclass
 class Commit:
-    """A commit: the whole tree, and the commit before it."""
+    """A commit: the complete tree, and the parent commit."""
 
     files: dict[str, StoredFile]
     parent: str | None
@@ -69,7 +69,7 @@ class Commit:
 
 @dataclass
 class Repository:
-    """A repository with its branches; every new one has an empty first commit, as on the Hub."""
+    """A repository with its branches. A new one has an empty first commit, as on the Hub."""
 
     private: bool = False
     commits: dict[str, Commit] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What goes wrong with the next `times` requests that match: an answer with `status`, or a dropped connection."""
+    """A fault for the next `times` matching requests: a reply with `status`, or a dropped connection."""
 
     pattern: str
     times: int
@@ -101,21 +101,21 @@ class Fault:
 
 
 class Refused(Exception):
-    """An answer that is an error, as the Hub words it."""
+    """An error reply with the Hub's wording."""
 
     def __init__(self, status: int, message: str, code: str | None = None):
         self.status, self.message, self.code = status, message, code
 
 
 class HubServer:
-    """The server, started with `with HubServer() as hub:`; its state may be looked at and changed from the test."""
+    """The server, started with `with HubServer() as hub:`; tests may read and change its state."""
 
     def __init__(self):
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.requests: list[str] = []
         self.faults: list[Fault] = []
         self.before_commit: list[Callable[[Repository], None]] = []
-        """Called once each, just before a commit is looked at: somebody else's commit, say."""
+        """Callbacks, each called once just before a commit is handled, e.g. to make somebody else's commit."""
         self.lock = threading.RLock()
 
     def __enter__(self) -> HubServer:
@@ -123,7 +123,7 @@ class HubServer:
         self._http.daemon_threads = True
         port = self._http.server_address[1]
         self.endpoint = f"http://127.0.0.1:{port}"
-        # Large files lie on another host, as on the Hub: the client does not follow a redirection there when it asks what a file is.
+        # As on the Hub, large files are on another host: the client does not follow that redirect when it asks for metadata.
         self.storage = f"http://localhost:{port}/storage"
         threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return self
@@ -136,16 +136,16 @@ class HubServer:
         return self.repositories[kind, repo_id]
 
     def files(self, repo_id: str, kind: str = "datasets", revision: str = "main") -> dict[str, bytes]:
-        """The content of a revision."""
+        """Return the files of a revision."""
         repository = self.repository(repo_id, kind)
         return {path: file.content for path, file in repository.commits[repository.resolve(revision)].files.items()}
 
     def fail(
         self, pattern: str, times: int = 1, status: int | None = None, after_handling: bool = False, **headers: str
     ) -> None:
-        """Let requests fail: `pattern` is searched in `METHOD /path`.
+        """Make requests fail whose `METHOD /path` matches `pattern`.
 
-        Without `status` the connection is dropped. `after_handling` does what was asked first and then withholds the answer.
+        Without `status`, the connection is dropped. With `after_handling`, the request succeeds first and only its reply is lost.
         """
         self.faults.append(Fault(pattern, times, status, after_handling, headers))
 
@@ -225,9 +225,9 @@ class _Handler(BaseHTTPRequestHandler):
                 if isinstance(result, tuple):
                     return result
                 return 200, {"Content-Type": "application/json"}, json.dumps(result).encode()
-        raise Refused(404, f"no such address: {self.command} {path}")
+        raise Refused(404, f"no such URL: {self.command} {path}")
 
-    # Who asks, and for what.
+    # Authentication and lookup.
 
     @property
     def token(self) -> str | None:
@@ -258,7 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return oid, repository.commits[oid]
 
-    # Answers.
+    # Replies.
 
     def whoami(self):
         if self.token is None:
@@ -308,7 +308,7 @@ class _Handler(BaseHTTPRequestHandler):
         }
 
     def list_models(self):
-        """Models that name a dataset in their card, with the evaluation results that they report."""
+        """List models whose card names a dataset, with the evaluation results that they report."""
         wanted = parse_qs(self.parts.query).get("filter", [""])[0].removeprefix("dataset:")
         models = []
         for (kind, repo), repository in self.hub.repositories.items():
@@ -467,7 +467,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _folders(files: dict[str, StoredFile], all_files: dict[str, StoredFile]) -> Iterator[dict]:
-    """The folders of some files; a folder's name in git depends on all that is in it."""
+    """Return the folders of some files; a folder's git hash depends on everything inside."""
     found = {str(parent) for path in files for parent in PurePosixPath(path).parents} - {"."}
     for folder in sorted(found):
         inside = sorted(f"{path} {file.oid}" for path, file in all_files.items() if path.startswith(f"{folder}/"))

@@ -12,7 +12,7 @@ REPO = "shine/things"
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three files, one of which the Hub stores as a large one."""
+    """Write three files, one of which the Hub stores as a large file."""
     folder = tmp_path / "tree"
     (folder / "lexical").mkdir(parents=True)
     (folder / "README.md").write_text("# Things\n")
@@ -37,32 +37,32 @@ def commits_sent(hub):
     return [request for request in hub.requests if "/commit/" in request]
 
 
-def test_publishes_everything_in_one_commit(hub, publish, folder):
+def test_all_files_are_published_in_one_commit(hub, publish, folder):
     published = publish(message="Publish the things")
     assert hub.files(REPO) == content(folder)
     repository = hub.repository(REPO)
     assert published.sha == repository.branches["main"] and published.sha in published.url
     assert repository.commits[published.sha].title == "Publish the things" and not repository.private
-    assert len(repository.commits) == 2  # The empty first one and ours.
+    assert len(repository.commits) == 2  # The empty first commit and ours.
 
 
-def test_models(hub, online, folder):
+def test_model_repositories_can_be_published(hub, online, folder):
     (folder / "lexical" / "train-00000-of-00001.parquet").rename(folder / "model.safetensors")
     published = publish_folder(folder, REPO, "model", message="Publish", endpoint=hub.endpoint)
     assert hub.files(REPO, "models") == content(folder)
     assert published.url == f"{hub.endpoint}/{REPO}/commit/{published.sha}"
 
 
-def test_private_and_branch(hub, publish, folder):
+def test_private_repository_and_branch_are_created(hub, publish, folder):
     published = publish(private=True, revision="v1")
     repository = hub.repository(REPO)
     assert repository.private and repository.branches["v1"] == published.sha
     assert hub.files(REPO, revision="v1") == content(folder) and hub.files(REPO) == {}
-    publish()  # Private it stays.
+    publish()  # It stays private.
     assert hub.repository(REPO).private
 
 
-def test_private_things_do_not_go_to_a_public_repository(hub, publish, folder):
+def test_private_content_is_not_pushed_to_a_public_repository(hub, publish, folder):
     publish()
     before = hub.repository(REPO).branches["main"]
     (folder / "secret.txt").write_text("new")
@@ -71,12 +71,12 @@ def test_private_things_do_not_go_to_a_public_repository(hub, publish, folder):
     assert hub.repository(REPO).branches["main"] == before
 
 
-def test_publishing_the_same_again_makes_no_commit(hub, publish):
+def test_republishing_unchanged_files_makes_no_commit(hub, publish):
     first = publish()
     assert publish().sha == first.sha and len(commits_sent(hub)) == 1
 
 
-def test_only_what_changed_is_sent_and_stale_files_go(hub, publish, folder):
+def test_only_changed_files_are_sent_and_stale_files_deleted(hub, publish, folder):
     publish()
     (folder / "lexical" / "train-00000-of-00001.parquet").rename(folder / "lexical" / "train-00000-of-00002.parquet")
     (folder / "README.md").write_text("# Other things\n")
@@ -87,11 +87,11 @@ def test_only_what_changed_is_sent_and_stale_files_go(hub, publish, folder):
     hub.requests.clear()
     publish(delete=["lexical/*"])
     assert hub.files(REPO) == {**content(folder), "random/train.parquet": b"not ours"}
-    # The content of the renamed file was there already.
+    # The content of the renamed file is already on the Hub.
     assert not [request for request in hub.requests if request.startswith("PUT /storage")]
 
 
-def test_ignored_files_stay_here(hub, publish, folder):
+def test_ignored_files_are_not_published(hub, publish, folder):
     (folder / ".cache").mkdir()
     (folder / ".cache" / "lock").write_text("x")
     (folder / "half.partial").write_text("x")
@@ -99,7 +99,7 @@ def test_ignored_files_stay_here(hub, publish, folder):
     assert set(hub.files(REPO)) == {"README.md", "lexical/build.json", "lexical/train-00000-of-00001.parquet"}
 
 
-def test_extra_files_are_made_from_what_the_hub_holds(hub, publish, folder):
+def test_extra_files_are_built_from_the_hub_content(hub, publish, folder):
     publish()
 
     def readme(head):
@@ -128,7 +128,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
-def test_faults_that_pass_are_survived_with_one_commit(hub, publish, folder, fault):
+def test_transient_faults_still_end_in_one_commit(hub, publish, folder, fault):
     hub.fail(**fault)
     published = publish()
     assert hub.faults[0].times == 0
@@ -136,13 +136,13 @@ def test_faults_that_pass_are_survived_with_one_commit(hub, publish, folder, fau
     assert hub.repository(REPO).branches["main"] == published.sha
 
 
-def test_the_hub_says_how_long_to_wait(hub, publish, online):
+def test_retry_after_of_the_hub_is_respected(hub, publish, online):
     hub.fail("POST .*/commit/main", status=429, Retry_After="7")
     publish()
     assert online == [7.0]
 
 
-def test_what_somebody_else_published_in_between_is_kept(hub, publish, folder):
+def test_concurrent_commit_of_another_user_is_kept(hub, publish, folder):
     publish()
     (folder / "README.md").write_text("# New\n")
 
@@ -163,7 +163,7 @@ def test_what_somebody_else_published_in_between_is_kept(hub, publish, folder):
     assert len(seen) == 2 and b"random/train.parquet" in hub.files(REPO)["list.txt"]
 
 
-def test_a_failed_publication_leaves_the_previous_revision(hub, publish, folder):
+def test_failed_push_leaves_the_previous_revision(hub, publish, folder):
     before = publish()
     (folder / "README.md").write_text("# New\n")
     (folder / "lexical" / "train-00000-of-00001.parquet").write_bytes(b"PAR1" * 2000)
@@ -176,14 +176,14 @@ def test_a_failed_publication_leaves_the_previous_revision(hub, publish, folder)
     assert hub.files(REPO) == old and hub.repository(REPO).branches["main"] == before.sha
 
 
-def test_a_hub_that_cannot_be_reached(folder, online):
+def test_unreachable_hub_is_reported(folder, online):
     with pytest.raises(ConnectionError, match="the connection broke"):
         publish_folder(folder, REPO, message="m", endpoint="http://127.0.0.1:9")
 
 
 @pytest.mark.parametrize("error", [ConnectionError("Network error: reset"), TimeoutError("slow")])
-def test_an_upload_through_xet_that_breaks_is_tried_again(hub, publish, folder, monkeypatch, error):
-    """`hf_xet` raises errors of Python, and not of the HTTP client."""
+def test_failed_xet_upload_is_retried(hub, publish, folder, monkeypatch, error):
+    """`hf_xet` raises built-in Python errors, not those of the HTTP client."""
     create, errors = HfApi.create_commit, [error]
 
     def breaks_once(*args, **kwargs):
@@ -196,14 +196,14 @@ def test_an_upload_through_xet_that_breaks_is_tried_again(hub, publish, folder, 
     assert hub.files(REPO) == content(folder) and not errors
 
 
-def test_to_be_offline_on_purpose_is_not_waited_for(publish, online, monkeypatch):
+def test_offline_mode_is_not_retried(publish, online, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConnectionError, match="HF_HUB_OFFLINE"):
         publish()
     assert online == []
 
 
-def test_a_hub_that_stores_something_else_is_noticed(hub, publish, folder):
+def test_corrupted_upload_is_detected(hub, publish, folder):
     def spoil(repository):
         repository.uploads = {oid: data[:-1] + b"?" for oid, data in repository.uploads.items()}
 
@@ -213,35 +213,35 @@ def test_a_hub_that_stores_something_else_is_noticed(hub, publish, folder):
 
 
 @pytest.mark.parametrize("token", ["hf_wrongtokenwrongtoken", READ_TOKEN])
-def test_a_wrong_token_is_named_but_not_printed(hub, publish, token):
+def test_invalid_token_is_reported_but_not_printed(hub, publish, token):
     with pytest.raises(
         PermissionError, match=r"refused to write to shine/things \(status 40[13]\): the token is wrong, expired"
     ) as error:
         publish(token=token)
     assert token not in "".join(traceback.format_exception(error.value))
-    assert not hub.repositories and len(hub.requests) < 4  # It is not tried again.
+    assert not hub.repositories and len(hub.requests) < 4  # It is not retried.
 
 
-def test_no_token(publish, monkeypatch):
+def test_missing_token_is_reported(publish, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", "/nonexistent/token")
     with pytest.raises(PermissionError, match=r"no token for http.*hf auth login"):
         publish()
 
 
-def test_another_owners_repository(hub, folder, online):
+def test_repository_of_another_owner_is_rejected(hub, folder, online):
     with pytest.raises(PermissionError, match="refused to write to somebody/things"):
         publish_folder(folder, "somebody/things", message="m", endpoint=hub.endpoint)
 
 
-def test_the_token_is_not_published(hub, publish, folder):
+def test_files_with_the_token_are_not_published(hub, publish, folder):
     (folder / "notes.txt").write_text(f"export HF_TOKEN={WRITE_TOKEN}\n")
     with pytest.raises(ValueError, match=r"notes.txt holds your access token") as error:
         publish()
     assert WRITE_TOKEN not in str(error.value) and not hub.repositories
 
 
-def test_nothing_to_publish(publish, tmp_path, hub, online):
+def test_empty_folder_is_not_published(publish, tmp_path, hub, online):
     with pytest.raises(FileNotFoundError, match="no folder"):
         publish_folder(tmp_path / "gone", REPO, message="m", endpoint=hub.endpoint)
     (tmp_path / "empty").mkdir()

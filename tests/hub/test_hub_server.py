@@ -1,4 +1,4 @@
-"""The local Hub against the clients that people use: what they push there, they load again."""
+"""The local Hub against the real clients: what they push, they can load."""
 
 import json
 
@@ -42,7 +42,7 @@ def write(folder, split, rows):
     Dataset.from_list(rows).to_parquet(folder / f"{split}-00000-of-00001.parquet")
 
 
-def test_what_is_published_is_loaded_whole_by_config_streaming_and_pinned(hub, online, run_client, tmp_path):
+def test_published_dataset_loads_by_config_streamed_and_pinned(hub, online, run_client, tmp_path):
     for name in ("lexical", "random"):
         (tmp_path / "tree" / name).mkdir(parents=True)
         write(tmp_path / "tree" / name, "train", rows(name))
@@ -57,7 +57,7 @@ def test_what_is_published_is_loaded_whole_by_config_streaming_and_pinned(hub, o
     assert random == rows("changed", 4) and streamed == rows("lexical") and pinned == rows("random")
 
 
-def test_a_dataset_pushed_by_the_library_itself(hub, run_client):
+def test_dataset_pushed_by_the_datasets_library_loads(hub, run_client):
     loaded = run_client(
         "from datasets import Dataset, load_dataset\n"
         "Dataset.from_dict({'query': ['one', 'two']}).push_to_hub('shine/pushed', split='train', private=True)\n"
@@ -66,7 +66,7 @@ def test_a_dataset_pushed_by_the_library_itself(hub, run_client):
     assert loaded.strip() == "['one', 'two']" and hub.repository("shine/pushed").private
 
 
-def test_names_in_git_are_those_of_git():
+def test_object_ids_equal_those_of_git():
     # `git hash-object` of "hello\n".
     assert StoredFile(b"hello\n", lfs=False).oid == "ce013625030ba8dba906f756967f9e9ca394464a"
     repository = Repository()

@@ -1,4 +1,4 @@
-"""Publishing against a local Hub, and loading what was published by the unmodified clients in fresh processes."""
+"""Publish to a local Hub, and load the result with the unmodified clients in fresh processes."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def public(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory, public):
-    """Made-up Charades-CG with two configs."""
+    """Build made-up Charades-CG with two configs."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         use_made_up_sources(monkeypatch)
         folder = tmp_path_factory.mktemp("tree")
@@ -47,11 +47,11 @@ def local_rows(tree, tmp_path, name, split):
 # ---- datasets --------------------------------------------------------------------------------------------------------
 
 
-def test_published_dataset_loads_by_name_config_stream_and_revision(publish, run_client, tree, tmp_path):
+def test_published_dataset_loads_by_config_streamed_and_by_revision(publish, run_client, tree, tmp_path):
     first = publish()
     changed = tmp_path / "changed"
     shutil.copytree(tree, changed)
-    # A later revision: the negatives of another build.
+    # A later revision with the negatives of another build.
     shutil.copy(
         tree / "gpt-3.5-turbo" / "train-00000-of-00001.parquet", changed / "lexical" / "train-00000-of-00001.parquet"
     )
@@ -75,7 +75,7 @@ print(json.dumps({{
     assert found["stream"] == local_rows(tree, tmp_path, "gpt-3.5-turbo", "novel_word")
 
 
-def test_one_config_is_updated_without_disturbing_the_others(hub, publish, tree, tmp_path, public, monkeypatch):
+def test_updating_one_config_keeps_the_others(hub, publish, tree, tmp_path, public, monkeypatch):
     publish()
     before = hub.files(REPO)
     alone = tmp_path / "alone"
@@ -87,12 +87,12 @@ def test_one_config_is_updated_without_disturbing_the_others(hub, publish, tree,
         path: content for path, content in before.items() if path != "README.md"
     }
     header = yaml.safe_load(after["README.md"].decode().split("---\n")[1])
-    # The default stays the default, and the card knows all three.
+    # The default config is unchanged, and the card lists all three.
     assert [(config["config_name"], config.get("default")) for config in header["configs"]] == [
         ("gpt-3.5-turbo", True), ("lexical", None), ("random", None),
     ]  # fmt: skip
     assert "### `random`" in after["README.md"].decode() and "### `lexical`" in after["README.md"].decode()
-    # A new build of one config replaces its files, whatever they were called.
+    # A new build of a config replaces its files, even under other names.
     renamed = tmp_path / "renamed"
     shutil.copytree(alone, renamed)
     train = renamed / "random" / "train-00000-of-00001.parquet"
@@ -103,7 +103,7 @@ def test_one_config_is_updated_without_disturbing_the_others(hub, publish, tree,
     }
 
 
-def test_a_failed_push_leaves_the_previous_revision_loadable(hub, publish, run_client, tree, tmp_path):
+def test_failed_push_leaves_the_previous_revision_loadable(hub, publish, run_client, tree, tmp_path):
     publish()
     before = hub.files(REPO)
     broken = tmp_path / "next"
@@ -127,7 +127,7 @@ def test_publishing_again_makes_no_commit(hub, publish):
 
 
 @pytest.mark.parametrize("token", ["hf_nosuchtoken", READ_TOKEN])
-def test_wrong_tokens_are_refused_and_not_printed(hub, publish, token):
+def test_invalid_tokens_are_rejected_and_not_printed(hub, publish, token):
     with pytest.raises(
         PermissionError, match=r"refused to write to shine/charades-cg-negatives.*hf auth login"
     ) as error:
@@ -135,7 +135,7 @@ def test_wrong_tokens_are_refused_and_not_printed(hub, publish, token):
     assert token not in str(error.value)
 
 
-def test_incomplete_trees_are_refused(publish, tree, tmp_path):
+def test_incomplete_trees_are_rejected(publish, tree, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no CONFIG/build.json"):
         publish(tmp_path)
     cut = tmp_path / "cut"
@@ -152,7 +152,7 @@ def test_incomplete_trees_are_refused(publish, tree, tmp_path):
         publish(with_videos)
 
 
-def test_the_script_publishes(hub, online, public, tmp_path, monkeypatch, capsys):
+def test_builder_script_publishes(hub, online, public, tmp_path, monkeypatch, capsys):
     use_made_up_sources(monkeypatch)
     command = [
         "--output-dir",
@@ -193,7 +193,7 @@ def test_published_features_are_read_from_the_hub(hub, online, packed, run_clien
         "# I3D of some videos" in card
         and "3 keys, 15 rows of 8 channels, 4 to 6 rows per key, stored as float16" in card
     )
-    # The card's example, as it stands.
+    # The card's example, unchanged.
     printed = run_client(card.split("```python\n")[1].split("```")[0])
     assert printed.split() == ["v0", "(4,", "8)"]
     store = FeatureStore.from_spec("packed:shine/i3d@main")
@@ -233,12 +233,12 @@ def model(tmp_path):
     return folder
 
 
-def test_models_go_up_without_what_training_leaves(hub, online, model):
+def test_models_are_published_without_training_state(hub, online, model):
     publish_model(model, "shine/model", endpoint=hub.endpoint)
     assert set(hub.files("shine/model", "models")) == {"config.json", "model.safetensors", "README.md"}
 
 
-def test_what_was_measured_of_other_weights_does_not_stay(hub, online, model):
+def test_results_of_other_weights_are_removed(hub, online, model):
     for name in ("figures/old.png", ".eval_results/moment_retrieval.yaml"):
         (model / name).parent.mkdir()
         (model / name).write_bytes(b"old")
@@ -256,7 +256,7 @@ def test_what_was_measured_of_other_weights_does_not_stay(hub, online, model):
     }
 
 
-def test_pickled_weights_and_empty_folders_are_refused(hub, online, model, tmp_path):
+def test_pickled_weights_and_empty_folders_are_rejected(hub, online, model, tmp_path):
     (model / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(ValueError, match=r"pickles \(pytorch_model.bin\)"):
         publish_model(model, "shine/model", endpoint=hub.endpoint)
@@ -268,7 +268,7 @@ def test_pickled_weights_and_empty_folders_are_refused(hub, online, model, tmp_p
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 
-def test_one_command_publishes_all_three(hub, online, tree, packed, model, capsys):
+def test_publish_command_handles_datasets_features_and_models(hub, online, tree, packed, model, capsys):
     assert command_line(["publish", "dataset", str(tree), "--repo-id", REPO, "--commit-message", "Hello"]) == 0
     features = ["--title", "I3D", "--description", "Made up.", "--license", "mit"]
     assert command_line(["publish", "features", str(packed), "--repo-id", "shine/i3d", *features]) == 0
@@ -280,7 +280,7 @@ def test_one_command_publishes_all_three(hub, online, tree, packed, model, capsy
     assert "license: mit" in hub.files("shine/i3d")["README.md"].decode()
 
 
-def test_errors_are_one_line(hub, online, tmp_path, capsys, monkeypatch):
+def test_publish_errors_are_one_line(hub, online, tmp_path, capsys, monkeypatch):
     assert command_line(["publish", "dataset", str(tmp_path), "--repo-id", REPO]) == 2
     assert "holds no CONFIG/build.json" in capsys.readouterr().err
     monkeypatch.delenv("HF_TOKEN")

@@ -1,4 +1,4 @@
-"""Pushing in the background: what waits, what is overtaken, and what becomes of failures."""
+"""Background pushes: waiting, superseded and failed revisions."""
 
 import json
 import threading
@@ -11,7 +11,7 @@ from shine_hf.training.checkpoints import restore_best_model
 
 
 class Recorder:
-    """Publishes by noting the name; waits where it is told to, and fails as often as it is told to."""
+    """A fake publisher that records names, blocks on request, and fails a given number of times."""
 
     def __init__(self):
         self.published, self.attempts, self.failures = [], [], []
@@ -40,12 +40,12 @@ def recorder():
 
 
 @pytest.mark.parametrize(("keep_all", "expected"), [(False, ["a", "c"]), (True, ["a", "b", "c"])])
-def test_a_newer_revision_replaces_those_that_wait_unless_all_are_kept(recorder, tmp_path, keep_all, expected):
+def test_newer_revision_replaces_waiting_ones_unless_all_are_kept(recorder, tmp_path, keep_all, expected):
     pusher = BackgroundPusher(tmp_path / "queue", recorder, keep_all)
     recorder.go.clear()
     pusher.add("a", stage)
     assert recorder.started.wait(10)
-    # While a is under way, which must be left alone.
+    # While "a" is being pushed, which must not be interrupted.
     pusher.add("b", stage)
     pusher.add("c", stage)
     recorder.go.set()
@@ -53,13 +53,13 @@ def test_a_newer_revision_replaces_those_that_wait_unless_all_are_kept(recorder,
     assert not (tmp_path / "queue").exists()
 
 
-def test_what_failed_is_tried_again_at_the_end_and_else_reported_and_kept(recorder, tmp_path, caplog):
+def test_failed_push_is_retried_at_the_end_then_reported_and_kept(recorder, tmp_path, caplog):
     pusher = BackgroundPusher(tmp_path / "queue", recorder, keep_all=True)
     recorder.failures = [ValueError("no"), ConnectionError("gone")]
     pusher.add("a", stage)
     pusher._thread.join()
     pusher.add("b", stage)
-    # a fails with the connection, so b is not even tried.
+    # "a" fails with a connection error, so "b" is not tried.
     pusher._thread.join()
     assert recorder.published == [] and "gone" in caplog.text
     recorder.failures = [ValueError("never")]
@@ -67,7 +67,7 @@ def test_what_failed_is_tried_again_at_the_end_and_else_reported_and_kept(record
     assert recorder.published == ["b"] and (left / "content").read_text() == "a"
 
 
-def test_what_an_ended_process_left_is_pushed_by_the_next(recorder, tmp_path):
+def test_revisions_left_by_an_ended_process_are_pushed_by_the_next(recorder, tmp_path):
     stage(tmp_path / "queue" / "0007-old")
     (tmp_path / "queue" / "_0008-half").mkdir()
     pusher = BackgroundPusher(tmp_path / "queue", recorder, keep_all=True)
@@ -75,7 +75,7 @@ def test_what_an_ended_process_left_is_pushed_by_the_next(recorder, tmp_path):
     assert pusher.finish() == [] and recorder.published == ["old", "new"]
 
 
-def test_what_cannot_be_staged_raises_and_leaves_the_others_waiting(recorder, tmp_path):
+def test_staging_error_is_raised_and_keeps_other_revisions_waiting(recorder, tmp_path):
     pusher = BackgroundPusher(tmp_path / "queue", recorder)
     with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
         pusher.add("a", lambda target: stage_revision(tmp_path, target, {}))
@@ -97,7 +97,7 @@ def checkpoint(tmp_path):
     return folder
 
 
-def test_state_files_stay_inside_the_folder_of_the_checkpoint(checkpoint, tmp_path):
+def test_trainer_state_paths_stay_inside_the_checkpoint_folder(checkpoint, tmp_path):
     target = tmp_path / "staged"
     best = checkpoint.parent / "best"
     stage_revision(checkpoint, target, {"figures/a.png": b"a"}, state_folder=LAST_CHECKPOINT, best_model=best)
@@ -107,7 +107,7 @@ def test_state_files_stay_inside_the_folder_of_the_checkpoint(checkpoint, tmp_pa
     state = json.loads((target / LAST_CHECKPOINT / "trainer_state.json").read_text())
     assert state == {"global_step": 8, "best_model_checkpoint": None}
     assert (target / LAST_CHECKPOINT / "optimizer.pt").read_text() == "optimizer.pt"
-    # On another machine the best model goes where the trainer looks for it, and never in place of a better one.
+    # On another machine, the best model is put where the trainer looks for it, but never replaces a better one.
     for _ in range(2):
         restore_best_model(target / LAST_CHECKPOINT, tmp_path / "elsewhere")
         weights = tmp_path / "elsewhere" / "best" / "model.safetensors"
@@ -115,7 +115,7 @@ def test_state_files_stay_inside_the_folder_of_the_checkpoint(checkpoint, tmp_pa
         weights.write_text("better")
 
 
-def test_a_disk_without_room_for_the_copy_gets_its_room_back(checkpoint, tmp_path, monkeypatch):
+def test_failed_copy_on_a_full_disk_frees_its_space(checkpoint, tmp_path, monkeypatch):
     def full(source, target):
         (target / "half").write_text("half")
         raise OSError("No space left on device")
@@ -132,7 +132,7 @@ def test_pickled_weights_are_not_staged(checkpoint, tmp_path):
         stage_revision(checkpoint, tmp_path / "staged", {})
 
 
-def test_a_published_configuration_names_no_folder_of_this_machine(tmp_path):
+def test_published_config_holds_no_local_paths(tmp_path):
     (tmp_path / "my-clip").mkdir()
     path = tmp_path / "config.json"
     path.write_text(
