@@ -1,4 +1,4 @@
-"""Moments of many queries from stored features."""
+"""Moments of many queries, from stored features."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def rows(videos):
     return [{"qid": vid, "vid": vid, "query": "a red star"} for vid in videos]
 
 
-def test_long_videos_go_through_windows_and_short_ones_do_not(model, videos):
+def test_only_long_videos_are_split_into_windows(model, videos):
     processor = MomentRetrievalProcessor.from_config(model.config)
     found = list(predict_from_features(model, processor, rows(videos), videos, TEXTS, progress=False))
     assert [result["qid"] for result in found] == ["v12", "v100", "v20"]
@@ -43,13 +43,13 @@ def test_long_videos_go_through_windows_and_short_ones_do_not(model, videos):
             assert result["moments"][0][key] == pytest.approx(expected["moments"][0][key], abs=1e-3)
 
 
-def test_a_model_of_lower_precision_predicts_too(model, videos):
+def test_half_precision_model_predicts(model, videos):
     processor = MomentRetrievalProcessor.from_config(model.config)
     found = list(predict_from_features(model.bfloat16(), processor, rows(videos), videos, TEXTS, progress=False))
     assert all(np.isfinite([moment["start"] for moment in result["moments"]]).all() for result in found)
 
 
-def test_submissions_have_a_saliency_score_for_every_two_seconds():
+def test_submissions_have_one_saliency_score_per_two_seconds():
     result = {"qid": "1", "query": "q", "vid": "v", "moments": [{"start": 0.0, "end": 1.0, "score": 0.5}]}
     row = as_submission({**result, "saliency": [1.0, 2.0, 3.0, 5.0], "clip_length": 1.0})
     assert row["pred_saliency_scores"] == [1.5, 4.0] and row["pred_relevant_windows"] == [[0.0, 1.0, 0.5]]

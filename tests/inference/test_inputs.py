@@ -1,4 +1,4 @@
-"""What the pipeline takes as video and query: each way of saying the same gives the same."""
+"""Pipeline inputs: all equivalent forms of a video and a query give the same result."""
 
 import numpy as np
 import pytest
@@ -38,19 +38,19 @@ def expected(find, film):
 
 
 @pytest.mark.parametrize("name", ["query", "text"])
-def test_a_query_has_two_names(find, film, expected, name):
+def test_query_can_be_passed_under_two_names(find, film, expected, name):
     assert find(film, **{name: QUERY}) == find(film, QUERY) == expected
     assert find({"video": film, name: QUERY}) == expected
     one, (other,) = find([{"video": str(film), name: QUERY}, {"video": film, name: [QUERY]}])
     assert_same([one, other], [expected, expected])
 
 
-def test_both_names_at_once_are_refused(find, film):
+def test_passing_both_names_is_rejected(find, film):
     with pytest.raises(ValueError, match="two names for one thing"):
         find(film, QUERY, text=QUERY)
 
 
-def test_generators_and_datasets_are_answered_one_by_one(find, film, expected):
+def test_generators_and_datasets_are_processed_one_by_one(find, film, expected):
     taken = []
 
     def requests():
@@ -77,19 +77,19 @@ def test_generators_and_datasets_are_answered_one_by_one(find, film, expected):
     assert list(find(Rows())) == [expected] * 2
 
 
-def test_a_wrong_option_is_an_error_of_the_call_and_not_of_the_first_row(find):
+def test_unknown_option_fails_at_the_call_and_not_at_the_first_row(find):
     with pytest.raises(ValueError, match="topk"):
         find(iter([]), QUERY, topk=1)
 
 
 @pytest.mark.parametrize("wrap", [lambda path: {"path": str(path), "bytes": None}, lambda path: {"path": None, "bytes": path.read_bytes()},
                                   lambda path: path.read_bytes(), lambda path: path.as_uri()])  # fmt: skip
-def test_values_of_a_video_column_bytes_and_addresses(find, film, expected, wrap):
+def test_dataset_values_bytes_and_urls_are_accepted(find, film, expected, wrap):
     assert find(wrap(film), QUERY) == expected
     assert find([wrap(film)], [QUERY]) == [expected]
 
 
-def test_frames_in_every_common_form(find, frames):
+def test_frames_are_accepted_in_every_common_form(find, frames):
     expected = find(VideoFrames(frames, FPS), QUERY)
     as_tensor = torch.from_numpy(frames)
     for video in (
@@ -104,7 +104,7 @@ def test_frames_in_every_common_form(find, frames):
         find(frames, QUERY)
 
 
-def test_features_as_arrays_tensors_and_batches(find):
+def test_features_are_accepted_as_arrays_tensors_and_batches(find):
     features = np.random.default_rng(0).normal(size=(2, 9, DIM)).astype(np.float32)
     expected = [find(video, QUERY) for video in features]
     assert find(torch.from_numpy(features[0]), QUERY) == expected[0]
@@ -112,13 +112,13 @@ def test_features_as_arrays_tensors_and_batches(find):
     assert find(features, QUERY) == find(torch.from_numpy(features), QUERY) == find(list(features), QUERY) == expected
 
 
-def test_queries_as_features(find, film, expected):
+def test_queries_are_accepted_as_features(find, film, expected):
     tokens = find.text_encoder.encode([QUERY])[0]
     assert find(film, tokens) == find(film, torch.from_numpy(tokens)) == expected
     assert_same(find(film, [tokens, OTHER]), find(film, [QUERY, OTHER]))
 
 
-def test_what_is_no_video_is_refused(find, film):
+def test_non_videos_are_rejected(find, film):
     for video, message in (
         (None, "NoneType"),
         (3, "not a video: int"),
@@ -129,7 +129,7 @@ def test_what_is_no_video_is_refused(find, film):
             find(video, QUERY)
 
 
-def test_videos_are_kept_for_the_next_call(film, frames, tmp_path, monkeypatch):
+def test_encoded_videos_are_cached_between_calls(film, frames, tmp_path, monkeypatch):
     encoded, encode = [], PixelEncoder.encode_video
     monkeypatch.setattr(PixelEncoder, "encode_video", lambda self, *a, **k: encoded.append(1) or encode(self, *a, **k))
     find = VideoMomentRetrievalPipeline(model=tiny(), device="cpu", kept_videos=2)
@@ -141,14 +141,14 @@ def test_videos_are_kept_for_the_next_call(film, frames, tmp_path, monkeypatch):
     for _ in range(2):
         find(frames, QUERY, fps=FPS)
     assert len(encoded) == 2
-    find(frames, QUERY, fps=2 * FPS)  # Another video; the oldest makes room.
+    find(frames, QUERY, fps=2 * FPS)  # Another video evicts the oldest.
     find(path, QUERY)
     assert len(encoded) == 4
     write_video(path, [gray(200)] * 4, fps=FPS)  # The file has changed.
     assert len(find(path, QUERY)["saliency"]) == 1 / CLIP and len(encoded) == 5
 
 
-def test_frames_of_features_the_model_does_not_know_are_refused(frames):
+def test_frames_are_rejected_if_the_model_has_no_encoder(frames):
     find = VideoMomentRetrievalPipeline(model=tiny(video_encoder="i3d:"), device="cpu")
     with pytest.raises(ValueError, match="cannot be computed from a video here"):
         find(frames, QUERY, fps=FPS)

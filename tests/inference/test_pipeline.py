@@ -1,4 +1,4 @@
-"""The pipeline: from a file and a sentence to moments, by the path that training took."""
+"""The pipeline: from a video file and a sentence to moments, with the features used in training."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -52,7 +52,7 @@ def short_film(tmp_path_factory):
 
 
 def assert_same(results, expected):
-    """Batches of other sizes are summed in another order, so the last digits may differ, and moments of one score change places."""
+    """Compare up to rounding: other batch sizes change the order of summation, so moments with equal scores may swap."""
 
     def by_time(result):
         return sorted(tuple(moment[key] for key in ("start", "end", "score")) for moment in result["moments"])
@@ -63,7 +63,7 @@ def assert_same(results, expected):
         np.testing.assert_allclose(by_time(result), by_time(other), atol=1e-4)
 
 
-def test_one_query_of_one_video(find, film):
+def test_one_query_of_one_video_returns_moments(find, film):
     result = find(video=str(film), query="a person opens the door", top_k=3)
     assert isinstance(find, VideoMomentRetrievalPipeline)
     assert set(result) == {"moments", "saliency", "clip_length"} and result["clip_length"] == CLIP
@@ -74,7 +74,7 @@ def test_one_query_of_one_video(find, film):
 
 
 @pytest.mark.parametrize("kind", ["qd_detr", "moment_detr"])
-def test_the_same_as_training_features_give(kind, film):
+def test_video_gives_the_same_result_as_its_training_features(kind, film):
     model = tiny() if kind == "qd_detr" else tiny(MomentDetrConfig, MomentDetrForMomentRetrieval)
     query = "a person opens the door"
     features = {"film": video_encoder(SPEC).encode_video(film, CLIP)}
@@ -88,7 +88,7 @@ def test_the_same_as_training_features_give(kind, film):
     assert find(video=features["film"], query=query) == result
 
 
-def test_lists_in_lists_out(find, film, short_film):
+def test_lists_of_inputs_return_lists(find, film, short_film):
     one, two = (find(video=film, query=query) for query in ("a red star", "the dog barks"))
     short = find(video=short_film, query="a red star")
     assert_same(find(video=film, query=["a red star", "the dog barks"]), [one, two])
@@ -102,7 +102,7 @@ def test_lists_in_lists_out(find, film, short_film):
     assert find(video=[], query="a red star") == []
 
 
-def test_a_video_is_encoded_once_for_all_its_queries(find, film, monkeypatch):
+def test_video_is_encoded_once_for_all_its_queries(find, film, monkeypatch):
     calls, encode = [], PixelEncoder.encode_video
     monkeypatch.setattr(
         PixelEncoder, "encode_video", lambda self, path, *a, **k: calls.append(path) or encode(self, path, *a, **k)
@@ -113,7 +113,7 @@ def test_a_video_is_encoded_once_for_all_its_queries(find, film, monkeypatch):
     assert len(calls) == 2
 
 
-def test_threads_may_share_a_pipeline_around_a_model_that_was_training():
+def test_threads_can_share_a_pipeline_of_a_model_in_training_mode():
     rng = np.random.default_rng(0)
     videos = [rng.normal(size=(length, DIM)).astype(np.float32) for length in (8, 12)] * 20
     find = VideoMomentRetrievalPipeline(model=tiny().train(), device="cpu")
@@ -127,13 +127,13 @@ def test_threads_may_share_a_pipeline_around_a_model_that_was_training():
         assert answer == pytest.approx(scores(video), abs=1e-5)
 
 
-def test_a_video_of_one_frame_is_one_clip(find, short_film):
+def test_single_frame_video_is_one_clip(find, short_film):
     result = find(video=short_film, query="a red star")
     assert len(result["saliency"]) == 1
     assert all(moment["start"] < moment["end"] <= 0.5 for moment in result["moments"])
 
 
-def test_a_video_longer_than_the_model_takes(film):
+def test_video_longer_than_the_model_maximum_is_searched(film):
     find = VideoMomentRetrievalPipeline(model=tiny(max_video_length=5), device="cpu")
     result = find(video=film, query="a red star")
     assert len(result["saliency"]) == 12
@@ -142,9 +142,9 @@ def test_a_video_longer_than_the_model_takes(film):
     assert len(windowed["saliency"]) == 12 and len(windowed["moments"]) == 1
 
 
-def test_the_whole_pipeline_can_be_saved_and_loaded(find, film, tmp_path):
+def test_pipeline_can_be_saved_and_loaded(find, film, tmp_path):
     find.save_pretrained(tmp_path)
-    # Beside the model lies the pipeline for environments without shine_hf; here its own is used, without asking for trust_remote_code.
+    # The folder has pipeline code for environments without shine_hf; here the package's own is used, without trust_remote_code.
     assert (tmp_path / "pipeline_moment_retrieval.py").is_file()
     for options in ({}, {"trust_remote_code": True}):
         again = pipeline(TASK, model=str(tmp_path), device="cpu", **options)
@@ -152,7 +152,7 @@ def test_the_whole_pipeline_can_be_saved_and_loaded(find, film, tmp_path):
     assert again(video=film, query="a red star") == find(video=film, query="a red star")
 
 
-def test_what_is_wrong_with_a_file_is_said(find, tmp_path):
+def test_invalid_files_are_rejected_with_the_reason(find, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.mp4"):
         find(video=tmp_path / "absent.mp4", query="a red star")
     (tmp_path / "notes.mp4").write_text("this is no film")
@@ -161,7 +161,7 @@ def test_what_is_wrong_with_a_file_is_said(find, tmp_path):
 
 
 @pytest.mark.parametrize("query", ["", "  ", None, 3, ["fine", ""], [None]])
-def test_a_query_must_be_a_sentence(find, film, query):
+def test_invalid_queries_are_rejected(find, film, query):
     with pytest.raises((ValueError, TypeError), match=r"query|iterable"):
         find(video=film, query=query)
 
@@ -171,14 +171,14 @@ def test_numbers_of_videos_and_queries_must_agree(find, film):
         find(video=[film, film], query=["a", "b", "c"])
 
 
-def test_unknown_options_are_named(find, film):
+def test_unknown_options_are_rejected(find, film):
     with pytest.raises(ValueError, match="topk"):
         find(video=film, query="a red star", topk=1)
     with pytest.raises(ValueError, match="window_seconds"):
         find(video=film, query="a red star", window_seconds=0.1)
 
 
-def test_features_that_cannot_be_computed_here_are_named(film):
+def test_features_without_an_encoder_are_rejected(film):
     find = VideoMomentRetrievalPipeline(
         model=tiny(video_encoder="i3d:features", text_encoder="npz:text"), device="cpu"
     )
@@ -196,7 +196,7 @@ def test_features_that_cannot_be_computed_here_are_named(film):
     assert mended(video=film, query="a red star")["moments"]
 
 
-def test_an_encoder_of_another_width_is_refused(film):
+def test_encoder_of_another_width_is_rejected(film):
     find = VideoMomentRetrievalPipeline(model=tiny(), device="cpu", video_encoder="pixels:size=3,frames=2")
     with pytest.raises(
         ValueError, match=f"{video_encoder('pixels:size=3').dim} channels, but the model was built for {DIM}"
@@ -204,8 +204,8 @@ def test_an_encoder_of_another_width_is_refused(film):
         find(video=film, query="a red star")
 
 
-def test_whatever_counts_as_a_video(find, film):
-    """The same moments from a path, bytes, a value of a `datasets` column, and decoded frames."""
+def test_all_kinds_of_video_input_give_the_same_moments(find, film):
+    """Pass a path, bytes, a value of a `datasets` column, and decoded frames."""
     from shine_hf.encoders.video_reader import read_clips
     from shine_hf.encoders.video_source import VideoFrames
 

@@ -1,4 +1,4 @@
-"""A pushed model in an environment with transformers only: shine_hf is hidden from a new process."""
+"""A pushed model in an environment that has only transformers: a new process in which shine_hf cannot be imported."""
 
 import json
 import subprocess
@@ -60,7 +60,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_a_pushed_model_works_without_shine_hf(folder, tmp_path):
+def test_pushed_model_works_without_shine_hf(folder, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", HIDE + USE, str(folder), str(tmp_path / "again")],
         capture_output=True,
@@ -76,7 +76,7 @@ def test_a_pushed_model_works_without_shine_hf(folder, tmp_path):
         assert 'pip install "shine-hf[video]"' in error and "import shine_hf" in error
 
 
-def test_the_configuration_names_the_pipeline_for_others_only(folder):
+def test_saved_config_names_the_pipeline_and_shine_hf_ignores_it(folder):
     saved = json.loads((folder / "config.json").read_text())["custom_pipelines"]
     assert saved == {
         "video-moment-retrieval": {"impl": "pipeline_moment_retrieval.MomentRetrievalPipeline", "pt": ["AutoModel"]}

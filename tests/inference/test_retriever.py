@@ -1,4 +1,4 @@
-"""`MomentRetriever`: from a folder and a video to a result that can be drawn and stored."""
+"""`MomentRetriever`: from a model folder and a video to a result that can be plotted and saved."""
 
 import json
 
@@ -34,7 +34,7 @@ def film(tmp_path_factory):
     return write_video(tmp_path_factory.mktemp("film") / "film.mp4", frames, fps=4)
 
 
-def test_a_result_has_moments_saliency_and_plain_values(retriever, film):
+def test_result_has_moments_saliency_and_plain_values(retriever, film):
     result = retriever.find(film, QUERIES[0])
     assert result.query == QUERIES[0] and result.clip_length == CLIP and len(result.saliency) == 12
     assert len(result.moments) == 5 and isinstance(result.moments[0], Moment)
@@ -46,7 +46,7 @@ def test_a_result_has_moments_saliency_and_plain_values(retriever, film):
     assert len(retriever.find(film, QUERIES[0], top_k=None).moments) == 10
 
 
-def test_many_queries_and_many_videos(retriever, film):
+def test_many_queries_and_videos_return_nested_results(retriever, film):
     one, other = (retriever.find(film, query) for query in QUERIES)
     assert [result.query for result in retriever.find(film, QUERIES)] == QUERIES
     many = retriever.find([film, film], QUERIES)
@@ -59,7 +59,7 @@ def test_many_queries_and_many_videos(retriever, film):
     assert retriever.find([film], QUERIES[0])[0].query == QUERIES[0]
 
 
-def test_a_video_is_encoded_once_for_all_calls(retriever, film, monkeypatch):
+def test_video_is_encoded_once_for_all_calls(retriever, film, monkeypatch):
     retriever.find(film, QUERIES[0])
     monkeypatch.setattr(
         type(retriever.pipeline.video_encoder), "encode_video", lambda *a, **k: pytest.fail("encoded again")
@@ -67,7 +67,7 @@ def test_a_video_is_encoded_once_for_all_calls(retriever, film, monkeypatch):
     assert retriever.find(str(film), QUERIES[1]).moments
 
 
-def test_a_figure_is_drawn_and_saved(retriever, film, tmp_path):
+def test_figure_is_drawn_and_saved(retriever, film, tmp_path):
     frames = np.stack([gray(10 * index) for index in range(24)])
     features = np.ones((9, DIM), np.float32)
     for name, video, options in (("file", film, {}), ("frames", frames, {"fps": 4}), ("features", features, {})):
@@ -79,7 +79,7 @@ def test_a_figure_is_drawn_and_saved(retriever, film, tmp_path):
     assert Image.open(tmp_path / "features.png").size[1] < Image.open(tmp_path / "file.png").size[1]
 
 
-def test_options_of_loading_reach_the_model_and_the_encoders(folder, film):
+def test_loading_options_reach_the_model_and_the_encoders(folder, film):
     retriever = MomentRetriever.from_pretrained(
         folder, device="cpu", saliency_weight=2.0, text_encoder="words:dim=12,seed=5", kept_videos=0
     )
@@ -88,11 +88,11 @@ def test_options_of_loading_reach_the_model_and_the_encoders(folder, film):
     assert retriever.find(film, QUERIES[0]).moments
 
 
-def test_a_model_that_is_not_there_is_named(tmp_path):
+def test_missing_model_is_reported(tmp_path):
     with pytest.raises(OSError, match="absent"):
         MomentRetriever.from_pretrained(tmp_path / "absent")
 
 
-def test_it_is_a_public_name():
+def test_retriever_is_a_public_name():
     assert shine_hf.MomentRetriever is MomentRetriever
     assert isinstance(MomentRetriever(VideoMomentRetrievalPipeline(model=tiny(), device="cpu")), MomentRetriever)
