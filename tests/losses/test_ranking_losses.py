@@ -1,4 +1,4 @@
-"""The SHINE losses on cases that can be worked out by hand."""
+"""The SHINE losses on cases with values computed by hand."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from shine_hf import ShineLoss, coarse_ranking_loss, fine_ranking_loss
 
 
-def test_coarse_loss_by_hand():
+def test_coarse_loss_equals_a_value_computed_by_hand():
     scores = torch.tensor([[3.0, 1.0, 0.5, 9.0]])
     irrelevant = torch.tensor([[0.0, 2.0, 7.0, 9.0]])
     labels, mask = torch.tensor([[1.0, 1.0, 0.0, 0.0]]), torch.tensor([[1, 1, 1, 0]])
@@ -18,17 +18,17 @@ def test_coarse_loss_by_hand():
     assert both.intra.item() == 0 and both.inter.item() == pytest.approx(2 + 1 - 2)
 
 
-def test_coarse_loss_of_a_moment_over_the_whole_video_and_of_none():
+def test_coarse_loss_handles_full_video_and_missing_moments():
     scores = torch.tensor([[2.0, 1.0], [5.0, 5.0]])
     labels, mask = torch.tensor([[1.0, 1.0], [0.0, 0.0]]), torch.ones(2, 2)
     loss = coarse_ranking_loss(scores, torch.zeros(2, 2), labels, mask)
-    # Nothing is outside, so the first clip stands in; the second row has no moment and no term.
+    # In the first row nothing is outside, so the first clip is used; the second row has no moment and no term.
     assert loss.intra.item() == pytest.approx(1 + 2 - 2) and loss.inter.item() == pytest.approx(2 + 0 - 2)
     nothing = coarse_ranking_loss(scores, scores, torch.zeros(2, 2), mask)
     assert nothing.intra.item() == 0 and nothing.inter.item() == 0
 
 
-def test_soft_labels_count_from_one_half():
+def test_soft_labels_count_as_inside_from_one_half():
     hard, soft = torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([[0.4, 0.5, 0.1]])
     scores, mask = torch.tensor([[0.3, 0.1, 0.2]]), torch.ones(1, 3)
     assert coarse_ranking_loss(scores, scores, hard, mask) == coarse_ranking_loss(scores, scores, soft, mask)
@@ -40,7 +40,7 @@ def distances(scores, negatives, labels):
 
 
 @pytest.mark.parametrize("compare_to", ["previous", "first"])
-def test_fine_loss_by_hand(compare_to):
+def test_fine_loss_equals_a_value_computed_by_hand(compare_to):
     torch.manual_seed(0)
     scores, negatives, labels = torch.randn(1, 5), torch.randn(1, 3, 5), torch.tensor([[0, 1.0, 1, 0, 0]])
     d = distances(scores[0], negatives[0], labels[0])
@@ -51,15 +51,15 @@ def test_fine_loss_by_hand(compare_to):
     assert got.item() == pytest.approx(want.item(), rel=1e-4)
 
 
-def test_fine_loss_on_the_saliency_itself():
+def test_fine_loss_can_compare_saliency_directly():
     scores = torch.tensor([[0.0, 3.0, 1.0, 9.0]])
     negatives = torch.tensor([[[5.0, 1.0, 2.0, 0.0], [5.0, 2.0, 2.0, 0.0], [0.0, -1.0, -2.0, 9.0]]])
     labels, mask = torch.tensor([[0, 1.0, 1, 1]]), torch.tensor([[1, 1, 1, 0]])
     arguments = dict(margins=(0.6, 0.25, 0.25), distance="saliency")
-    # Inside, without the padding: query 2, levels 1.5 and 2, irrelevant -1.5.
+    # Means inside the moment, without padding: query 2, levels 1.5 and 2, irrelevant -1.5.
     want = (0.6 + 1.5 - 2) + (0.25 + 2 - 1.5) + 0
     assert fine_ranking_loss(scores, negatives, labels, mask, **arguments).item() == pytest.approx(want)
-    # The paper's distances lose sight of the negatives where all scores are low, these do not.
+    # The paper's distances barely depend on the negatives if all scores are low; these do.
     low = [(scores - 6).requires_grad_(), (negatives - 6).requires_grad_()]
     shares = []
     for distance in ("cross_entropy", "saliency"):
@@ -77,13 +77,13 @@ def test_standardized_saliency_does_not_depend_on_shift_and_scale():
     negatives = torch.tensor([[[5.0, 1.0, 2.0, 0.0], [0.0, -1.0, -2.0, 9.0]]])
     labels, mask = torch.tensor([[0, 1.0, 1, 1]]), torch.tensor([[1, 1, 1, 0]])
     arguments = dict(margins=(1.0, 1.0), distance="standardized_saliency")
-    # Inside, without the padding: query 2, level 1.5, irrelevant -1.5; the deviation of 0, 3 and 1.
+    # Means inside the moment, without padding: query 2, level 1.5, irrelevant -1.5; standard deviation of 0, 3 and 1.
     deviation = (14 / 9) ** 0.5
     want = 1 + (1.5 - 2) / deviation + max(0, 1 + (-1.5 - 1.5) / deviation)
     assert fine_ranking_loss(scores, negatives, labels, mask, **arguments).item() == pytest.approx(want, rel=1e-5)
     moved = fine_ranking_loss(7 * scores - 30, 7 * negatives - 30, labels, mask, **arguments)
     assert moved.item() == pytest.approx(want, rel=1e-5)
-    # Flat saliency has no unit of its own; the loss stays finite, and so does its gradient.
+    # Constant saliency has no scale; the loss and its gradient must stay finite.
     flat = torch.zeros(1, 4, requires_grad=True)
     loss = fine_ranking_loss(flat, torch.zeros(1, 2, 4), labels, mask, **arguments)
     loss.backward()
@@ -92,7 +92,7 @@ def test_standardized_saliency_does_not_depend_on_shift_and_scale():
 
 @pytest.mark.parametrize("compare_to", ["previous", "first"])
 @pytest.mark.parametrize("absent", [0, 1, 2, 3])
-def test_an_absent_level_drops_out_of_the_chain(absent, compare_to):
+def test_absent_level_is_skipped_in_the_chain(absent, compare_to):
     torch.manual_seed(1)
     scores, negatives, labels = torch.randn(2, 6), torch.randn(2, 4, 6), torch.tensor([[0, 1.0, 1, 0, 0, 0]] * 2)
     margins = (0.5, 0.6, 0.7, 0.8)
@@ -109,7 +109,7 @@ def test_an_absent_level_drops_out_of_the_chain(absent, compare_to):
     assert again.item() == masked.item()
 
 
-def test_each_hinge_is_averaged_over_the_rows_that_have_it():
+def test_each_hinge_is_averaged_over_its_rows():
     torch.manual_seed(2)
     scores, negatives, labels = torch.randn(2, 6), torch.randn(2, 2, 6), torch.tensor([[0, 1.0, 1, 0, 0, 0]] * 2)
     mask = torch.tensor([[True, True], [False, False]])
@@ -119,17 +119,17 @@ def test_each_hinge_is_averaged_over_the_rows_that_have_it():
     assert both.item() == pytest.approx(first.item())
 
 
-def test_the_scores_that_set_the_pace_get_no_gradient_from_the_negatives():
+def test_positive_scores_get_no_gradient_from_negative_hinges():
     scores = torch.randn(1, 4, requires_grad=True)
     negatives = torch.randn(1, 2, 4, requires_grad=True)
     labels, mask = torch.tensor([[0.0, 1, 0, 0]]), torch.ones(1, 4)
-    # With a margin that only the second hinge reaches, nothing flows to the positive scores.
+    # If only the second hinge is active, no gradient reaches the positive scores.
     loss = fine_ranking_loss(scores, negatives, labels, mask, margins=(-100.0, 100.0))
     loss.backward()
     assert not scores.grad.any() and negatives.grad.any()
 
 
-def test_padding_never_counts():
+def test_padding_does_not_change_the_losses():
     torch.manual_seed(3)
     scores, negatives = torch.randn(2, 6), torch.randn(2, 4, 6)
     labels, mask = torch.tensor([[0, 1.0, 1, 0, 0, 0]] * 2), torch.tensor([[1, 1, 1, 1, 0, 0]] * 2)
@@ -142,20 +142,20 @@ def test_padding_never_counts():
     assert total.item() == pytest.approx(sum(value.item() for value in terms.values()))
 
 
-def test_weights_choose_the_losses():
+def test_weights_select_the_losses():
     scores, negatives, labels, mask = torch.randn(2, 6), torch.randn(2, 4, 6), torch.ones(2, 6), torch.ones(2, 6)
     assert set(ShineLoss(fine_weight=0)(scores, negatives, labels, mask)[1]) == {
         "loss_coarse_intra",
         "loss_coarse_inter",
     }
     assert set(ShineLoss(coarse_weight=0)(scores, negatives, labels, mask)[1]) == {"loss_fine"}
-    # The irrelevant query alone: nothing to rank finely.
+    # Only the irrelevant query: there is nothing to rank for the fine loss.
     assert "loss_fine" not in ShineLoss()(scores, negatives[:, :1], labels, mask)[1]
     double, terms = ShineLoss(coarse_weight=2, fine_weight=0)(scores, negatives, labels, mask)
     assert double.item() == pytest.approx(2 * sum(v.item() for v in terms.values()))
 
 
-def test_bad_settings_are_refused():
+def test_invalid_settings_are_rejected():
     scores, negatives, labels = torch.randn(1, 4), torch.randn(1, 3, 4), torch.ones(1, 4)
     with pytest.raises(ValueError, match="2 margins for 3 negatives"):
         fine_ranking_loss(scores, negatives, labels, labels, margins=(1.0, 1.0))
@@ -167,8 +167,8 @@ def test_bad_settings_are_refused():
         ShineLoss(fine_margins=(0.1, 0.2))(scores, negatives, labels, labels)
 
 
-def test_losses_move_nothing_to_the_host():
-    """No `.item()` or `.cpu()` in the ranking losses and the matching: on the meta device either would raise."""
+def test_losses_do_not_synchronize_with_the_host():
+    """Run the ranking losses and the matching on the meta device, where `.item()` or `.cpu()` raises."""
     from shine_hf import QDDetrConfig
     from shine_hf.modeling.moment_retrieval_loss import match_windows
 
