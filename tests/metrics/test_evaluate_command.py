@@ -22,7 +22,7 @@ def _evaluate(submission, ground_truth, *options):
     return main(["evaluate", "--submission", str(submission), "--ground-truth", str(ground_truth), *map(str, options)])
 
 
-def test_table_and_json(files, tmp_path, capsys):
+def test_evaluate_prints_a_table_and_writes_json(files, tmp_path, capsys):
     assert _evaluate(*files, "--output", tmp_path / "metrics.json") == 0
     header, full, short, middle = (line.split() for line in capsys.readouterr().out.splitlines())
     assert dict(zip(header, full)) | {"moments": "full", "R1@0.3": "50.00", "mIoU": "62.50"} == dict(zip(header, full))
@@ -33,7 +33,7 @@ def test_table_and_json(files, tmp_path, capsys):
     assert layout["short"]["MR-R1"]["0.95"] == 100
 
 
-def test_highlights_have_a_table_of_their_own(tmp_path, files, capsys):
+def test_highlights_get_a_separate_table(tmp_path, files, capsys):
     for path, rows, columns in (
         (files[0], SUBMISSION, {"pred_saliency_scores": [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]}),
         (files[1], GROUND_TRUTH, {"duration": 12, "relevant_clip_ids": [0], "saliency_scores": [[3]]}),

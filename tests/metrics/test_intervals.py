@@ -1,4 +1,4 @@
-"""The interval of a share, held against simulated truths: its coverage must be what it says, near 0 and 1 and with dependent queries too."""
+"""Intervals of a proportion on simulated data: coverage is nominal, even near 0 and 1 and with dependent queries."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ TOLERANCE = 2 * (0.95 * 0.05 / REPEATS) ** 0.5
 
 
 def simulated(rng, share, sizes, dependence):
-    """Queries of videos of the given sizes that hold with probability `share`; `dependence` is the correlation within a video."""
+    """Draw outcomes of queries that hold with probability `share`, for videos of the given sizes and correlation `dependence`."""
     if dependence in (0, 1):
         of_video = np.full(len(sizes), share) if dependence == 0 else (rng.random(len(sizes)) < share).astype(float)
     else:
@@ -32,10 +32,10 @@ def coverage(rng, share, make_sizes, dependence):
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.8, 0.95, 0.99])
 @pytest.mark.parametrize("count", [5, 20, 200])
-def test_coverage_of_independent_queries(share, count):
+def test_independent_queries_have_nominal_coverage(share, count):
     found, width = coverage(np.random.default_rng(count), share, lambda rng: np.ones(count, dtype=int), 0)
     assert found >= 0.95 - TOLERANCE
-    # No wider than the exact interval at its worst, and a good deal narrower near the ends.
+    # At most as wide as the widest exact interval, and much narrower near 0 and 1.
     assert width < 2.5 * (share * (1 - share) / count) ** 0.5 * 1.96 + 3.7 / count
 
 
@@ -51,12 +51,12 @@ def test_coverage_of_independent_queries(share, count):
     ],
     ids=["8x5", "60x4", "uneven", "one_large"],
 )
-def test_coverage_where_queries_of_one_video_depend_on_each_other(share, dependence, make_sizes):
+def test_dependent_queries_have_nominal_coverage(share, dependence, make_sizes):
     found, _ = coverage(np.random.default_rng(7), share, make_sizes, dependence)
     assert found >= 0.95 - TOLERANCE
 
 
-def test_dependent_queries_widen_the_interval_and_independent_ones_do_not():
+def test_only_dependent_queries_widen_the_interval():
     rng = np.random.default_rng(0)
     holds, videos = simulated(rng, 0.8, np.full(300, 5), 1)
     low, high = share_interval(holds, videos)
@@ -67,16 +67,16 @@ def test_dependent_queries_widen_the_interval_and_independent_ones_do_not():
 
 
 @pytest.mark.parametrize(("held", "expected"), [(8, (0.631, 1)), (0, (0, 0.369))])
-def test_eight_of_eight_is_the_exact_interval_and_no_point(held, expected):
+def test_all_or_none_gives_the_exact_interval(held, expected):
     assert share_interval(np.arange(8) < held) == pytest.approx(expected, abs=0.001)
 
 
-def test_queries_of_a_single_video_say_little():
+def test_queries_of_a_single_video_give_a_wide_interval():
     low, high = share_interval(np.ones(50, dtype=bool), ["only"] * 50)
     assert low < 0.1 and high == 1
 
 
-def test_more_confidence_is_a_wider_interval():
+def test_higher_confidence_widens_the_interval():
     holds = np.arange(60) < 45
     (wide_low, wide_high), (low, high) = (share_interval(holds, confidence=value) for value in (0.99, 0.5))
     assert wide_low < low < 0.75 < high < wide_high
@@ -90,6 +90,6 @@ def test_more_confidence_is_a_wider_interval():
         (([True], None, 95), "confidence"),
     ],
 )
-def test_what_has_no_interval_is_refused(arguments, message):
+def test_invalid_arguments_are_rejected(arguments, message):
     with pytest.raises(ValueError, match=message):
         share_interval(*arguments)

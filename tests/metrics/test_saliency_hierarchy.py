@@ -1,4 +1,4 @@
-"""The order of saliency: which links count, what ties and absent levels do, and its intervals."""
+"""The saliency order: which links count, ties, absent levels, and intervals."""
 
 import numpy as np
 import pytest
@@ -9,47 +9,47 @@ ABSENT = np.nan
 LINKS = ("positive>level1", "level1>level2", "level2>level3", "level3>irrelevant")
 
 
-def test_each_link_and_the_chain():
+def test_links_and_full_chain_are_counted():
     levels = [
         [5, 4, 3, 2, 1],
         [5, 4, 3, 2, 2.5],  # the last link fails
         [3, 4, 3, 2, 1],  # the first
-        [5, 4, 1, 2, 1.5],  # the one between levels 1 and 2 holds, between 2 and 3 fails
+        [5, 4, 1, 2, 1.5],  # the link from level 1 to 2 holds, from 2 to 3 fails
     ]
     metrics = saliency_order(np.array(levels))
     assert list(metrics) == [*LINKS, "chain"]
     assert metrics == {**dict(zip(LINKS, (75, 100, 75, 75))), "chain": 25}
 
 
-def test_a_tie_is_a_failure():
-    """A model whose saliency ignores the query must not look like one that orders half of them."""
+def test_tie_counts_as_a_failure():
+    """A model that ignores the query must not look like one that orders half of the pairs."""
     assert set(saliency_order(np.ones((10, 5))).values()) == {0}
 
 
-def test_an_absent_level_drops_out_and_its_neighbors_are_compared():
+def test_absent_level_is_skipped_and_its_neighbors_are_compared():
     right = saliency_order(np.array([[5, ABSENT, 3, 2, 1]]))
     assert right == {"level2>level3": 100, "level3>irrelevant": 100, "chain": 100}
     assert saliency_order(np.array([[3, ABSENT, 5, 2, 1]]))["chain"] == 0
     assert saliency_order(np.array([[5, ABSENT, ABSENT, ABSENT, 6]])) == {"chain": 0}
 
 
-def test_a_link_counts_where_both_ends_are():
+def test_link_counts_only_if_both_ends_exist():
     levels = np.array([[2, 1, 0], [2, ABSENT, 0], [1, 2, 0]])
     assert saliency_order(levels) == {"positive>level1": 50, "level1>irrelevant": 100, "chain": pytest.approx(200 / 3)}
 
 
-def test_rows_without_anything_to_compare_do_not_count():
+def test_rows_without_negatives_do_not_count():
     levels = np.array([[2, 1], [2, ABSENT], [ABSENT, 1]])
     assert saliency_order(levels) == {"positive>irrelevant": 100, "chain": 100}
     assert saliency_order(np.array([[1.0], [2.0]])) == {}
     assert saliency_order(np.zeros((0, 5))) == {}
 
 
-def test_infinite_scores_are_scores():
+def test_infinite_scores_are_compared():
     assert saliency_order(np.array([[0.0, -np.inf]]))["chain"] == 100
 
 
-def test_intervals_are_those_of_the_share_among_the_rows_that_count():
+def test_intervals_use_only_the_rows_that_count():
     rng = np.random.default_rng(0)
     levels = rng.normal(size=(200, 3)) + [0.5, 0, -0.5]
     levels[rng.random((200, 3)) < [0, 0.1, 0.1]] = ABSENT
@@ -64,13 +64,13 @@ def test_intervals_are_those_of_the_share_among_the_rows_that_count():
         assert metrics[f"{name}_low"] < metrics[name] < metrics[f"{name}_high"]
 
 
-def test_an_order_that_always_holds_is_not_certain():
+def test_order_that_always_holds_still_has_an_interval():
     metrics = saliency_order(np.tile([2.0, 1.0], (8, 1)), confidence=0.95)
     assert metrics["chain"] == metrics["chain_high"] == 100
     assert 50 < metrics["chain_low"] < 70
 
 
-def test_hierarchy_reads_the_clips_inside_the_moment_only():
+def test_hierarchy_uses_only_clips_inside_the_moment():
     saliency = np.array([[9.0, 1, 1, np.nan]])
     negatives = np.array([[[0, 0.5, 0.5, np.nan], [0, 2, 2, np.nan]]])
     inside = np.array([[False, True, True, False]])
@@ -82,12 +82,12 @@ def test_hierarchy_reads_the_clips_inside_the_moment_only():
     assert saliency_hierarchy(saliency, negatives, ~inside & [True, True, True, False], confidence=None)["chain"] == 0
 
 
-def test_hierarchy_is_the_order_of_the_means():
+def test_hierarchy_compares_mean_saliency():
     rng = np.random.default_rng(3)
     saliency, negatives, inside = rng.normal(size=(50, 9)), rng.normal(size=(50, 4, 9)), rng.random((50, 9)) < 0.5
     inside[:, 0] = True
     present = rng.random((50, 4)) < 0.8
-    negatives[~present] = np.inf  # the scores of an absent negative mean nothing
+    negatives[~present] = np.inf  # scores of an absent negative are ignored
     levels = np.full((50, 5), ABSENT)
     for row in range(50):
         levels[row, 0] = saliency[row, inside[row]].mean()
@@ -108,12 +108,12 @@ def test_hierarchy_is_the_order_of_the_means():
         (((3, 4), (2, 2, 4), (3, 4)), "do not fit"),
     ],
 )
-def test_wrong_shapes(shapes, message):
+def test_invalid_shapes_are_rejected(shapes, message):
     with pytest.raises(ValueError, match=message):
         saliency_hierarchy(*map(np.ones, shapes))
 
 
-def test_wrong_values():
+def test_invalid_values_are_rejected():
     saliency, negatives, inside = np.zeros((3, 4)), np.zeros((3, 2, 4)), np.ones((3, 4), dtype=bool)
     with pytest.raises(ValueError, match=r"expected negative_mask \(3, 2\)"):
         saliency_hierarchy(saliency, negatives, inside, negative_mask=np.ones((3, 3)))

@@ -1,4 +1,4 @@
-"""Submissions: the published one to the second decimal, random ones against a scorer made of loops, broken ones refused by name."""
+"""Submissions: the published one to two decimals, random ones against a loop-based scorer, and broken ones with clear errors."""
 
 import gzip
 import importlib.util
@@ -25,7 +25,7 @@ def loop_scorer():
 
 @pytest.fixture
 def files():
-    """A small submission and its ground truth, with highlights."""
+    """Return a small submission and its ground truth, with highlights."""
     submission = [
         {"qid": 1, "pred_relevant_windows": [[0, 4, 0.9], [4, 8, 0.5]], "pred_saliency_scores": [1.0, 0.5, 0.0, 0.0]},
         {"qid": 2, "pred_relevant_windows": [[2, 8, 0.7]], "pred_saliency_scores": [0.0, 0.1, 0.9, 0.2]},
@@ -43,7 +43,7 @@ def files():
     return submission, ground_truth
 
 
-def test_the_published_submission(shared):
+def test_published_submission_gets_the_published_scores(shared):
     folder = shared / "data" / "qvhighlights"
     metrics = evaluate_submission(
         read_rows(folder / "sample_val_preds.jsonl.gz"), read_rows(folder / "highlight_val_release.jsonl")
@@ -63,13 +63,13 @@ def _leaves(layout: dict, path: str = "") -> set:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_any_submission_scores_as_with_loops(loop_scorer, seed):
+def test_random_submissions_match_the_loop_scorer(loop_scorer, seed):
     submission, ground_truth = _random_files(np.random.default_rng(seed))
     assert evaluate_submission(submission, ground_truth) == loop_scorer(submission, ground_truth)
 
 
 def _random_files(rng, num_queries=25):
-    """Whole seconds and few distinct scores, so that thresholds are met exactly and ties are common."""
+    """Make random files with integer seconds and few distinct scores, so that exact thresholds and ties are common."""
     submission, ground_truth = [], []
     for qid in rng.permutation(num_queries).tolist():
         duration = int(rng.integers(4, 400))
@@ -100,7 +100,7 @@ def _random_files(rng, num_queries=25):
     return submission, rng.permutation(ground_truth).tolist()
 
 
-def test_figures_are_in_percent_and_rounded(files):
+def test_metrics_are_rounded_percentages(files):
     metrics = evaluate_submission(*files)
     assert metrics["MR-full-R1@0.5"] == 50
     assert metrics["MR-full-mIoU"] == 62.5  # IoUs 1 and 2 / 8
@@ -108,14 +108,14 @@ def test_figures_are_in_percent_and_rounded(files):
     assert all(value == round(value, 2) for value in metrics.values())
 
 
-def test_the_order_of_rows_and_the_type_of_qids_do_not_matter(files):
+def test_row_order_and_qid_type_do_not_change_the_metrics(files):
     submission, ground_truth = files
     expected = evaluate_submission(submission, ground_truth)
     text_qids = [{**row, "qid": str(row["qid"])} for row in ground_truth]
     assert evaluate_submission(submission[::-1], text_qids) == expected
 
 
-def test_moments_alone_and_highlights_alone(files):
+def test_moments_and_highlights_can_be_scored_separately(files):
     submission, ground_truth = files
     both = evaluate_submission(submission, ground_truth)
     moments = evaluate_submission(_without(submission, "pred_saliency_scores"), ground_truth)
@@ -125,13 +125,13 @@ def test_moments_alone_and_highlights_alone(files):
     assert "HL-min-Fair" not in official_layout(moments) and "full" not in official_layout(highlights)
 
 
-def test_lengths_without_windows_are_left_out(files):
+def test_length_ranges_without_windows_are_omitted(files):
     metrics = evaluate_submission(*files)
     assert "MR-short-mAP" in metrics and "MR-long-mAP" not in metrics
     assert "long" not in official_layout(metrics) and "MR-long-mAP" not in official_layout(metrics)["brief"]
 
 
-def test_windows_longer_than_150_seconds_count_in_full_only():
+def test_windows_longer_than_150_seconds_count_only_in_full():
     metrics = evaluate_submission(
         [{"qid": 1, "pred_relevant_windows": [[0, 200, 1.0]]}], [{"qid": 1, "relevant_windows": [[0, 200]]}]
     )
@@ -139,7 +139,7 @@ def test_windows_longer_than_150_seconds_count_in_full_only():
     assert {name.split("-")[1] for name in metrics} == {"full"}
 
 
-def test_a_query_without_predicted_moments_is_a_miss(files):
+def test_query_without_predicted_moments_is_a_miss(files):
     submission, ground_truth = files
     submission[1]["pred_relevant_windows"] = []
     metrics = evaluate_submission(submission, ground_truth)
@@ -149,7 +149,7 @@ def test_a_query_without_predicted_moments_is_a_miss(files):
     assert evaluate_submission(submission, ground_truth)["MR-full-mAP"] == 0
 
 
-def test_windows_of_no_length_do_not_overlap():
+def test_empty_windows_do_not_overlap():
     metrics = evaluate_submission(
         [{"qid": 1, "pred_relevant_windows": [[3, 3, 0.9]]}], [{"qid": 1, "relevant_windows": [[50, 50]]}]
     )
@@ -207,14 +207,14 @@ def _set(which, index, **columns):
         (_set("truth", 1, saliency_scores=3), "ground truth, qid '1': saliency_scores must be a list"),
     ],
 )  # fmt: skip
-def test_broken_files(files, spoil, message):
+def test_invalid_files_are_rejected(files, spoil, message):
     submission, ground_truth = files
     spoil(submission, ground_truth)
     with pytest.raises(ValueError, match=message):
         evaluate_submission(submission, ground_truth)
 
 
-def test_nothing_to_score(files):
+def test_files_without_anything_to_score_are_rejected(files):
     submission, ground_truth = files
     with pytest.raises(ValueError, match="has neither"):
         evaluate_submission([{"qid": row["qid"]} for row in submission], ground_truth)
@@ -222,7 +222,7 @@ def test_nothing_to_score(files):
         evaluate_submission(_without(submission, "pred_relevant_windows"), _without(ground_truth, "saliency_scores"))
 
 
-def test_rows_are_read_packed_or_not(tmp_path):
+def test_rows_are_read_plain_or_gzipped(tmp_path):
     rows = [{"qid": "a", "query": "\u2028 a person"}, {"qid": "b"}]
     text = "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     (tmp_path / "rows.jsonl").write_text(text, encoding="utf-8")
@@ -235,7 +235,7 @@ def test_rows_are_read_packed_or_not(tmp_path):
     ("content", "message"),
     [(b'{"qid": 1}\n{"qid": ', "line 2: not JSON"), (b"[1]\n", "line 1: expected an object"), (b"\xff\xfe", "lines of text")],
 )  # fmt: skip
-def test_unreadable_rows(tmp_path, content, message):
+def test_unreadable_rows_are_rejected(tmp_path, content, message):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message) as error:
@@ -243,7 +243,7 @@ def test_unreadable_rows(tmp_path, content, message):
     assert str(path) in str(error.value)
 
 
-def test_unreadable_archives(tmp_path):
+def test_unreadable_archives_are_rejected(tmp_path):
     path, packed = tmp_path / "rows.jsonl.gz", gzip.compress(b'{"qid": 1}\n' * 1000)
     for content in (b'{"qid": 1}', packed[:-20], packed[:12] + b"\0\0\0" + packed[15:]):
         path.write_bytes(content)
@@ -252,11 +252,11 @@ def test_unreadable_archives(tmp_path):
 
 
 @pytest.mark.parametrize("clip_length", [0.5, 1.0, 2.0])
-def test_saliency_is_submitted_and_scored_on_clips_of_two_seconds(clip_length):
+def test_saliency_is_submitted_and_scored_on_two_second_clips(clip_length):
     truth = [
         {"qid": "1", "duration": 150, "relevant_windows": [[32, 52]], "relevant_clip_ids": [*range(16, 26)], "saliency_scores": [[4]] * 10}
     ]  # fmt: skip
-    # A model that sees the moment perfectly.
+    # A model with perfect saliency.
     centers = (np.arange(round(150 / clip_length)) + 0.5) * clip_length
     saliency = ((centers > 32) & (centers < 52)).astype(float).tolist()
     row = {"qid": "1", "pred_saliency_scores": submitted_saliency(saliency, clip_length)}
