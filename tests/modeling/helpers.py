@@ -26,7 +26,7 @@ def tiny_model(name: str, seed: int = 0, **overrides):
 
 
 def batch(lengths=(9, 5, 7), text_lengths=(6, 3, 4), negatives=2, seed=0, with_labels=True) -> dict:
-    """Inputs with padding, `negatives` per query (the last irrelevant), and one window per query."""
+    """Return padded inputs with `negatives` per query (the last one irrelevant) and one window per query."""
     generator = torch.Generator().manual_seed(seed)
     size, longest, tokens = len(lengths), max(lengths), max(text_lengths)
     video_mask = torch.arange(longest) < torch.tensor(lengths)[:, None]

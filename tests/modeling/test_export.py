@@ -1,4 +1,4 @@
-"""The models as other tools take them: torch.export, ONNX and int8 quantization."""
+"""Model export: torch.export, ONNX and int8 quantization."""
 
 import warnings
 
@@ -13,7 +13,7 @@ OUTPUTS = ("logits", "pred_spans", "saliency_scores")
 
 
 class Inference(nn.Module):
-    """What a deployed model computes: tensors in, tensors out."""
+    """A deployed model: tensors in, tensors out."""
 
     def __init__(self, model):
         super().__init__()
@@ -51,7 +51,7 @@ def test_torch_export_has_no_private_operators(model):
     operators = [node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)]
     assert len(operators) > 50
     assert {operator.namespace for operator in operators} == {"aten"}
-    # Torch itself adds this check to every change of a data type.
+    # Torch adds this check to every dtype conversion.
     private = {str(operator) for operator in operators if operator._opname.startswith("_")}
     assert private <= {"aten._assert_tensor_metadata.default"}
     others = inputs_of((4, 11), (2, 7), seed=1)
@@ -60,7 +60,7 @@ def test_torch_export_has_no_private_operators(model):
 
 
 @pytest.mark.parametrize("opset", [17, 20])
-def test_onnx_equals_torch_for_any_batch_clips_and_words(model, opset, tmp_path):
+def test_onnx_matches_torch_for_any_batch_clips_and_words(model, opset, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     path = tmp_path / "model.onnx"
@@ -89,7 +89,7 @@ def test_onnx_equals_torch_for_any_batch_clips_and_words(model, opset, tmp_path)
             torch.testing.assert_close(torch.from_numpy(ours), reference, atol=1e-4, rtol=1e-4, msg=name)
 
 
-def test_int8_quantization_covers_all_linear_maps(model):
+def test_int8_quantization_covers_all_linear_layers(model):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
@@ -102,8 +102,8 @@ def test_int8_quantization_covers_all_linear_maps(model):
         assert (got - want).abs().mean() < 0.1 * want.abs().mean() + 0.01
 
 
-def test_layers_are_plain(model):
-    """No subclass of a layer of torch: tools look for the exact class."""
+def test_layers_are_plain_torch_modules(model):
+    """Export tools match exact classes, so layers must not be subclasses."""
     for name, module in model.named_modules():
         for plain in (nn.Linear, nn.Dropout, nn.PReLU, nn.LayerNorm):
             assert not isinstance(module, plain) or type(module) is plain, name

@@ -1,4 +1,4 @@
-"""Behaviour of the models that the goldens do not show."""
+"""Model behavior that the golden files do not cover."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ NAMES = list(CLASSES)
 
 
 def take(inputs, index, clips, tokens):
-    """One sample of a batch, without its padding."""
+    """Return one sample of a batch without its padding."""
     single = {
         "video_features": inputs["video_features"][index : index + 1, :clips],
         "video_attention_mask": inputs["video_attention_mask"][index : index + 1, :clips],
@@ -27,7 +27,7 @@ def take(inputs, index, clips, tokens):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_sample_gives_the_same_alone_and_in_a_batch(name):
+def test_sample_gives_the_same_output_in_any_batch(name):
     model = tiny_model(name).eval()
     inputs = batch(with_labels=False)
     together = model(**inputs)
@@ -41,7 +41,7 @@ def test_a_sample_gives_the_same_alone_and_in_a_batch(name):
 
 def test_the_coupled_mask_of_the_public_code_lets_samples_influence_each_other():
     model = tiny_model("qd_detr", batch_coupled_text_mask=True).eval()
-    # The second head of the first sample takes the mask of the second, whose video and query are shorter.
+    # The second head of the first sample uses the mask of the second sample, whose video and query are shorter.
     inputs = batch(with_labels=False, negatives=0)
     together = model(**inputs).saliency_scores[0]
     alone = model(**take(inputs, 0, clips=9, tokens=6)).saliency_scores[0]
@@ -49,7 +49,7 @@ def test_the_coupled_mask_of_the_public_code_lets_samples_influence_each_other()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_negatives_do_not_change_the_positive(name):
+def test_negatives_do_not_change_the_positive_outputs(name):
     model = tiny_model(name).eval()
     with_negatives = model(**batch(with_labels=False))
     without = model(**batch(with_labels=False, negatives=0))
@@ -79,8 +79,8 @@ def test_every_parameter_is_trained(name):
         (output.loss + output.negative_saliency_scores.sum()).backward()
         optimizer.step()
     still = [key for key, value in model.named_parameters() if torch.equal(value, before[key])]
-    # A bias of all keys cancels in the softmax; the first decoder layer starts from zero content, so nothing distinguishes the
-    # values that its self-attention mixes, and (in QD-DETR) its projections of content see nothing but zeros.
+    # Key biases cancel in the softmax. The first decoder layer starts from zero content, so nothing distinguishes the
+    # values that its self-attention mixes, and (in QD-DETR) its content projections see only zeros.
     cannot = (
         "k_proj.bias",
         "k_content_proj.bias",
@@ -92,7 +92,7 @@ def test_every_parameter_is_trained(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradient_checkpointing_changes_nothing(name):
+def test_gradient_checkpointing_gives_the_same_gradients(name):
     plain, checkpointed = (tiny_model(name, dropout=0.0, input_dropout=0.0).train() for _ in range(2))
     checkpointed.gradient_checkpointing_enable()
     for model in (plain, checkpointed):
@@ -103,7 +103,7 @@ def test_gradient_checkpointing_changes_nothing(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_saved_model_predicts_the_same(name, tmp_path):
+def test_reloaded_model_predicts_the_same(name, tmp_path):
     model = tiny_model(name).eval()
     model.save_pretrained(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path)
@@ -113,8 +113,8 @@ def test_saved_model_predicts_the_same(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_missing_weights_are_initialised(name, tmp_path):
-    """`from_pretrained` builds on the meta device: a parameter without initialisation would be memory garbage."""
+def test_missing_weights_are_initialized(name, tmp_path):
+    """`from_pretrained` builds on the meta device: a parameter without initialization would hold random memory."""
     model = tiny_model(name)
     model.model.save_pretrained(tmp_path)
     loaded = CLASSES[name][1].from_pretrained(tmp_path)
@@ -124,7 +124,7 @@ def test_missing_weights_are_initialised(name, tmp_path):
         torch.testing.assert_close(loaded.model.state_dict()[key], value, msg=key)
 
 
-def test_initialisation_is_that_of_the_public_code():
+def test_initialization_matches_the_public_code():
     model = tiny_model("qd_detr", hidden_size=64, intermediate_size=128)
     attention = model.model.encoder[0].attention
     # One 3H x H matrix, Xavier-uniform: its bound is sqrt(6 / 4H), and biases are zero.
@@ -139,7 +139,7 @@ def test_initialisation_is_that_of_the_public_code():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_attentions_and_hidden_states(name):
+def test_attentions_and_hidden_states_have_expected_shapes(name):
     model = tiny_model(name, attn_implementation="eager").eval()
     output = model(**batch(), output_attentions=True, output_hidden_states=True)
     layers = 4 if name == "qd_detr" else 2
@@ -151,7 +151,7 @@ def test_attentions_and_hidden_states(name):
         tiny_model(name)(**batch(), output_attentions=True)
 
 
-def test_without_negatives_the_batch_is_rolled():
+def test_batch_is_rolled_without_negatives():
     model = tiny_model("qd_detr").eval()
     rolled = batch(negatives=0)
     explicit = batch(negatives=0)
@@ -164,7 +164,7 @@ def test_without_negatives_the_batch_is_rolled():
     assert terms["loss_saliency_negative_pair"].item() == 0 and torch.isfinite(terms["loss_saliency_rank_contrastive"])
 
 
-def test_an_absent_irrelevant_query_is_masked():
+def test_absent_irrelevant_query_is_masked():
     model = tiny_model("qd_detr").eval()
     inputs = batch()
     inputs["negative_text_attention_mask"][:, -1] = 0
@@ -178,11 +178,11 @@ def test_an_absent_irrelevant_query_is_masked():
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("layers", [1, 3])
-def test_other_depths_and_several_windows(name, layers):
+def test_other_depths_and_several_windows_train(name, layers):
     model = tiny_model(name, encoder_layers=layers, decoder_layers=layers, num_input_projections=3, use_tef=False)
     inputs = batch()
     inputs["labels"]["spans"] = torch.rand(3, 6, 2) * 0.3 + 0.2
-    # One row with more windows than candidates, one with two, one without any.
+    # Rows with more windows than candidates, with two windows, and without any.
     inputs["labels"]["span_mask"] = torch.arange(6) < torch.tensor([[6], [2], [0]])
     output = model(**inputs)
     assert len(output.auxiliary_outputs) == layers - 1
@@ -210,7 +210,7 @@ def test_losses_are_computed_in_float32(dtype):
     assert output.logits.dtype == dtype and output.loss.dtype == torch.float32 and torch.isfinite(output.loss)
 
 
-def test_wrong_widths_and_settings_are_refused_by_name():
+def test_wrong_widths_and_settings_are_rejected():
     model = tiny_model("qd_detr")
     inputs = batch(with_labels=False)
     with pytest.raises(ValueError, match=r"video_features has 14 channels, but config\.video_dim is 12"):
@@ -226,7 +226,7 @@ def test_wrong_widths_and_settings_are_refused_by_name():
     assert QDDetrConfig(clip_length=1, dropout=0, span_loss_weight=2.5).clip_length == 1
 
 
-def test_broken_predictions_are_a_broken_loss_however_many_windows_there_are():
+def test_nan_predictions_give_a_nan_loss_for_any_number_of_windows():
     inputs = batch()
     inputs["labels"]["spans"] = inputs["labels"]["spans"].repeat(1, 3, 1)
     inputs["labels"]["span_mask"] = torch.ones(3, 3, dtype=torch.bool)
@@ -237,7 +237,7 @@ def test_broken_predictions_are_a_broken_loss_however_many_windows_there_are():
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_a_model_of_lower_precision_takes_features_in_float32(name):
+def test_half_precision_model_accepts_float32_features(name):
     outputs = tiny_model(name).bfloat16().eval()(**batch(with_labels=False))
     assert outputs.pred_spans.dtype == torch.bfloat16 and outputs.saliency_scores.isfinite().any()
 

@@ -1,4 +1,4 @@
-"""Features to inputs, outputs to moments."""
+"""The processor: features to model inputs, model outputs to moments."""
 
 import json
 
@@ -14,7 +14,7 @@ from shine_hf.modeling.ranking import temporal_nms
 from .helpers import tiny_model
 
 
-def test_each_feature_type_is_normalized_on_its_own():
+def test_each_feature_type_is_normalized_separately():
     processor = MomentRetrievalProcessor(video_feature_dims=[2, 3])
     features = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
     normed = processor.prepare_video(features)
@@ -24,7 +24,7 @@ def test_each_feature_type_is_normalized_on_its_own():
     np.testing.assert_array_equal(MomentRetrievalProcessor(normalize_features=False).prepare_video(features), features)
 
 
-def test_padding_cutting_and_absent_negatives():
+def test_batch_is_padded_cut_and_masks_absent_negatives():
     processor = MomentRetrievalProcessor(max_video_length=4, max_text_length=2)
     videos = [np.ones((6, 3)), np.ones((2, 3))]
     texts = [np.ones((3, 5)), np.ones((1, 5))]
@@ -36,7 +36,7 @@ def test_padding_cutting_and_absent_negatives():
 
 
 @pytest.mark.parametrize("wrap", [np.asarray, torch.as_tensor, np.ndarray.tolist])
-def test_arrays_tensors_and_nested_lists_are_the_same(wrap):
+def test_arrays_tensors_and_nested_lists_are_equivalent(wrap):
     rng, processor = np.random.default_rng(0), MomentRetrievalProcessor()
     video, text = rng.normal(size=(6, 3)), rng.normal(size=(2, 5))
     expected = processor(videos=[video], text=[text], return_tensors="pt")
@@ -49,7 +49,7 @@ def test_arrays_tensors_and_nested_lists_are_the_same(wrap):
     torch.testing.assert_close(half["video_features"], expected["video_features"], atol=0.02, rtol=0)
 
 
-def test_the_type_of_the_tensors_is_chosen():
+def test_return_tensors_selects_the_type():
     processor = MomentRetrievalProcessor()
     inputs = processor(videos=np.ones((6, 3)), text=np.ones((2, 5)), return_tensors="np")
     assert isinstance(inputs["video_features"], np.ndarray) and inputs["video_features"].shape == (1, 6, 3)
@@ -57,7 +57,7 @@ def test_the_type_of_the_tensors_is_chosen():
         processor(videos=np.ones((6, 3)), text=np.ones((2, 5)), return_tensors="tf")
 
 
-def test_batches_that_do_not_fit_and_raw_inputs_are_refused(tmp_path):
+def test_mismatched_batches_and_raw_inputs_are_rejected(tmp_path):
     processor, video, text = MomentRetrievalProcessor(), np.ones((6, 3)), np.ones((2, 5))
     with pytest.raises(ValueError, match="1 videos for 2 queries"):
         processor(videos=[video], text=[text, text])
@@ -79,7 +79,7 @@ def test_batches_that_do_not_fit_and_raw_inputs_are_refused(tmp_path):
         (np.ones((3, 3)), np.ones((0, 5)), "text features of q7"),
     ],
 )
-def test_bad_features_are_named(video, text, message):
+def test_invalid_features_are_rejected_with_their_query(video, text, message):
     processor = MomentRetrievalProcessor(video_dim=3, text_dim=5)
     with pytest.raises(ValueError, match=message):
         processor([video], [text], names=["q7"])
@@ -93,7 +93,7 @@ def outputs(spans, scores, clips=6):
     )
 
 
-def test_moments_in_seconds_best_first_and_inside_the_video():
+def test_moments_are_sorted_in_seconds_and_inside_the_video():
     processor = MomentRetrievalProcessor(clip_length=2.0)
     mask = torch.tensor([[1, 1, 1, 1, 1, 0]])  # 5 clips: 10 s
     prediction = outputs([[0.5, 0.2], [0.9, 0.6], [0.05, 0.3]], [0.2, 0.9, 0.5])
@@ -107,8 +107,8 @@ def test_moments_in_seconds_best_first_and_inside_the_video():
     assert len(result["moments"]) == 2
 
 
-def test_post_processing_takes_what_a_forward_pass_gives():
-    """On any device and in any precision; without a mask no clip is padding; one duration per sample."""
+def test_post_processing_accepts_model_outputs():
+    """Accept any device and precision; without a mask no clip is padding; require one duration per sample."""
     processor = MomentRetrievalProcessor(clip_length=2.0)
     prediction = outputs([[0.5, 0.2]], [0.5], clips=5)
     prediction.pred_spans.requires_grad_()
@@ -121,14 +121,14 @@ def test_post_processing_takes_what_a_forward_pass_gives():
         processor.post_process_moment_retrieval(prediction, durations=[9.0, 9.0])
 
 
-def test_what_begins_after_the_end_is_what_the_video_has_of_its_last_clip():
+def test_moment_after_the_end_becomes_the_last_clip():
     processor = MomentRetrievalProcessor(clip_length=2.0)
     spans, mask = torch.tensor([[[0.95, 0.1], [0.5, 0.2]]]), torch.ones(1, 5)
     moments = processor.decode_moments(None, spans, mask, torch.tensor([8.3]))
     torch.testing.assert_close(moments[0, :, :2], torch.tensor([[8.0, 8.3], [4.0, 6.0]]))
 
 
-def test_rounding_to_the_clip_length():
+def test_moments_are_rounded_to_the_clip_length():
     processor = MomentRetrievalProcessor(clip_length=2.0)
     (result,) = processor.post_process_moment_retrieval(
         outputs([[0.47, 0.3]], [0.5], clips=5), torch.ones(1, 5), round_to_clip_length=True
@@ -136,7 +136,7 @@ def test_rounding_to_the_clip_length():
     assert (result["moments"][0]["start"], result["moments"][0]["end"]) == (4.0, 6.0)
 
 
-def test_saliency_counts_in_the_score_where_it_has_a_weight():
+def test_saliency_weight_adds_saliency_contrast_to_the_score():
     # The first window covers clips 0 and 1 and half of clip 2; padding (clip 5) must not count.
     spans, logits = (
         torch.tensor([[[0.25, 0.5], [0.8, 0.4], [0.5, 1.0]]]),
@@ -157,8 +157,8 @@ def test_saliency_counts_in_the_score_where_it_has_a_weight():
 
 
 @pytest.mark.parametrize("kind", ["qd_detr", "moment_detr"])
-def test_the_configuration_owns_the_saliency_weight(kind, tmp_path):
-    """It stood in preprocessor_config.json too, so `AutoModel.from_pretrained(M, saliency_weight=2.0)` changed the pipeline only."""
+def test_saliency_weight_is_stored_in_the_model_config(kind, tmp_path):
+    """It used to be in preprocessor_config.json too, so `AutoModel.from_pretrained(M, saliency_weight=2.0)` changed only the pipeline."""
     tiny_model(kind, saliency_weight=1.0).save_pretrained(tmp_path)
     MomentRetrievalProcessor.from_config(AutoConfig.from_pretrained(tmp_path)).save_pretrained(tmp_path)
     assert "saliency_weight" not in (tmp_path / "preprocessor_config.json").read_text()
@@ -177,7 +177,7 @@ def test_the_configuration_owns_the_saliency_weight(kind, tmp_path):
     assert scores() == scores(saliency_weight=1.0) != scores(saliency_weight=2.0) != scores(saliency_weight=0.0)
 
 
-def test_files_that_repeat_the_saliency_weight_still_load(tmp_path):
+def test_old_processor_files_with_a_saliency_weight_still_load(tmp_path):
     tiny_model("qd_detr").save_pretrained(tmp_path)
     MomentRetrievalProcessor(clip_length=2.0).save_pretrained(tmp_path)
     path = tmp_path / "preprocessor_config.json"
@@ -188,14 +188,14 @@ def test_files_that_repeat_the_saliency_weight_still_load(tmp_path):
     assert "saliency_weight" not in path.read_text()
 
 
-def test_a_window_with_no_clip_inside_or_outside_has_no_contrast():
+def test_window_without_clips_inside_or_outside_has_no_contrast():
     processor, weight = MomentRetrievalProcessor(clip_length=1.0), torch.tensor([3.0])
     spans, logits = torch.tensor([[[0.5, 1.0], [0.5, 0.0]]]), torch.zeros(1, 2, 2)
     moments = processor.decode_moments(
         logits, spans, torch.ones(1, 4), saliency_scores=torch.tensor([[5.0, -1, 2, 0]]), saliency_weight=weight
     )
     assert moments[0, :, 2].tolist() == [0.5, 0.5]
-    # After the end of the video is not outside of the window, but nowhere.
+    # Clips after the end of the video do not count as outside the window.
     moments = processor.decode_moments(
         logits,
         spans,
@@ -207,8 +207,8 @@ def test_a_window_with_no_clip_inside_or_outside_has_no_contrast():
     assert moments[0, :, 2].tolist() == [0.5, 0.5]
 
 
-def test_nms_drops_what_overlaps_a_better_one_that_stays():
-    # b goes because of a; c overlaps b only, and b is gone, so c stays.
+def test_nms_drops_moments_that_overlap_a_better_kept_one():
+    # a removes b; c overlaps only b, which is gone, so c stays.
     moments = torch.tensor([[[0, 10, 0.9], [2, 12, 0.8], [7, 17, 0.7], [30, 40, 0.6]]])
     kept = temporal_nms(moments, 0.4)[0]
     assert kept[:, 2].tolist() == pytest.approx([0.9, 0.7, 0.6, -1.0])
@@ -218,7 +218,7 @@ def test_nms_drops_what_overlaps_a_better_one_that_stays():
     assert len(result["moments"]) == 1
 
 
-def test_nms_agrees_with_the_plain_loop():
+def test_nms_matches_a_simple_loop():
     rng = np.random.default_rng(0)
     start, length, score = (
         rng.uniform(0, 20, (8, 12)),
@@ -238,7 +238,7 @@ def test_nms_agrees_with_the_plain_loop():
         np.testing.assert_allclose(kept[kept[:, 2] >= 0].numpy(), survivors)
 
 
-def test_it_is_saved_with_the_model_and_loads(tmp_path):
+def test_processor_is_saved_with_the_model_and_loads(tmp_path):
     processor = MomentRetrievalProcessor.from_config(
         QDDetrConfig(clip_length=1, video_dim=7, text_dim=3, max_text_length=9)
     )

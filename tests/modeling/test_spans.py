@@ -1,4 +1,4 @@
-"""Conversions and overlaps, against numbers worked out by hand."""
+"""Span conversions and overlaps against values computed by hand."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_spans_and_windows_are_inverse():
         ([1.0, 1.0], [1.0, 1.0], 0.0, 0.0),
     ],
 )
-def test_overlap(window, other, iou, giou):
+def test_iou_and_giou_of_known_windows(window, other, iou, giou):
     window, other = torch.tensor(window), torch.tensor(other)
     for a, b in ((window, other), (other, window)):
         assert temporal_iou(a, b).item() == pytest.approx(iou)

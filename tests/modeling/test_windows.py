@@ -1,4 +1,4 @@
-"""Windows over long videos: what is found does not depend on where they are cut."""
+"""Windows over long videos: the result does not depend on where the video is cut."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ CLIP = 0.5
 
 
 class RunFinder(torch.nn.Module):
-    """A model that is never wrong: channel q of the clips says how deep query q is inside, each run of clips above 0 is a moment."""
+    """A perfect model: channel q holds the depth of each clip inside query q's moments, and each run of positive clips is a moment."""
 
     device, dtype = torch.device("cpu"), torch.float32
     windows: list[int]
@@ -39,7 +39,7 @@ class RunFinder(torch.nn.Module):
 
 
 def ask(runs, clips, queries=1, **options):
-    """`find_moments` of a made-up video in which query q has the runs `(first clip, end clip, depth)` of `runs[q]`."""
+    """Call `find_moments` on a made-up video in which query q has the runs `(first clip, end clip, depth)` of `runs[q]`."""
     video = np.zeros((clips, queries), np.float32)
     for query, of_query in enumerate(runs):
         for first, end, depth in of_query:
@@ -66,33 +66,33 @@ def test_windows_cover_every_clip_and_are_full(clips, window, overlap):
 
 
 @pytest.mark.parametrize("window,overlap", [(0, 0), (4, 4), (4, -1)])
-def test_windows_without_step_are_refused(window, overlap):
+def test_windows_without_a_positive_step_are_rejected(window, overlap):
     with pytest.raises(ValueError, match="windows of"):
         window_starts(10, window, overlap)
 
 
 @pytest.mark.parametrize("first", range(0, 90, 7))
-def test_a_short_moment_is_found_once_wherever_it_lies(first):
+def test_short_moment_is_found_once_at_any_position(first):
     (result,), _ = ask([[(first, first + 7, 1)]], clips=97, window_clips=16)
     assert windows_of(result) == [(first * CLIP, (first + 7) * CLIP)]
 
 
-def test_a_moment_longer_than_the_windows_is_joined():
+def test_moment_longer_than_a_window_is_joined():
     (result,), video = ask([[(5, 70, 1)]], clips=97, window_clips=16)
     assert result["moments"][0]["start"] == 5 * CLIP and result["moments"][0]["end"] == 70 * CLIP
     assert len(windows_of(result)) == 1
     np.testing.assert_allclose(result["saliency"], video[:, 0])
 
 
-def test_neighbours_stay_apart():
+def test_neighboring_moments_are_not_joined():
     runs = [(3, 10, 1), (11, 20, 2), (40, 52, 1), (60, 62, 1)]
     (result,), _ = ask([runs], clips=97, window_clips=32)
     assert sorted(windows_of(result)) == [(a * CLIP, b * CLIP) for a, b, _ in runs]
-    # Scores tell them apart: the deepest comes first.
+    # The scores differ: the deepest run comes first.
     assert result["moments"][0]["start"] == 11 * CLIP
 
 
-def test_each_query_gets_its_own_moments_whatever_the_batch():
+def test_batch_size_does_not_mix_queries():
     runs = [[(3, 9, 1)], [(50, 60, 1)], []]
     one, _ = ask(runs, clips=80, queries=3, window_clips=16, batch_size=1)
     many, _ = ask(runs, clips=80, queries=3, window_clips=16, batch_size=50)
@@ -100,12 +100,12 @@ def test_each_query_gets_its_own_moments_whatever_the_batch():
     assert [windows_of(result) for result in many] == [[(1.5, 4.5)], [(25.0, 30.0)], []]
 
 
-def test_moments_end_with_the_video():
+def test_moments_end_at_the_end_of_the_video():
     (result,), _ = ask([[(90, 97, 1)]], clips=97, window_clips=16, duration=48.2)
     assert windows_of(result)[0] == (45.0, pytest.approx(48.2))
 
 
-def test_top_k_and_threshold_count_over_all_windows():
+def test_top_k_and_threshold_apply_over_all_windows():
     runs = [(3, 9, 1), (30, 36, 3), (60, 66, 2)]
     (result,), _ = ask([runs], clips=97, window_clips=16, top_k=2)
     assert [m["start"] for m in result["moments"]] == [15.0, 30.0]
@@ -113,10 +113,10 @@ def test_top_k_and_threshold_count_over_all_windows():
     assert len(result["moments"]) == 2
 
 
-def test_a_window_without_the_moment_does_not_outshine_the_one_that_has_it():
-    """A model that is sure of something everywhere: the saliency says where its query has to do with the video."""
+def test_window_without_the_moment_ranks_below_the_one_with_it():
+    """The class score is high in every window; only the saliency shows where the query matches."""
 
-    class SureOfItself(RunFinder):
+    class Overconfident(RunFinder):
         def forward(self, video_features, **inputs):
             outputs = super().forward(video_features, **inputs)
             outputs.saliency_scores = outputs.saliency_scores * 6 - 3
@@ -128,15 +128,15 @@ def test_a_window_without_the_moment_does_not_outshine_the_one_that_has_it():
     video[30:36] = 1
     processor = MomentRetrievalProcessor(clip_length=CLIP, normalize_features=False)
     text = [np.zeros((1, 1), np.float32)]
-    (result,) = find_moments(SureOfItself(), processor, video, text, window_clips=16)
+    (result,) = find_moments(Overconfident(), processor, video, text, window_clips=16)
     assert (result["moments"][0]["start"], result["moments"][0]["end"]) == (15.0, 18.0)
     assert all(moment["score"] < 0.1 for moment in result["moments"][1:])
     # In a single window the score is the model's own.
-    (result,) = find_moments(SureOfItself(), processor, video[:16], text)
+    (result,) = find_moments(Overconfident(), processor, video[:16], text)
     assert result["moments"][0]["score"] == pytest.approx(torch.tensor([9.0, 0.0]).softmax(0)[0].item())
 
 
-def test_no_window_is_longer_than_the_model_takes():
+def test_no_window_is_longer_than_the_model_maximum():
     model, processor = (
         RunFinder(),
         MomentRetrievalProcessor(clip_length=CLIP, normalize_features=False, max_video_length=20),
@@ -147,14 +147,14 @@ def test_no_window_is_longer_than_the_model_takes():
         find_moments(model, processor, np.ones((70, 1), np.float32), [np.zeros((1, 1), np.float32)], window_clips=21)
 
 
-def test_a_video_of_one_window_is_what_the_processor_makes_of_it():
+def test_video_of_one_window_equals_the_processor_output():
     torch.manual_seed(0)
     config = QDDetrConfig(video_dim=6, text_dim=5, hidden_size=16, num_attention_heads=2, clip_length=CLIP)
     model, processor = QDDetrForMomentRetrieval(config), MomentRetrievalProcessor.from_config(config)
     rng = np.random.default_rng(0)
     video, texts = rng.standard_normal((23, 6), np.float32), [rng.standard_normal((n, 5), np.float32) for n in (3, 7)]
     found = find_moments(model.train(), processor, video, texts, duration=11.2, batch_size=2)
-    assert model.training, "the mode of the model is left as it was"
+    assert model.training, "the mode of the model changed"
 
     inputs = processor([video, video], texts)
     with torch.no_grad():
@@ -165,12 +165,12 @@ def test_a_video_of_one_window_is_what_the_processor_makes_of_it():
 
 
 @pytest.mark.parametrize("options,message", [({"overlap": 1.0}, "overlap"), ({"overlap": -0.1}, "overlap")])
-def test_options_that_make_no_sense(options, message):
+def test_invalid_options_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         ask([[]], clips=9, window_clips=4, **options)
 
 
-def test_no_clips_and_wrong_width_are_named():
+def test_empty_video_and_wrong_width_are_rejected():
     with pytest.raises(ValueError, match="no clips"):
         ask([[]], clips=0)
     processor = MomentRetrievalProcessor(clip_length=CLIP, video_dim=3)
