@@ -1,4 +1,4 @@
-"""Made-up requests for the tests of the generators that talk to language models."""
+"""Made-up requests for tests of the generators that use language models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NOUNS = ("table", "window", "basket", "jacket", "garden", "door", "cup", "book",
 
 
 def make_request(number: int = 0, level: int = 2) -> FillRequest:
-    """`person <mask> the <mask> NUMBER.`; every number is another request."""
+    """Return the request `person <mask> the <mask> NUMBER.`; each number is a distinct request."""
     return FillRequest(
         qid=f"row_{number}",
         query=f"person opens the door {number}.",

@@ -28,7 +28,7 @@ def dataset():
 
 
 class Scripted:
-    """Answers from a function of the request; notes what it was asked."""
+    """A generator that answers with a function of the request and records what it was asked."""
 
     source = "scripted"
 
@@ -61,7 +61,7 @@ def run(dataset, generator, tagger, **options):
     )
 
 
-def test_answers_in_any_order_reach_their_rows(dataset, tagger):
+def test_answers_in_any_order_are_assigned_to_their_rows(dataset, tagger):
     negatives, summary = run(dataset, Scripted(good), tagger)
     assert negatives["query"][:] == QUERIES
     assert negatives["masked_queries"][0] == [
@@ -79,7 +79,7 @@ def test_answers_in_any_order_reach_their_rows(dataset, tagger):
     assert (summary.requests, summary.regenerated, summary.clean_rows) == (9, 0, 3)
 
 
-def test_failures_are_asked_again_with_the_reason_and_the_rest_is_not(dataset, tagger):
+def test_only_failures_are_asked_again_with_the_reason(dataset, tagger):
     def answer(request):
         if request.qid == "q1" and request.level == 2 and len(request.rejections) < 2:
             return request.query
@@ -96,7 +96,7 @@ def test_failures_are_asked_again_with_the_reason_and_the_rest_is_not(dataset, t
     assert (summary.requests, summary.regenerated) == (11, 2)
 
 
-def test_attempts_are_bounded_and_the_best_failure_is_kept_with_its_flags(dataset, tagger):
+def test_attempts_are_limited_and_the_best_failure_is_kept_with_its_flags(dataset, tagger):
     def answer(request):
         if request.qid != "q0" or request.level != 1:
             return good(request)
@@ -112,13 +112,13 @@ def test_attempts_are_bounded_and_the_best_failure_is_kept_with_its_flags(datase
         run(dataset, generator, tagger, max_attempts=0)
 
 
-def test_a_level_that_equals_a_lower_one_is_the_one_asked_again(dataset, tagger):
+def test_level_equal_to_a_lower_one_is_asked_again(dataset, tagger):
     def answer(request):
         if request.qid == "q0" and not request.rejections:
             return fill_masks(request.masked_query, WORDS[: len(request.originals)])
         return good(request)
 
-    # With one word to mask at both levels the first answers are equal.
+    # Both levels mask the same single word, so the first answers are equal.
     generator = Scripted(answer)
     negatives, _ = run(dataset.select([0]), generator, tagger, masking=MaskingOptions((0.25, 0.3)))
     assert generator.asked[1][0][:2] == ("q0", 2)
@@ -138,7 +138,7 @@ def test_levels_without_an_answer_are_flagged_and_not_asked_again(dataset, tagge
     assert "no answer (budget): 3" in str(summary)
 
 
-def test_generator_that_forgets_a_request_is_an_error(dataset, tagger):
+def test_generator_that_skips_a_request_is_an_error(dataset, tagger):
     class Forgetful(Scripted):
         def fill(self, requests):
             yield from list(super().fill(requests))[:-1]
@@ -147,7 +147,7 @@ def test_generator_that_forgets_a_request_is_an_error(dataset, tagger):
         run(dataset, Forgetful(good), tagger)
 
 
-def test_query_without_maskable_words_is_flagged_not_asked(tagger):
+def test_query_without_maskable_words_is_flagged_and_not_asked(tagger):
     rows = [{"qid": "q", "vid": "v", "query": "this is it.", "relevant_windows": [[0.0, 1.0]]}]
     generator = Scripted(good)
     negatives, _ = run(Dataset.from_list(rows), generator, tagger)
@@ -156,13 +156,13 @@ def test_query_without_maskable_words_is_flagged_not_asked(tagger):
     assert negatives["negative_flags"][0] == [["nothing_to_mask"]] * 3
 
 
-def test_duplicate_qids_are_refused(dataset, tagger):
+def test_duplicate_qids_are_rejected(dataset, tagger):
     twice = Dataset.from_list([*dataset.to_list(), dataset[0]])
     with pytest.raises(ValueError, match="two rows have the same qid"):
         run(twice, Scripted(good), tagger)
 
 
-def test_repair_writes_failing_levels_anew_and_no_other(dataset, tagger):
+def test_repair_regenerates_only_failing_levels(dataset, tagger):
     rows = [
         {
             **row,
@@ -189,7 +189,7 @@ def test_repair_writes_failing_levels_anew_and_no_other(dataset, tagger):
     assert summary.clean_rows == 2
 
 
-def test_repair_needs_negatives_and_fitting_templates(dataset, tagger):
+def test_repair_requires_negatives_and_matching_templates(dataset, tagger):
     rows = [{**dataset[0], "masked_queries": ["a <mask>."], "negative_queries": ["a cat."]}]
     with pytest.raises(ValueError, match=r"qid q0: the masked query 'a <mask>\.' does not fit"):
         repair_negatives(Dataset.from_list(rows), Scripted(good), source="x", progress=False)
@@ -198,7 +198,7 @@ def test_repair_needs_negatives_and_fitting_templates(dataset, tagger):
         repair_negatives(Dataset.from_list(rows), Scripted(good), source="x", progress=False)
 
 
-def test_every_public_name_can_be_imported():
+def test_all_public_names_can_be_imported():
     import shine_hf.negatives
 
     for name in shine_hf.negatives.__all__:

@@ -54,29 +54,29 @@ def flags(text, template=TEMPLATE, row=ROW, earlier=(), **options):
         ("person takes a red box.", ["original_word"]),
     ],
 )
-def test_each_rule_has_a_name(text, found):
+def test_broken_rules_are_flagged_by_name(text, found):
     assert flags(text) == found
 
 
-def test_nothing_to_mask():
+def test_template_without_masks_is_flagged():
     assert flags("this is it.", template="this is it.") == ["nothing_to_mask"]
 
 
-def test_levels_must_differ():
+def test_equal_levels_are_flagged():
     assert flags("person washes a red box.", earlier=["person Washes a red box"]) == ["equals_earlier_level"]
     assert flags("person washes a red box.", earlier=["person opens a red box", ""]) == []
 
 
-def test_masks_are_aligned_where_words_were_added_or_left_out():
+def test_masks_are_aligned_with_added_or_missing_words():
     assert align(TEMPLATE, "person slowly opens a red box.").fills == (("slowly", "opens"), ("box",))
     assert align(TEMPLATE, "person a red box.").problem == "empty_mask"
     assert align(TEMPLATE, "a cat sleeps.").fills == ()
-    # Regular expression characters of a template are letters like others.
+    # Regular expression characters in a template are taken literally.
     assert align("a (big) <mask> + c*", "a (big) dog + c*").fills == (("dog",),)
 
 
 def align_by_regular_expression(masked_query, text):
-    """What `align` computed before, in exponential time."""
+    """Compute the same as `align`, with the earlier regular expression, in exponential time."""
     template, words = words_of(masked_query), words_of(text)
     if len(template) == len(words) and all(t in (w, "<mask>") for t, w in zip(template, words)):
         return Alignment(None, tuple((w,) for t, w in zip(template, words) if t == "<mask>"))
@@ -87,7 +87,7 @@ def align_by_regular_expression(masked_query, text):
     return Alignment("template_changed")
 
 
-def test_alignment_equals_that_of_a_regular_expression():
+def test_alignment_matches_the_regular_expression():
     chooser, problems = random.Random(0), Counter()
     for _ in range(5000):
         template = " ".join(chooser.choices(("a", "b", "<mask>"), k=chooser.randrange(8)))
@@ -106,7 +106,7 @@ def test_alignment_takes_linear_time():
     assert time.perf_counter() - begin < 1.0  # a regular expression took 12 s for the first one
 
 
-def test_positive_query_of_the_same_time_only():
+def test_only_overlapping_positive_queries_are_flagged():
     positives = PositiveQueries(
         [
             {"vid": "v", "query": "person washes a red box.", "relevant_windows": [[9.0, 12.0]]},
@@ -119,15 +119,15 @@ def test_positive_query_of_the_same_time_only():
     assert flags("person throws a red box.", positives=positives) == []
 
 
-def test_test_contact_is_flagged_only_where_it_is_to_be_avoided():
+def test_test_set_leakage_is_flagged_only_if_it_must_be_avoided():
     contact = TestContact(["Person washes a red box"], ["kettle", "red"])
     assert flags("person washes a red box.", test_contact=contact) == ["test_query"]
     assert flags("person fills a red kettle.", test_contact=contact) == ["test_word"]
-    assert flags("person fills a red basket.", test_contact=contact) == []  # "red" stood there before
+    assert flags("person fills a red basket.", test_contact=contact) == []  # "red" was in the query already
     assert flags("person fills a red kettle.") == []
 
 
-def test_part_of_speech_is_read_from_the_dictionary_then_from_the_sentence(tagger):
+def test_part_of_speech_comes_from_the_vocabulary_then_from_the_tagger(tagger):
     queries = tagger.tag(["person takes a red cup.", "person washes a big box.", "person quickly runs."])
     vocabulary = Vocabulary((mask_query(query) for query in queries), min_count=1)
 
@@ -138,18 +138,18 @@ def test_part_of_speech_is_read_from_the_dictionary_then_from_the_sentence(tagge
     assert check("person washes a red box.") == []
     assert check("person box a red washes.") == ["part_of_speech"]
     assert check("person quickly a red box.") == ["part_of_speech"]
-    # Words that the dictionary lacks: the tagger says what they are in their sentence.
+    # Words missing from the vocabulary are tagged in their sentence.
     assert check("person paints a red boat.", tagger=tagger) == []
     assert check("person slowly a red boat.", tagger=tagger) == ["part_of_speech"]
 
 
-def test_checks_can_be_chosen_and_unknown_ones_are_refused():
+def test_checks_can_be_selected_and_unknown_ones_are_rejected():
     assert flags("person takes a red mug.", checks=["near_synonym"]) == ["near_synonym"]
     with pytest.raises(ValueError, match=r"no such check: spelling; there are nothing_to_mask"):
         Validator(["spelling"])
 
 
-def test_levels_must_be_as_many_as_templates():
+def test_number_of_levels_must_match_the_templates():
     row = {**ROW, "masked_queries": [TEMPLATE], "negative_queries": ["a", "b"]}
     with pytest.raises(ValueError, match="qid v_train_0: 2 negative queries for 1 masked queries"):
         Validator().check_row(row)
@@ -172,8 +172,8 @@ def test_dataset_gets_flags_and_counts(tagger):
     assert str(ValidationSummary())
 
 
-# Counts of ../shared/data/FACTS.md. Theirs were made by comparing strings, ours ignore punctuation and spacing ("what s",
-# "half - eaten", a dropped comma), so a few rows are exact fills here and not there.
+# Counts from ../shared/data/FACTS.md, which compares strings. Our checks ignore punctuation and spacing ("what s",
+# "half - eaten", a dropped comma), so a few more rows are exact fills here.
 FACTS = {
     "template_changed": (862, 272, 284),
     "extra_words": (194, 330, 1104),
@@ -185,7 +185,7 @@ FACTS = {
 }
 
 
-def test_counts_of_the_released_negatives(shared, tagger):
+def test_released_negatives_have_the_known_flag_counts(shared, tagger):
     from shine_hf.data.annotations import read_original
 
     train = read_original("charades_cg", shared / "data", "gpt-3.5-turbo")["train"]

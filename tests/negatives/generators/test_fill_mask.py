@@ -13,7 +13,7 @@ OTHER_WORDS = ("person", "the", "a", "quickly", "very", *"0123456789")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
-    """A BERT of made-up weights that knows the words of the made-up requests, and parts of words."""
+    """A BERT with random weights whose vocabulary holds the words of the made-up requests, and word pieces."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
@@ -48,7 +48,7 @@ def words_of(fill) -> list[str]:
     return extract_fills(fill.request.masked_query, fill.text)
 
 
-def test_takes_candidates_but_never_the_original(make_generator):
+def test_fills_are_candidates_but_never_the_original(make_generator):
     fills = list(make_generator(batch_size=8).fill(make_requests(30)))
     assert len(fills) == 30
     for fill in fills:
@@ -57,7 +57,7 @@ def test_takes_candidates_but_never_the_original(make_generator):
     assert len({tuple(words_of(fill)) for fill in fills}) > 5
 
 
-def test_same_seed_same_words_in_any_company(make_generator):
+def test_fills_depend_on_the_seed_and_not_on_other_requests(make_generator):
     def texts(requests, **options):
         return {fill.request.qid: fill.text for fill in make_generator(**options).fill(requests)}
 
@@ -67,7 +67,7 @@ def test_same_seed_same_words_in_any_company(make_generator):
     assert texts(make_requests(20), seed=1) != first
 
 
-def test_rejected_words_are_not_given_again(make_generator):
+def test_rejected_words_are_not_used_again(make_generator):
     generator = make_generator()
     request = replace(make_request(), candidates=(("opens", "lifts", "closes"), ("door", "cup", "book")))
     seen = set()
@@ -81,26 +81,26 @@ def test_rejected_words_are_not_given_again(make_generator):
     assert fill.text is None and fill.error.startswith("no_candidate")
 
 
-def test_without_candidates_any_whole_word_will_do(make_generator):
+def test_any_complete_word_is_allowed_without_candidates(make_generator):
     requests = [replace(request, candidates=()) for request in make_requests(20)]
     words = {word for fill in make_generator(top_k=100).fill(requests) for word in words_of(fill)}
     assert words <= {*VERBS, *NOUNS, *OTHER_WORDS, "re"} and len(words) > 5
 
 
-def test_candidates_of_several_tokens_are_passed_over(make_generator):
+def test_candidates_of_several_tokens_are_skipped(make_generator):
     request = replace(make_request(), candidates=(("reopens", "lifts"), ("books", "cup")))
     (fill,) = make_generator().fill([request])
     assert words_of(fill) == ["lifts", "cup"]
 
 
-def test_queries_longer_than_the_model_are_reported(make_generator):
+def test_queries_longer_than_the_model_maximum_are_reported(make_generator):
     long = replace(make_request(), masked_query="person <mask> the <mask> " + "very " * 50 + "0.")
     fills = list(make_generator().fill([long, make_request(1)]))
     errors = {fill.request.qid: fill.error for fill in fills}
     assert errors["row_1"] is None and errors["row_0"].startswith("too_long: 5")
 
 
-def test_one_mask_at_a_time_each_seeing_the_words_before(make_generator):
+def test_masks_are_filled_left_to_right_with_earlier_fills_in_context(make_generator):
     generator = make_generator(top_k=1)
     seen_texts = []
     original = generator._mask_logits
@@ -115,6 +115,6 @@ def test_one_mask_at_a_time_each_seeing_the_words_before(make_generator):
     assert any(word in seen_texts[1][0] for word in words_of(fill))
 
 
-def test_bad_arguments(make_generator, tmp_path):
+def test_invalid_arguments_are_rejected(make_generator, tmp_path):
     with pytest.raises(ValueError, match="at least 1"):
         make_generator(top_k=0)

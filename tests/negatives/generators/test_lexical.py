@@ -36,7 +36,7 @@ def requests(queries):
     ]
 
 
-def test_words_that_go_together_are_chosen(queries, requests):
+def test_cooccurring_words_are_preferred(queries, requests):
     generator = LexicalGenerator(queries, seed=0)
     assert isinstance(generator, Generator)
     seen = {(verb, noun) for verb, nouns in PAIRS.items() for noun in nouns}
@@ -51,7 +51,7 @@ def test_words_that_go_together_are_chosen(queries, requests):
     assert len(set(pairs)) > 10
 
 
-def test_template_is_kept_and_originals_and_synonyms_are_not_used(queries, requests):
+def test_fills_keep_the_template_and_avoid_originals_and_synonyms(queries, requests):
     for fill in LexicalGenerator(queries).fill(requests):
         words = extract_fills(fill.request.masked_query, fill.text)
         for original, word in zip(fill.request.originals, words, strict=True):
@@ -59,7 +59,7 @@ def test_template_is_kept_and_originals_and_synonyms_are_not_used(queries, reque
             assert not are_near_synonyms(word, original)
 
 
-def test_fills_depend_on_seed_and_qid_and_nothing_else(queries, requests):
+def test_fills_depend_only_on_seed_and_qid(queries, requests):
     first = {(f.request.qid, f.request.level): f.text for f in LexicalGenerator(queries, seed=3).fill(requests)}
     shuffled = random.Random(0).sample(requests, len(requests))
     other_order = LexicalGenerator(random.Random(1).sample(queries, len(queries)), seed=3)
@@ -70,7 +70,7 @@ def test_fills_depend_on_seed_and_qid_and_nothing_else(queries, requests):
     assert len({first[str(number), 2] for number in range(0, len(QUERIES), len(QUERIES) // 5)}) > 1
 
 
-def test_rejected_words_do_not_come_again(queries, requests):
+def test_rejected_words_are_not_used_again(queries, requests):
     generator, request = LexicalGenerator(queries), requests[0]
     seen = set()
     for _ in range(3):
@@ -81,7 +81,7 @@ def test_rejected_words_do_not_come_again(queries, requests):
         request = request.rejected(fill.text, ["positive_query"])
 
 
-def test_request_without_candidates_is_an_error_not_a_guess(queries, requests):
+def test_request_without_candidates_is_an_error(queries, requests):
     from dataclasses import replace
 
     [fill] = LexicalGenerator(queries).fill([replace(requests[0], candidates=((),))])

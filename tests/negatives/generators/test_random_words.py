@@ -19,7 +19,7 @@ def make(count=60):
     return vocabulary, requests
 
 
-def test_any_form_of_the_right_part_of_speech_is_drawn():
+def test_any_form_with_the_right_part_of_speech_is_drawn():
     vocabulary, requests = make()
     fills = list(RandomWordsGenerator(vocabulary).fill(requests))
     assert [fill.request for fill in fills] == requests
@@ -31,17 +31,17 @@ def test_any_form_of_the_right_part_of_speech_is_drawn():
             assert not is_inflection_of(word, original)
         if fill.request.level == 1:
             verbs.update(words)
-    assert verbs == {"closed", "eating", "washes"}  # all of them, whatever the form
+    assert verbs == {"closed", "eating", "washes"}  # all of them, in any form
 
 
-def test_draws_depend_on_seed_and_qid_and_nothing_else():
+def test_draws_depend_only_on_seed_and_qid():
     vocabulary, requests = make()
     texts = [fill.text for fill in RandomWordsGenerator(vocabulary, seed=1).fill(requests)]
     assert [fill.text for fill in RandomWordsGenerator(vocabulary, seed=1).fill(requests[::-1])] == texts[::-1]
     assert [fill.text for fill in RandomWordsGenerator(vocabulary, seed=2).fill(requests)] != texts
 
 
-def test_dictionary_without_another_word_is_an_error():
+def test_vocabulary_without_another_word_is_an_error():
     [query] = [mask_query(query) for query in Tagger().tag(QUERIES[:1])]
     vocabulary = Vocabulary([query], min_count=1)
     request = build_request({"qid": "0", "query": QUERIES[0]}, query, 1, vocabulary)

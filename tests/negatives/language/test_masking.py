@@ -29,7 +29,7 @@ def masks(text, options=None):
     return mask_query(tagged(text), options).masked_queries()
 
 
-# N maskable words -> masks at each level, counted in the released masks (N = 1 to 10).
+# N maskable words -> masks at each level, as counted in the released masks (N = 1 to 10).
 RELEASED_COUNTS = [
     (1, (1, 1, 1)), (2, (1, 1, 2)), (3, (1, 2, 3)), (4, (1, 2, 3)), (5, (1, 2, 3)),
     (6, (1, 3, 4)), (7, (1, 3, 5)), (8, (2, 4, 6)), (9, (2, 4, 6)), (10, (2, 5, 7)),
@@ -37,7 +37,7 @@ RELEASED_COUNTS = [
 
 
 @pytest.mark.parametrize(("words", "counts"), RELEASED_COUNTS)
-def test_mask_counts_are_those_of_the_release(words, counts):
+def test_mask_counts_match_the_released_masks(words, counts):
     assert MaskingOptions().mask_counts(words) == counts
 
 
@@ -49,7 +49,7 @@ def test_small_ratios_mask_at_least_one_word_and_keep_exact_products():
     assert options.mask_counts(0) == (0, 0, 0)
 
 
-def test_order_is_verbs_nouns_adjectives_prepositions_adverbs_and_the_actor_last():
+def test_masking_order_by_part_of_speech_ends_with_the_actor():
     text = "person/NOUN quickly/ADV puts/VERB the/DET red/ADJ cup/NOUN on/ADP it/PRON ./PUNCT"
     six = MaskingOptions(tuple((i + 0.5) / 6 for i in range(1, 6)) + (1.0,))
     levels = [mask_query(tagged(text), six).levels[0]] + list(mask_query(tagged(text), six).levels)
@@ -58,14 +58,14 @@ def test_order_is_verbs_nouns_adjectives_prepositions_adverbs_and_the_actor_last
     assert [set(newly[:n]) for n in range(1, 7)] == [{tokens[i] for i in level} for level in levels[1:]]
 
 
-def test_levels_are_nested_and_function_words_stay():
+def test_levels_are_nested_and_function_words_are_kept():
     query = mask_query(tagged("a/DET man/NOUN is/AUX opening/VERB his/PRON door/NOUN to/PART eat/VERB ./PUNCT"))
     first, second, third = map(set, query.levels)
     assert first < second < third
     assert all(word in query.masked_query(3) for word in ("a ", " is ", " his ", " to ", "."))
 
 
-def test_noun_subject_and_pronoun_subject_come_last():
+def test_noun_and_pronoun_subjects_are_masked_last():
     assert masks("a/DET man/NOUN opens/VERB a/DET door/NOUN ./PUNCT")[1] == "a man <mask> a <mask>."
     assert masks("person/NOUN they/PRON eat/VERB food/NOUN ./PUNCT") == [
         "person they <mask> food.",
@@ -75,13 +75,13 @@ def test_noun_subject_and_pronoun_subject_come_last():
     assert masks("a/DET cat/NOUN on/ADP a/DET bed/NOUN sleeps/VERB ./PUNCT")[1] == "a cat on a <mask> <mask>."
 
 
-def test_particles_are_prepositions_but_back_is_an_adverb():
+def test_particles_count_as_prepositions_but_back_as_an_adverb():
     assert masks("person/NOUN sits/VERB down/ADV ./PUNCT")[1] == "person <mask> <mask>."
     third = masks("person/NOUN runs/VERB back/ADV in/ADP room/NOUN ./PUNCT")[2]
     assert third == "person <mask> back <mask> <mask>."
 
 
-def test_verbs_that_taggers_misread_are_verbs():
+def test_verbs_with_wrong_tags_count_as_verbs():
     assert masks("a/DET person/NOUN enters/NOUN holding/VERB a/DET cup/NOUN ./PUNCT")[0].startswith(
         "a person <mask> h"
     )
@@ -112,7 +112,7 @@ def test_ratios_can_depend_on_length_and_levels_can_be_any_number():
 
 
 @pytest.mark.parametrize("text", ["", "half", "0.5;0.6", "4:0.5", "x:0.1;0.2"])
-def test_unreadable_ratios_are_refused(text):
+def test_unreadable_ratios_are_rejected(text):
     with pytest.raises(ValueError, match="cannot read the mask ratios"):
         parse_ratios(text)
 
@@ -130,7 +130,7 @@ def test_unreadable_ratios_are_refused(text):
         ({"ratios_by_length": ((8, (0.1, 0.2, 0.3)), (4, (0.1, 0.2, 0.3)))}, "must ascend"),
     ],
 )
-def test_bad_options_are_refused(options, message):
+def test_invalid_options_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         MaskingOptions(**options)
 
@@ -147,7 +147,7 @@ def test_joining_and_filling_are_inverse():
         fill_masks(masked_query, ["opens", "door"])
 
 
-def test_positions_of_a_foreign_template():
+def test_mask_positions_are_found_in_other_templates():
     tokens = ("the", "door", " ", "opens", "door", ".the", "end")
     assert masked_positions(tokens, "the <mask>   opens door .the <mask>") == (1, 6)
     assert masked_positions(tokens, "the door opens <mask>.the end") == (4,)
@@ -156,18 +156,18 @@ def test_positions_of_a_foreign_template():
     assert masked_positions(["word"] * 5000, "word " * 4999 + "<mask>") == (4999,)
 
 
-def test_query_without_maskable_words_stays_as_it_is():
+def test_query_without_maskable_words_is_unchanged():
     assert masks("this/PRON is/AUX it/PRON ./PUNCT") == ["this is it."] * 3
 
 
-def test_dataset_keeps_its_columns():
+def test_masking_a_dataset_keeps_its_columns():
     rows = Dataset.from_list([{"query": " person opens the door.", "masked_queries": ["old"], "qid": "1"}])
     masked = mask_dataset(rows)
     assert masked.column_names == ["query", "masked_queries", "qid"]
     assert masked["masked_queries"][0][0] == "person <mask> the door."
 
 
-def test_agreement_with_the_released_masks(shared):
+def test_masks_agree_with_the_released_masks(shared):
     path = Path(__file__).parents[3] / "benchmarks" / "masking_agreement.py"
     spec = importlib.util.spec_from_file_location("masking_agreement", path)
     benchmark = importlib.util.module_from_spec(spec)

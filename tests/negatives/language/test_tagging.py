@@ -30,12 +30,12 @@ def tagger():
     return Tagger()
 
 
-def test_captions_are_tagged_as_captions_mean_them(tagger):
+def test_captions_are_tagged_correctly(tagger):
     [query] = tagger.tag(["person opens the old refrigerator."])
     assert str(query) == "person/NOUN opens/VERB the/DET old/ADJ refrigerator/NOUN ./PUNCT"
 
 
-def test_order_duplicates_and_outer_spaces(tagger):
+def test_tags_keep_order_and_duplicates_and_ignore_surrounding_spaces(tagger):
     queries = [" a person sits down.", "person runs.", "a person sits down."]
     tagged = tagger.tag(queries)
     assert [query.tokens[-2] for query in tagged] == ["down", "runs", "down"]
@@ -43,12 +43,12 @@ def test_order_duplicates_and_outer_spaces(tagger):
     assert tagger.tag([]) == []
 
 
-def test_processes_do_not_change_the_tags(tagger):
+def test_number_of_processes_does_not_change_the_tags(tagger):
     queries = ["a person opens a door.", "person laughing on the sofa.", "they sit."]
     assert tagger.tag(queries, processes=2) == tagger.tag(queries)
 
 
-def test_provenance_tells_two_trainings_apart(tagger, tmp_path):
+def test_provenance_distinguishes_two_trainings(tagger):
     assert tagger.provenance.startswith("en_ud_ewt_pos_small 1.0.0 sha256:")
     assert Tagger(PACKAGED_TAGGER).provenance == tagger.provenance
     other = Tagger()
@@ -58,7 +58,7 @@ def test_provenance_tells_two_trainings_apart(tagger, tmp_path):
     assert other.provenance != tagger.provenance
 
 
-def test_missing_and_unfit_pipelines_are_named(tmp_path):
+def test_missing_and_unsuitable_pipelines_are_rejected(tmp_path):
     import spacy
 
     with pytest.raises(OSError, match="no_such_model"):
@@ -73,7 +73,7 @@ def test_parallel_tags_are_required():
         TaggedQuery(("a", "b"), ("DET",))
 
 
-def test_training_script_learns_a_treebank_and_its_captions(tmp_path):
+def test_training_script_learns_a_treebank_and_derived_captions(tmp_path):
     from shine_hf.negatives.language.masking import mask_query
 
     treebank = tmp_path / "tiny.conllu"
@@ -89,7 +89,7 @@ def test_training_script_learns_a_treebank_and_its_captions(tmp_path):
     assert mask_query(query).masked_queries()[0] == "a person <mask> the door."
 
 
-def test_training_script_names_a_broken_line(tmp_path):
+def test_training_script_reports_a_broken_line(tmp_path):
     broken = tmp_path / "broken.conllu"
     broken.write_text("1\tHe\tPRON\n", encoding="utf-8")
     command = [sys.executable, TRAINING_SCRIPT, "--train", broken, "--dev", broken, "--output", tmp_path / "t"]

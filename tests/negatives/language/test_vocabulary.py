@@ -39,7 +39,7 @@ def queries():
         ("bigger", "ADJ", "comparative"), ("best", "ADJ", "superlative"), ("other", "ADJ", "positive"), ("on", "ADP", ""),
     ],
 )  # fmt: skip
-def test_inflection(word, part, form):
+def test_inflection_gives_the_form(word, part, form):
     assert inflection(word, part) == form
 
 
@@ -52,25 +52,25 @@ def test_inflection(word, part, form):
         ("wash", "washer", False), ("red", "read", False), ("bed", "be", False), ("glass", "glasses", True),
     ],
 )  # fmt: skip
-def test_forms_of_one_lexeme(word, other, same):
+def test_forms_of_one_lexeme_are_recognized(word, other, same):
     assert is_inflection_of(word, other) is same
     assert is_inflection_of(other, word) is same
 
 
-def test_a_past_can_stand_for_a_past_participle_form_but_not_the_reverse():
+def test_past_form_can_replace_a_past_participle_but_not_the_reverse():
     assert substitutes("past") == ("past", "past_participle")
     assert substitutes("past_participle") == ("past_participle",)
     assert substitutes("plural") == ("plural",)
 
 
-def test_articles_go_by_sound():
+def test_article_follows_the_sound_of_the_next_word():
     sounds = {word: starts_with_vowel_sound(word) for word in ("apple", "hour", "uniform", "umbrella", "one", "door")}
     assert sounds == {
         "apple": True, "hour": True, "uniform": False, "umbrella": True, "one": False, "door": False
     }  # fmt: skip
 
 
-def test_near_synonyms_in_any_form():
+def test_near_synonyms_are_found_in_any_form():
     assert are_near_synonyms("takes", "grabbed")
     assert are_near_synonyms("sofa", "couches")
     assert are_near_synonyms("in", "into")
@@ -97,20 +97,20 @@ def test_candidates_agree_in_form_and_article(queries):
     assert set(vocabulary.candidates("apples", "NOUN")) == {"boxes", "men", "stairs"}
 
 
-def test_people_are_replaced_by_people_and_subjects_by_subjects(queries):
+def test_candidates_for_people_are_people_and_for_subjects_are_subjects(queries):
     vocabulary = Vocabulary(queries, min_count=1)
     assert set(vocabulary.candidates("man", "NOUN", "a")) == {"person", "woman"}
     assert set(vocabulary.candidates("they", "PRON")) == {"someone", "he", "she", "everyone", "nobody"}
     assert set(vocabulary.candidates("which", "PRON")) == {"who", "that"}
 
 
-def test_another_form_is_better_than_no_word(queries):
+def test_other_forms_are_offered_if_no_form_agrees(queries):
     vocabulary = Vocabulary(queries, min_count=1)
     assert set(vocabulary.candidates("more", "ADV")) == {"quickly", "slowly"}
     assert vocabulary.candidates("red", "ADJ") == ()
 
 
-def test_rare_and_avoided_words_are_known_but_not_offered(queries):
+def test_rare_and_avoided_words_are_not_offered(queries):
     assert "window" not in Vocabulary(queries, min_count=2).words("NOUN")
     avoiding = Vocabulary(queries, min_count=1, avoid=["Window", "closes"])
     assert "window" not in avoiding.candidates("door", "NOUN", "a")
@@ -118,6 +118,6 @@ def test_rare_and_avoided_words_are_known_but_not_offered(queries):
     assert avoiding.parts_of_speech("window") == {"NOUN"}
 
 
-def test_order_of_the_queries_does_not_matter(queries):
+def test_query_order_does_not_change_the_vocabulary(queries):
     forward, backward = Vocabulary(queries, min_count=1), Vocabulary(queries[::-1], min_count=1)
     assert forward.candidates("door", "NOUN") == backward.candidates("door", "NOUN")

@@ -1,8 +1,7 @@
-"""A local server that speaks the OpenAI protocol (chat completions, files, batches), with faults on order.
+"""A local server for the OpenAI protocol (chat completions, files, batches) with injectable faults.
 
-It runs in a process of its own, so that a client can be killed and started again while the server remembers what it was
-asked and which answers it gave. Faults are drawn from (seed, request, how often that request came), so a run can be
-repeated whatever the order of the requests.
+It runs in its own process, so a client can be killed and restarted while the server remembers its requests and answers.
+Faults are drawn from (seed, request, repeat count of the request), so a run can be repeated with any request order.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from dataclasses import asdict, dataclass, field
 
 WORDS = ["opens", "closes", "lifts", "carries", "washes", "table", "window", "basket", "slowly", "under", "green"]
 
-# Answers that do not come, and answers that come (and are charged) but are of no use or break a rule of the method.
+# Missing answers, and answers that arrive (and are charged) but are useless or break a rule of the method.
 TRANSPORT_FAULTS = ("rate_limit", "server_error", "stall", "drop_before", "drop_after", "cut_off")
 ANSWER_FAULTS = (
     "malformed", "truncated", "original_word", "too_few", "too_many", "two_words",
 )  # fmt: skip
-# Replies with status 200 that hold nothing from the model.
+# Replies with status 200 without model output.
 EMPTY_FAULTS = ("not_json", "refusal", "empty", "provider_error", "finish_error", "no_choices")
 FAULTS = TRANSPORT_FAULTS + ANSWER_FAULTS + EMPTY_FAULTS
 # The client cannot know that these were answered.
@@ -42,26 +41,26 @@ class Config:
     latency_seconds: float = 0.0
     fault_rate: float = 0.0
     faults: list[str] = field(default_factory=lambda: list(FAULTS))
-    fault_limit_per_request: int = 1000  # further requests with the same body are answered properly
+    fault_limit_per_request: int = 1000  # later requests with the same body succeed
     stall_seconds: float = 3.0
     retry_after: str = "1"  # "date": an HTTP date one second ahead
     requests_per_second: float = 0.0  # 0: no limit
     burst: int = 10
     api_key: str = ""
     model: str = ""
-    unsupported: list[str] = field(default_factory=list)  # fields that give an error 400
+    unsupported: list[str] = field(default_factory=list)  # fields that cause an error 400
     error: str = ""  # every chat completion fails: "insufficient_quota", "bad_request"
     without_usage: bool = False
-    style: str = ""  # how the words are given; see STYLES
-    thinking_tokens: int = 0  # answers with a lower max_tokens are cut while the model still thinks
-    forbidden: str = ""  # requests whose prompt holds this text get an error 403
+    style: str = ""  # answer format; see STYLES
+    thinking_tokens: int = 0  # answers with a lower max_tokens are cut while the model is still thinking
+    forbidden: str = ""  # requests whose prompt contains this text get an error 403
     batch_seconds: float = 0.2
-    batch_fate: str = "completed"  # of the first batch; "failed", "expired", "cancelled", "line_errors"
-    drop_batch_reply: bool = False  # the first POST /batches is carried out, its reply is lost
+    batch_fate: str = "completed"  # fate of the first batch; "failed", "expired", "cancelled", "line_errors"
+    drop_batch_reply: bool = False  # the first POST /batches succeeds, but its reply is lost
 
 
 class Service:
-    """What the server remembers, and its answers; no sockets here."""
+    """The state and the answers of the server, without sockets."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -70,15 +69,15 @@ class Service:
             list
         )  # request -> ids of the answers written to an open connection
         self.lost: dict[str, list[str]] = defaultdict(list)
-        self.empty: dict[str, list[str]] = defaultdict(list)  # replies that hold no answer
+        self.empty: dict[str, list[str]] = defaultdict(list)  # replies without an answer
         self.counts: Counter[str] = Counter()
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict] = {}
-        self.early: list[float] = []  # seconds by which a client came back before its Retry-After was over
+        self.early: list[float] = []  # seconds by which clients came back before their Retry-After was over
         self._not_before: dict[str, float] = {}
         self._tokens, self._refilled = float(config.burst), time.monotonic()
         self._ids = 0
-        self.taken_per_second: Counter[int] = Counter()  # requests that the rate limit let pass
+        self.taken_per_second: Counter[int] = Counter()  # requests allowed by the rate limit
 
     def stats(self) -> dict:
         return {
@@ -117,7 +116,7 @@ class Service:
         return chooser.choice(self.config.faults)
 
     def chat(self, raw: bytes) -> tuple[int, dict | str, str | None, tuple[str, str] | None]:
-        """Status, body and fault of one chat completion; and, if it is charged, the request and the answer's id."""
+        """Return status, body and fault of one chat completion and, if it is charged, the request and the answer's id."""
         now = time.monotonic()
         name = name_of(json.loads(raw))
         self.asked[name] += 1
@@ -226,7 +225,7 @@ class Service:
 
 
 def name_of(request: dict) -> str:
-    """What a question is known by; the seed changes when it is put again after an empty reply."""
+    """Return the identity of a question, without the seed, which changes when it is asked again after an empty reply."""
     question = {key: value for key, value in request.items() if key != "seed"}
     return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -248,12 +247,12 @@ STYLES = {
     "nested": lambda words, text: json.dumps({"answer": {"words": [words]}}),
     "half_a_surrogate_pair": lambda words, text: text + "\ud83d",
     "sentence": lambda words, text: "SENTENCE",
-    "useless": lambda words, text: "I am a language model and rather talk about the weather \ud83d.",
+    "useless": lambda words, text: "I am a language model and would rather talk about the weather \ud83d.",
 }  # fmt: skip
 
 
 def completion(request: dict, answer_id: str, fault: str | None, config: Config) -> dict:
-    """A chat completion that answers the prompt of `shine_hf.negatives.llm.prompts`, spoiled by `fault`."""
+    """Return a chat completion that answers the prompt of `shine_hf.negatives.llm.prompts`, corrupted by `fault`."""
     prompt = request["messages"][-1]["content"]
     chooser = random.Random(json.dumps(request, sort_keys=True))
     words, originals = [], []
@@ -309,7 +308,7 @@ def _error(message: str, code: str, param: str | None = None) -> dict:
 
 
 class Connection(asyncio.Protocol):
-    """HTTP/1.1 with keep-alive, as much of it as the client uses."""
+    """The part of HTTP/1.1 with keep-alive that the client uses."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -408,7 +407,7 @@ async def serve(config: Config) -> None:
 
 
 class LLMServer:
-    """The server as a child process: `with LLMServer(fault_rate=0.2) as server: … server.url …`."""
+    """The server in a child process: `with LLMServer(fault_rate=0.2) as server: … server.url …`."""
 
     def __init__(self, **config: object) -> None:
         self.config = Config(**config)
@@ -435,7 +434,7 @@ class LLMServer:
 
 
 def answer_ids(raws: Iterator[str]) -> list[str]:
-    """The ids of the answers that a cache holds."""
+    """Return the ids of the answers in a cache."""
     return [match.group() for raw in raws if (match := re.search(r"chatcmpl-\d+", raw))]
 
 

@@ -54,7 +54,7 @@ ONE_MASK = replace(
         f"As asked for ({{one word}} per blank): {GOOD} {NO}",
         f'The form is {{"words": ["first blank", "second blank"]}}. {GOOD}',
         f'The form is {{"words": ["first blank", ...]}}. {GOOD}',
-        # nearly JSON
+        # almost JSON
         '{"words": ["lifts", "box",],}',
         "{'words': ['lifts', 'box']}",
         '{words: ["lifts", "box"]}',
@@ -86,14 +86,14 @@ ONE_MASK = replace(
         '{"sentence": "person lifts the box 0."}',
     ],
 )
-def test_the_first_object_that_fits_is_taken(content):
+def test_first_matching_object_is_used(content):
     assert read_words(body(content), make_request()) == ["lifts", "box"]
 
 
 @pytest.mark.parametrize(
     "content", ['{"words": "kicks"}', '{"word": ["kicks"]}', '{"words": [["kicks"]]}', '{"1": "kicks"}']
 )
-def test_one_mask(content):
+def test_single_word_answers_are_read(content):
     assert parse_words(f"For [verb] and {{verb}} I choose {content}", ONE_MASK) == ["kicks"]
 
 
@@ -107,11 +107,11 @@ def test_one_mask(content):
         {"words": ["lifts", "box"]},
     ],
 )
-def test_content_in_parts(content):
+def test_content_parts_are_joined(content):
     assert read_words(body(content), make_request()) == ["lifts", "box"]
 
 
-def test_reasoning_fields_are_not_read():
+def test_reasoning_fields_are_ignored():
     assert read_words(body(GOOD, reasoning=NO, reasoning_content=NO), make_request()) == ["lifts", "box"]
     with pytest.raises(NoAnswer, match="empty_answer"):
         read_words(body("", reasoning_content=GOOD), make_request())
@@ -139,7 +139,7 @@ def test_reasoning_fields_are_not_read():
         ("{" * 5000 + "[" * 5000, "malformed_answer"),
     ],
 )
-def test_the_rest_is_refused_with_a_reason(content, kind):
+def test_other_answers_are_rejected_with_a_reason(content, kind):
     with pytest.raises(UnusableAnswer) as caught:
         read_words(body(content), make_request())
     assert caught.value.kind == kind
@@ -147,7 +147,7 @@ def test_the_rest_is_refused_with_a_reason(content, kind):
     assert is_answer(body(content))
 
 
-def test_two_words_in_one_mask_are_left_to_validation():
+def test_two_words_in_one_mask_are_accepted_for_validation():
     assert parse_words(json.dumps({"words": ["picks  up", "box"]}), make_request()) == ["picks up", "box"]
 
 
@@ -172,7 +172,7 @@ def test_two_words_in_one_mask_are_left_to_validation():
         (body(GOOD, finish_reason="content_filter"), "refusal"),
     ],
 )
-def test_replies_without_an_answer(raw, kind):
+def test_replies_without_an_answer_are_errors(raw, kind):
     with pytest.raises(NoAnswer) as caught:
         read_words(raw, make_request())
     assert caught.value.kind == kind
@@ -180,15 +180,15 @@ def test_replies_without_an_answer(raw, kind):
 
 
 @pytest.mark.parametrize("content", ["", None, "<think>and so on", '{"words": ["lifts", "b'])
-def test_answers_that_were_cut(content):
+def test_truncated_answers_are_recognized(content):
     raw = body(content, finish_reason="length")
     with pytest.raises(UnusableAnswer, match="truncated"):
         read_words(raw, make_request())
-    assert is_answer(raw)  # it was paid for
+    assert is_answer(raw)  # it was charged
     assert read_words(body(GOOD + "\n" * 50, finish_reason="length"), make_request()) == ["lifts", "box"]
 
 
-def test_the_text_of_an_error_is_without_thinking():
+def test_error_text_excludes_thinking():
     with pytest.raises(UnusableAnswer) as caught:
         read_words(body("<think>secret</think>I like the weather"), make_request())
     assert caught.value.answer == read_text(body("I like the weather"))
@@ -196,7 +196,7 @@ def test_the_text_of_an_error_is_without_thinking():
     assert without_thinking("no thinking < here >") == "no thinking < here >"
 
 
-def test_facts_are_believed_only_if_they_make_sense():
+def test_invalid_usage_numbers_are_ignored():
     facts = read_facts(
         '{"model": "m-1", "usage": {"prompt_tokens": 3, "completion_tokens": 4}, "choices": [{"finish_reason": "stop"}]}'
     )

@@ -38,7 +38,7 @@ def assert_paid_once(stats, cache):
     assert len(cache) == len(stats["answers"])
 
 
-def test_fills_every_request(path):
+def test_every_request_is_filled(path):
     with LLMServer(batch_seconds=0.05) as server:
         generator = make_generator(server, path)
         assert isinstance(generator, Generator)
@@ -51,13 +51,13 @@ def test_fills_every_request(path):
         assert len(server.stats()["batches"]) == 1
 
 
-def test_splits_by_number(path):
+def test_large_batches_are_split(path):
     with LLMServer(batch_seconds=0.0) as server:
         list(make_generator(server, path, max_requests_per_batch=20).fill(make_requests(50)))
         assert len(server.stats()["batches"]) == 3
 
 
-def test_answers_serve_the_chat_endpoint_too(path):
+def test_batch_answers_are_reused_by_the_chat_endpoint(path):
     with LLMServer(batch_seconds=0.0) as server:
         list(make_generator(server, path).fill(make_requests(10)))
         chat = OpenAIChatGenerator("test-model", cache=path, base_url=server.url)
@@ -65,7 +65,7 @@ def test_answers_serve_the_chat_endpoint_too(path):
 
 
 @pytest.mark.parametrize("fate", ["expired", "cancelled", "line_errors"])
-def test_what_a_batch_leaves_undone_goes_into_the_next(path, fate):
+def test_unanswered_requests_go_into_the_next_batch(path, fate):
     with LLMServer(batch_seconds=0.02, batch_fate=fate) as server:
         generator = make_generator(server, path)
         assert all(fill.text for fill in generator.fill(make_requests(20)))
@@ -74,7 +74,7 @@ def test_what_a_batch_leaves_undone_goes_into_the_next(path, fate):
         assert_paid_once(stats, generator.cache)
 
 
-def test_a_rejected_batch_stops_the_run_and_frees_its_questions(path):
+def test_rejected_batch_stops_the_run_and_frees_its_questions(path):
     with LLMServer(batch_seconds=0.0, batch_fate="failed") as server:
         with pytest.raises(EndpointError, match="line 1: The provided model is not supported"):
             list(make_generator(server, path).fill(make_requests(5)))
@@ -82,14 +82,14 @@ def test_a_rejected_batch_stops_the_run_and_frees_its_questions(path):
 
 
 @pytest.mark.parametrize("config", [{"error": "insufficient_quota"}, {"model": "another"}, {"error": "bad_request"}])
-def test_hopeless_errors_stop_the_run(path, config):
+def test_permanent_errors_stop_the_run(path, config):
     with LLMServer(batch_seconds=0.0, **config) as server:
         with pytest.raises(EndpointError, match="refused the requests of batch"):
             list(make_generator(server, path).fill(make_requests(5)))
         assert len(server.stats()["batches"]) <= 2
 
 
-def test_fields_that_the_endpoint_refuses_are_left_out(path):
+def test_fields_rejected_by_the_endpoint_are_dropped(path):
     with LLMServer(batch_seconds=0.0, unsupported=["json_schema", "seed"]) as server:
         generator = make_generator(server, path, max_requests_per_batch=10)
         assert all(fill.text for fill in generator.fill(make_requests(30)))
@@ -105,7 +105,7 @@ def test_useless_answers_are_asked_again(path):
         assert 1 < len(server.stats()["batches"]) <= generator.max_questions
 
 
-def test_a_lost_reply_does_not_create_the_batch_twice(path):
+def test_lost_reply_does_not_create_the_batch_twice(path):
     with LLMServer(batch_seconds=0.0, drop_batch_reply=True) as server:
         generator = make_generator(server, path)
         assert all(fill.text for fill in generator.fill(make_requests(10)))
@@ -113,7 +113,7 @@ def test_a_lost_reply_does_not_create_the_batch_twice(path):
         assert_paid_once(server.stats(), generator.cache)
 
 
-def test_budget_keeps_requests_back(path):
+def test_budget_limits_the_requests(path):
     with LLMServer(batch_seconds=0.0) as server:
         fills = list(make_generator(server, path, max_requests=7).fill(make_requests(20)))
         assert sum(fill.text is not None for fill in fills) == 7 and len(fills) == 20
@@ -121,7 +121,7 @@ def test_budget_keeps_requests_back(path):
         assert server.stats()["requests"] == 7
 
 
-def test_unreadable_batch_says_where_it_comes_from_and_how_to_give_it_up(path):
+def test_unreadable_batch_error_names_its_origin_and_how_to_discard_it(path):
     with LLMServer(batch_seconds=0.0) as server:
         generator = make_generator(server, path)
         questions = [generator.dialogue(request).question() for request in make_requests(3)]
@@ -136,7 +136,7 @@ def test_unreadable_batch_says_where_it_comes_from_and_how_to_give_it_up(path):
         assert all(fill.text for fill in generator.fill(make_requests(3)))
 
 
-def test_questions_that_wait_at_another_endpoint_are_not_asked_here(path):
+def test_questions_pending_at_another_endpoint_are_not_asked_again(path):
     with LLMServer(batch_seconds=0.0) as server:
         generator = make_generator(server, path)
         question = generator.dialogue(make_requests(1)[0]).question()
@@ -145,7 +145,7 @@ def test_questions_that_wait_at_another_endpoint_are_not_asked_here(path):
             list(generator.fill(make_requests(1)))
 
 
-def test_a_403_is_the_failure_of_one_request(path):
+def test_status_403_fails_only_its_request(path):
     with LLMServer(batch_seconds=0.0, forbidden=" 7.") as server:
         fills = {fill.request.qid: fill for fill in make_generator(server, path).fill(make_requests(20))}
         assert [qid for qid, fill in fills.items() if fill.text is None] == ["row_7"]
@@ -154,7 +154,7 @@ def test_a_403_is_the_failure_of_one_request(path):
 
 
 @pytest.mark.parametrize("fault", EMPTY_FAULTS)
-def test_errors_with_status_200_are_never_kept_as_answers(path, fault):
+def test_errors_with_status_200_are_not_cached_as_answers(path, fault):
     with LLMServer(batch_seconds=0.0, fault_rate=1.0, faults=[fault], fault_limit_per_request=1) as server:
         generator = make_generator(server, path, seed=None)
         assert all(fill.text for fill in generator.fill(make_requests(10)))
@@ -163,26 +163,26 @@ def test_errors_with_status_200_are_never_kept_as_answers(path, fault):
 
 
 @pytest.mark.parametrize("style", ["think", "magistral", "half_a_surrogate_pair"])
-def test_answers_are_taken_in_any_style(path, style):
+def test_answers_are_accepted_in_any_style(path, style):
     with LLMServer(batch_seconds=0.0, style=style) as server:
         assert all(fill.text for fill in make_generator(server, path).fill(make_requests(10)))
         assert len(server.stats()["batches"]) == 1
 
 
-def test_a_run_of_useless_answers_is_stopped_with_an_example(path):
+def test_run_of_useless_answers_stops_with_an_example(path):
     with LLMServer(batch_seconds=0.0, style="useless") as server:
         with pytest.raises(EndpointError, match=r"none of the first 50 answers .*talk about the weather"):
             list(make_generator(server, path).fill(make_requests(100)))
         assert len(server.stats()["batches"]) == 1
 
 
-def test_answers_that_were_cut_get_more_room(path):
+def test_truncated_answers_are_retried_with_more_tokens(path):
     with LLMServer(batch_seconds=0.0, thinking_tokens=1000) as server:
         assert all(fill.text for fill in make_generator(server, path).fill(make_requests(60)))
         assert len(server.stats()["batches"]) == 2
 
 
-def test_a_broken_line_in_the_results_is_asked_again(path, monkeypatch):
+def test_broken_result_line_is_asked_again(path, monkeypatch):
     with LLMServer(batch_seconds=0.0) as server:
         generator = make_generator(server, path)
         results, seen = generator._results, []
@@ -197,7 +197,7 @@ def test_a_broken_line_in_the_results_is_asked_again(path, monkeypatch):
         assert len(server.stats()["batches"]) == 2
 
 
-# Killed at every step. The script runs `fill` and kills itself, as hard as can be, just before the step.
+# Kills at every step: the script runs `fill` and sends itself SIGKILL just before the step.
 SCRIPT = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[4])
@@ -223,7 +223,7 @@ list(generator.fill(make_requests(20)))
 @pytest.mark.parametrize(
     "step", ["_submit", "_hand_in", "store_1", "_find", "_create", "store_2", "_collect", "_keep", "store_3"]
 )
-def test_killed_at_any_step_hands_in_nothing_twice(path, step):
+def test_kill_at_any_step_submits_nothing_twice(path, step):
     tests = os.path.dirname(os.path.dirname(__file__))
     with LLMServer(batch_seconds=0.05) as server:
         command = [sys.executable, "-c", SCRIPT, step, server.url, str(path), tests]
@@ -236,7 +236,7 @@ def test_killed_at_any_step_hands_in_nothing_twice(path, step):
         assert generator.cache.waiting() == {}
 
 
-def test_waiting_can_be_interrupted(path, monkeypatch):
+def test_waiting_for_a_batch_can_be_interrupted(path, monkeypatch):
     with LLMServer(batch_seconds=0.3) as server:
 
         def interrupt(_seconds):

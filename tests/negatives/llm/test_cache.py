@@ -34,12 +34,12 @@ def path(tmp_path):
     return tmp_path / "folder" / "answers.sqlite"
 
 
-def test_key_depends_on_every_part_but_not_on_their_order():
+def test_key_depends_on_every_part_but_not_on_its_order():
     assert request_key(a=1, b=[2]) == request_key(b=[2], a=1)
     assert len({request_key(a=1), request_key(a=2), request_key(b=1), request_key(a="1")}) == 4
 
 
-def test_answers_outlive_the_process_that_wrote_them(path):
+def test_answers_survive_the_process_that_wrote_them(path):
     with AnswerCache(path) as cache:
         cache.store([make_answer()])
     with AnswerCache(path) as cache:
@@ -48,7 +48,7 @@ def test_answers_outlive_the_process_that_wrote_them(path):
         assert [(row["qid"], row["prompt_tokens"]) for row in cache] == [("row_0", 0)]
 
 
-def test_first_answer_stays_but_an_error_does_not(path):
+def test_first_answer_is_kept_but_an_error_is_replaced(path):
     error = '{"choices": null, "error": {"message": "overloaded"}}'
     with AnswerCache(path) as cache:
         cache.store([make_answer(raw=error)])
@@ -59,7 +59,7 @@ def test_first_answer_stays_but_an_error_does_not(path):
         assert len(cache) == 1
 
 
-def test_a_full_disk_is_an_error_that_names_the_file(path):
+def test_full_disk_error_names_the_file(path):
     with AnswerCache(path) as cache:
         cache.store([make_answer(0)])
         pages = cache._connection.execute("PRAGMA page_count").fetchone()[0]
@@ -69,12 +69,12 @@ def test_a_full_disk_is_an_error_that_names_the_file(path):
         assert cache.get(make_question(0)["key"]) is not None
 
 
-def test_uses_write_ahead_log(path):
+def test_cache_uses_a_write_ahead_log(path):
     with AnswerCache(path):
         assert sqlite3.connect(path).execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_other_files_are_left_unchanged(path):
+def test_other_files_are_rejected_and_unchanged(path):
     path.parent.mkdir()
     path.write_text("not a database, but long enough to be taken for one " * 30)
     before = path.read_bytes()
@@ -88,7 +88,7 @@ def test_other_files_are_left_unchanged(path):
         AnswerCache(path)
 
 
-def test_other_schema_versions_are_refused(path):
+def test_other_schema_versions_are_rejected(path):
     AnswerCache(path).close()
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version=99")
@@ -111,7 +111,7 @@ PRAGMA user_version=1;
 """
 
 
-def test_caches_of_the_first_version_are_read_and_their_open_batches_are_not_forgotten(path):
+def test_caches_of_version_0_1_are_read_and_their_open_batches_reported(path):
     path.parent.mkdir()
     with sqlite3.connect(path) as connection:
         connection.executescript(OLD_SCHEMA)
@@ -143,7 +143,7 @@ def test_caches_of_the_first_version_are_read_and_their_open_batches_are_not_for
         AnswerCache(path)
 
 
-def test_two_runs_at_a_time_are_refused_and_a_killed_one_does_not_count(path):
+def test_concurrent_runs_are_rejected_but_a_killed_run_holds_no_lock(path):
     script = (
         "import sys, time; from shine_hf.negatives.llm.cache import AnswerCache\n"
         "cache = AnswerCache(sys.argv[1]); cache.lock(); print('locked', flush=True); time.sleep(60)"
@@ -161,7 +161,7 @@ def test_two_runs_at_a_time_are_refused_and_a_killed_one_does_not_count(path):
         cache.lock()
 
 
-def test_questions_of_a_batch_wait_until_it_ends(path):
+def test_questions_of_a_batch_are_pending_until_it_ends(path):
     with AnswerCache(path) as cache:
         cache.store([make_answer(0)])
         cache.store([{**make_question(n), "batch_id": "here b"} for n in range(3)])

@@ -14,7 +14,7 @@ from shine_hf.negatives.llm.client import EndpointError
 from ..requests_made_up import NOUNS, VERBS, make_request, make_requests
 from .llm_server import ANSWER_FAULTS, EMPTY_FAULTS, FAULTS, STYLES, TRANSPORT_FAULTS, LLMServer, answer_ids
 
-UNUSABLE = set(ANSWER_FAULTS) - {"original_word", "two_words"}  # these are for validation to find
+UNUSABLE = set(ANSWER_FAULTS) - {"original_word", "two_words"}  # validation finds these
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def make_generator(server, cache, **options) -> OpenAIChatGenerator:
     return OpenAIChatGenerator("test-model", cache=cache, base_url=server.url, **{"timeout_seconds": 1.0, **options})
 
 
-def test_fills_every_request_in_its_template(path):
+def test_every_request_is_filled_in_its_template(path):
     with LLMServer() as server:
         generator = make_generator(server, path)
         requests = make_requests(100)
@@ -49,7 +49,7 @@ def test_fills_every_request_in_its_template(path):
     assert "100 requests" in str(spending) and "tokens" in str(spending)
 
 
-def test_finished_requests_are_never_asked_again(path):
+def test_finished_requests_are_not_asked_again(path):
     with LLMServer() as server:
         first = {fill.request.qid: fill.text for fill in make_generator(server, path).fill(make_requests(50))}
         generator = make_generator(server, path)
@@ -58,7 +58,7 @@ def test_finished_requests_are_never_asked_again(path):
         assert server.stats()["requests"] == 50 and generator.cost_so_far().from_cache == 50
 
 
-def test_all_that_determines_the_answer_is_in_the_key(path):
+def test_key_covers_everything_that_determines_the_answer(path):
     with LLMServer() as server:
         for options in ({}, {"seed": 1}, {"temperature": 0.0}, {"max_tokens": 100}):
             list(make_generator(server, path, **options).fill([make_request()]))
@@ -67,7 +67,7 @@ def test_all_that_determines_the_answer_is_in_the_key(path):
         assert server.stats()["requests"] == 5
 
 
-def test_equal_questions_are_asked_once(path):
+def test_identical_questions_are_asked_once(path):
     with LLMServer(latency_seconds=0.05) as server:
         fills = list(make_generator(server, path).fill([make_request(), make_request(), make_request(1)]))
         assert len(fills) == 3 and all(fill.text for fill in fills)
@@ -75,8 +75,8 @@ def test_equal_questions_are_asked_once(path):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_one_fault_each(path, fault):
-    """Every request meets the fault the first time it is sent; whatever was paid for is kept."""
+def test_every_request_recovers_from_one_fault(path, fault):
+    """The first attempt of every request hits the fault; all charged answers are kept."""
     with LLMServer(
         fault_rate=1.0, faults=[fault], fault_limit_per_request=1, stall_seconds=3, retry_after="0.2"
     ) as server:
@@ -90,7 +90,7 @@ def test_one_fault_each(path, fault):
         assert stats["counts"] == {fault: 4, "good": 4} and stats["requests"] == 8
         assert len(kept) == 4 and kept == delivered
     elif fault in UNUSABLE:
-        # The next question is a new request to the server, which spoils it as well.
+        # The server treats the next question as a new request and corrupts it too.
         assert not any(fill.text for fill in fills) and len(delivered) == 8
         assert kept == delivered
         assert {row["attempt"] for row in generator.cache} == {0, 1}
@@ -100,7 +100,7 @@ def test_one_fault_each(path, fault):
 
 
 @pytest.mark.parametrize("fault", EMPTY_FAULTS)
-def test_errors_with_status_200_are_never_kept_as_answers(path, fault):
+def test_errors_with_status_200_are_not_cached_as_answers(path, fault):
     with LLMServer(fault_rate=1.0, faults=[fault]) as server:
         fills = list(make_generator(server, path, max_questions=3).fill(make_requests(3)))
         assert all(fill.text is None and fill.error for fill in fills)
@@ -112,39 +112,39 @@ def test_errors_with_status_200_are_never_kept_as_answers(path, fault):
 
 
 @pytest.mark.parametrize("style", sorted(set(STYLES) - {"useless"}))
-def test_answers_are_taken_in_any_style_at_one_question_each(path, style):
+def test_answers_are_accepted_in_any_style_with_one_question_each(path, style):
     with LLMServer(style=style) as server:
         fills = list(make_generator(server, path).fill(make_requests(30)))
         assert all(fill.text and "no" not in fill.text.split() for fill in fills)
         assert server.stats()["requests"] == 30
 
 
-def test_a_run_of_useless_answers_is_stopped_with_an_example(path):
+def test_run_of_useless_answers_stops_with_an_example(path):
     with LLMServer(style="useless") as server:
         with pytest.raises(EndpointError) as caught:
             list(make_generator(server, path, concurrency=8).fill(make_requests(500)))
         assert server.stats()["requests"] < 70
         assert "none of the first 50 answers" in str(caught.value)
         assert "talk about the weather" in str(caught.value) and "--max-tokens" in str(caught.value)
-        server.configure(style="plain")  # settled questions stay, the others are asked
+        server.configure(style="plain")  # answered questions are kept, the others are asked
         assert sum(fill.text is not None for fill in make_generator(server, path).fill(make_requests(500))) > 480
 
 
-def test_an_answer_that_was_cut_is_asked_for_once_more_with_more_room(path):
+def test_truncated_answer_is_retried_once_with_more_tokens(path):
     with LLMServer(thinking_tokens=1000) as server:
         fills = list(make_generator(server, path, concurrency=2).fill(make_requests(40)))
         assert all(fill.text for fill in fills)
         asked = server.stats()["requests"]
-        assert 40 < asked < 50  # once it is known that this model thinks, there is room at once
+        assert 40 < asked < 50  # after the model is known to think, requests allow more tokens from the start
         server.configure(thinking_tokens=10**6)
         fills = list(make_generator(server, path).fill(make_requests(50)))
         assert {fill.error.split(":")[0] for fill in fills if fill.text is None} == {"truncated"}
         assert server.stats()["requests"] == asked + 20
 
 
-def test_a_403_is_the_failure_of_one_request(path):
+def test_status_403_fails_only_its_request(path):
     with LLMServer(forbidden=" 7.") as server:
-        for _ in range(2):  # a run that has nothing else left to ask must not stop either
+        for _ in range(2):  # a run with nothing else to ask must not stop either
             fills = {fill.request.qid: fill for fill in make_generator(server, path).fill(make_requests(30))}
             assert [qid for qid, fill in fills.items() if fill.text is None] == ["row_7"]
             assert "403: your input was flagged" in fills["row_7"].error
@@ -152,13 +152,13 @@ def test_a_403_is_the_failure_of_one_request(path):
 
 
 @pytest.mark.parametrize("fault", sorted(UNUSABLE - {"truncated"}))
-def test_useless_answers_are_kept_and_asked_again_with_the_reason(path, fault):
+def test_useless_answers_are_cached_and_asked_again_with_the_reason(path, fault):
     with LLMServer(fault_rate=1.0, faults=[fault]) as server:
         generator = make_generator(server, path, max_questions=2)
         (fill,) = generator.fill([make_request()])
         assert fill.text is None and fill.error
         server.configure(fault_rate=0.0)
-        # Settled: the same run again pays nothing. One more question is allowed: exactly one is asked.
+        # A repeated run pays nothing. If one more question is allowed, exactly one is asked.
         assert next(make_generator(server, path, max_questions=2).fill([make_request()])).text is None
         assert server.stats()["requests"] == 2
         assert next(make_generator(server, path, max_questions=3).fill([make_request()])).text is not None
@@ -166,7 +166,7 @@ def test_useless_answers_are_kept_and_asked_again_with_the_reason(path, fault):
 
 
 @pytest.mark.parametrize("form", ["1", "date"])
-def test_retry_after_is_honoured(path, form):
+def test_retry_after_is_honored(path, form):
     with LLMServer(fault_rate=1.0, faults=["rate_limit"], fault_limit_per_request=1, retry_after=form) as server:
         start = time.monotonic()
         fills = list(make_generator(server, path).fill(make_requests(3)))
@@ -178,29 +178,29 @@ def test_retry_after_is_honoured(path, form):
 @pytest.mark.parametrize(
     "unsupported", [["json_schema"], ["json_schema", "json_object"], ["seed"], ["temperature", "max_tokens"]]
 )
-def test_fields_that_the_endpoint_refuses_are_left_out(path, unsupported):
+def test_fields_rejected_by_the_endpoint_are_dropped(path, unsupported):
     with LLMServer(unsupported=unsupported) as server:
         generator = make_generator(server, path)
         assert all(fill.text for fill in generator.fill(make_requests(70)))
         assert server.stats()["distinct"] <= 70 * (1 + len(unsupported))
         asked = server.stats()["requests"]
         assert all(fill.text for fill in generator.fill(make_requests(80)[70:]))
-        assert server.stats()["requests"] == asked + 10  # it remembers
+        assert server.stats()["requests"] == asked + 10  # the generator remembers
 
 
-def test_an_answer_in_plain_words_is_taken_if_it_keeps_the_template(path):
+def test_plain_text_answer_is_accepted_if_it_keeps_the_template(path):
     with LLMServer(style="sentence") as server:
         assert all(fill.text for fill in make_generator(server, path).fill(make_requests(5)))
 
 
-def test_an_endpoint_that_does_not_count_tokens_is_booked_by_estimate(path):
+def test_tokens_are_estimated_if_the_endpoint_does_not_count_them(path):
     with LLMServer(without_usage=True) as server:
         generator = make_generator(server, path, price=(1.0, 1.0))
         assert all(fill.text for fill in generator.fill(make_requests(30)))
     assert generator.cost_so_far().cost_at_most > 0
 
 
-def test_wrong_key_stops_at_once_and_is_never_shown(path, monkeypatch):
+def test_wrong_key_stops_at_once_and_is_not_printed(path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-0123456789")
     with LLMServer(api_key="another") as server:
         generator = make_generator(server, path)
@@ -232,14 +232,14 @@ def test_right_key_is_used_but_not_stored(path, monkeypatch):
         ({"error": "forbidden"}, "refused the last 100 requests: 403: your input was flagged"),
     ],
 )
-def test_hopeless_errors_stop_the_run(path, config, message):
+def test_permanent_errors_stop_the_run(path, config, message):
     with LLMServer(latency_seconds=0.01, **config) as server:
         with pytest.raises(EndpointError, match=message):
             list(make_generator(server, path, concurrency=8).fill(make_requests(2000)))
         assert server.stats()["requests"] < 200
 
 
-def test_a_run_that_is_stopped_loses_nothing(path):
+def test_stopped_run_loses_no_answers(path):
     with LLMServer(latency_seconds=0.02) as server:
         fills = []
         with pytest.raises(EndpointError, match="exceeded your current quota"):
@@ -254,7 +254,7 @@ def test_a_run_that_is_stopped_loses_nothing(path):
         assert all(len(ids) == 1 for ids in server.stats()["answers"].values())
 
 
-def test_a_caller_that_stops_early_keeps_what_is_on_its_way(path):
+def test_answers_in_flight_are_kept_if_the_caller_stops_early(path):
     with LLMServer(latency_seconds=0.05) as server:
         generator = make_generator(server, path, concurrency=16)
         fills = generator.fill(make_requests(300))
@@ -264,7 +264,7 @@ def test_a_caller_that_stops_early_keeps_what_is_on_its_way(path):
         assert len(generator.cache) == delivered < 300
 
 
-def test_no_endpoint_at_all(path, monkeypatch):
+def test_unreachable_endpoint_is_reported(path, monkeypatch):
     monkeypatch.setattr(client, "MAX_RETRIES", 1)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -274,7 +274,7 @@ def test_no_endpoint_at_all(path, monkeypatch):
         list(generator.fill(make_requests(3)))
 
 
-def test_a_full_disk_ends_the_run(path):
+def test_full_disk_stops_the_run(path):
     with LLMServer() as server:
         generator = make_generator(server, path)
         pages = generator.cache._connection.execute("PRAGMA page_count").fetchone()[0]
@@ -284,7 +284,7 @@ def test_a_full_disk_ends_the_run(path):
         assert server.stats()["requests"] < 1000
 
 
-def test_budget_of_requests_holds_while_many_are_on_their_way(path):
+def test_request_budget_holds_with_concurrent_requests(path):
     with LLMServer(latency_seconds=0.02) as server:
         fills = list(make_generator(server, path, max_requests=30).fill(make_requests(100)))
         assert len(fills) == 100 and sum(fill.text is not None for fill in fills) == 30
@@ -292,14 +292,14 @@ def test_budget_of_requests_holds_while_many_are_on_their_way(path):
         assert server.stats()["requests"] == 30
 
 
-def test_retries_count_for_the_budget(path):
+def test_retries_count_toward_the_budget(path):
     with LLMServer(fault_rate=1.0, faults=["server_error"], fault_limit_per_request=1) as server:
         fills = list(make_generator(server, path, max_requests=5).fill(make_requests(4)))
         assert server.stats()["requests"] == 5
         assert sum(fill.text is not None for fill in fills) == 1
 
 
-def test_budget_in_dollars_is_never_passed(path):
+def test_dollar_budget_is_never_exceeded(path):
     with LLMServer(latency_seconds=0.02, fault_rate=0.2, faults=sorted(set(FAULTS) - {"stall"})) as server:
         limits = {"max_cost_usd": 0.5, "price": (10.0, 30.0), "max_tokens": 20}
         generator = make_generator(server, path, timeout_seconds=20.0, **limits)
@@ -308,14 +308,14 @@ def test_budget_in_dollars_is_never_passed(path):
     spending = generator.cost_so_far()
     assert 0.4 < spending.cost_at_most <= 0.5
     assert any(fill.text for fill in fills) and any("budget" in (fill.error or "") for fill in fills)
-    # What the server would charge, lost replies included: it reports the prompt's tokens as we estimate them, and 10 for each answer.
+    # What the server would charge, lost replies included: prompt tokens as we estimate them, and 10 tokens per answer.
     charged = sum(len(ids) for kind in ("answers", "lost", "empty") for ids in stats[kind].values())
     assert spending.usd(200 * charged, 10 * charged) < 0.5 * 1.1
     kept = sum(row["cost_usd"] for row in generator.cache)
     assert kept <= spending.usd(spending.prompt_tokens, spending.completion_tokens) <= spending.cost_at_most
 
 
-def test_limits_are_checked():
+def test_invalid_limits_are_rejected():
     for limits in ({"max_requests": -1}, {"max_cost_usd": -1.0, "price": (1.0, 1.0)}, {"price": (1.0, float("nan"))}):
         with pytest.raises(ValueError, match="must be 0 or more"):
             client.Budget(**limits)
@@ -323,7 +323,7 @@ def test_limits_are_checked():
         client.Budget(max_cost_usd=1.0)
 
 
-def test_dry_run_counts_and_sends_nothing(path):
+def test_dry_run_estimates_cost_and_sends_nothing(path):
     with LLMServer() as server:
         generator = make_generator(server, path, price=(100.0, 100.0))
         list(generator.fill(make_requests(10)))
@@ -339,7 +339,7 @@ def test_dry_run_counts_and_sends_nothing(path):
         assert "price unknown" in OpenAIChatGenerator("m", cache=path, base_url=server.url).estimate(make_requests(3))
 
 
-def test_provenance_names_the_model_its_version_and_the_day(path):
+def test_provenance_records_the_model_its_version_and_the_date(path):
     with LLMServer() as server:
         generator = make_generator(server, path, price=(0.5, 1.5))
         list(generator.fill(make_requests(3)))
@@ -352,12 +352,12 @@ def test_provenance_names_the_model_its_version_and_the_day(path):
     assert provenance["usd_per_million_tokens"] == (0.5, 1.5)
 
 
-def test_a_rate_limit_is_waited_out(path):
+def test_rate_limit_is_waited_out(path):
     with LLMServer(latency_seconds=0.02, requests_per_second=100, burst=20) as server:
         assert all(fill.text for fill in make_generator(server, path).fill(make_requests(300)))
 
 
-def test_arguments_are_checked_before_anything_is_made(path):
+def test_arguments_are_checked_before_any_file_is_created(path):
     for options in (
         {"concurrency": 0},
         {"max_questions": 0},

@@ -1,4 +1,4 @@
-"""Kill -9 in the middle of runs full of faults, and look whether anything was paid twice or got lost."""
+"""SIGKILL in the middle of runs full of faults: nothing may be paid for twice or lost."""
 
 import signal
 import subprocess
@@ -33,7 +33,7 @@ def start(server, path) -> subprocess.Popen:
 
 
 def kill_after(process: subprocess.Popen, fills: int) -> dict[str, str]:
-    """Kill the process once it has put out so many fills; returns all that it had put out."""
+    """Kill the process after it has printed this many fills, and return all that it printed."""
     lines = [process.stdout.readline() for _ in range(fills)]
     process.send_signal(signal.SIGKILL)
     rest = process.stdout.read().splitlines(keepends=True)
@@ -53,18 +53,18 @@ def ids_in(path) -> set[str]:
 def assert_no_answer_was_paid_twice(stats, path, kills: int) -> None:
     kept = ids_in(path)
     for ids in stats["answers"].values():
-        # The cache holds the last answer to every request: none was asked again once its answer was there.
+        # The cache holds the last answer to every request: no request was repeated after its answer was cached.
         assert ids[-1] in kept and not kept & set(ids[:-1])
     delivered = sum(map(len, stats["answers"].values()))
-    assert delivered - len(kept) <= kills * CONCURRENCY, "only what was on its way at a kill may be lost"
+    assert delivered - len(kept) <= kills * CONCURRENCY, "only answers in flight at a kill may be lost"
 
 
-def test_killed_twice_pays_for_every_received_answer_once(tmp_path):
+def test_run_killed_twice_pays_for_every_received_answer_once(tmp_path):
     path = tmp_path / "answers.sqlite"
     with LLMServer(latency_seconds=0.03, fault_rate=0.2, stall_seconds=1, retry_after="0.2") as server:
         seen: list[dict[str, str]] = []
         received: set[str] = set()
-        for fills in (50, 150):  # the second run first puts out what the first one had paid for
+        for fills in (50, 150):  # the second run first prints what the first one paid for
             seen.append(kill_after(start(server, path), fills))
             assert received < ids_in(path), "an answer that was in the cache is gone"
             received = ids_in(path)
