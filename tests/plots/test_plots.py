@@ -1,4 +1,4 @@
-"""The figures: what they show, that nothing in them overlaps or is cut off, and that pyplot is left alone."""
+"""Figures: what they show, that nothing overlaps or is cut off, and that pyplot is not touched."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ NEGATIVES = {
 
 
 def texts_of(figure) -> list[Text]:
-    """The texts that are drawn: tick labels beyond the limits of their axis are not."""
+    """Return the texts that are drawn, without tick labels beyond the limits of their axis."""
     figure.canvas.draw()
     undrawn = set()
     for axes in figure.axes:
@@ -45,10 +45,10 @@ def words_of(figure) -> str:
 
 
 def assert_readable(figure) -> None:
-    """No two texts overlap, and none is cut off at the edge of the figure."""
+    """Assert that no two texts overlap and none is cut off at the edge of the figure."""
     renderer = figure.canvas.get_renderer()
     texts = texts_of(figure)
-    # Of an annotation the box of its words, without the line that leads to them.
+    # For an annotation, use the box of its text without the connecting line.
     boxes = [Text.get_window_extent(text, renderer) for text in texts]
     for text, box in zip(texts, boxes):
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, text
@@ -72,7 +72,7 @@ def made_up_scene(num_clips: int = 60) -> dict:
     }
 
 
-def test_moments_show_what_was_found_and_how_well_it_fits():
+def test_moments_figure_shows_predictions_and_their_overlap():
     figure = plot_moments(**made_up_scene())
     assert_readable(figure)
     words = words_of(figure)
@@ -86,22 +86,22 @@ def test_moments_show_what_was_found_and_how_well_it_fits():
         "IoU 0.00",
     ):
         assert expected in words
-    assert "predicted 4" not in words, "three moments are drawn unless told otherwise"
+    assert "predicted 4" not in words, "three moments are drawn by default"
     assert "level 1: a person closes the red door slowly" in words and "$5" in words
     strip, tracks, curves = figure.axes
     shades = [image.get_array()[0, 0, 0] for image in strip.images]
-    assert shades == sorted(shades) and len(set(shades)) == len(shades) >= 3, "frames run in the order of time"
+    assert shades == sorted(shades) and len(set(shades)) == len(shades) >= 3, "frames are in temporal order"
     bars = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in tracks.patches]
     assert np.allclose(bars, [(8.0, 16.5), (8.2, 15.9), (20, 22), (28.9, 29.5)])
     heights = {
         stair.get_edgecolor(): stair.get_data().values.max() for stair in curves.patches if hasattr(stair, "get_data")
     }
-    assert len(heights) == 5, "each curve has a color of its own"
+    assert len(heights) == 5, "each curve has its own color"
     assert max(heights.values()) == 1 and "highest" in words and "rank of the saliency" in words
-    assert {axes.get_xlim() for axes in figure.axes} == {(0.0, 30.0)}, "all panels share the axis of time"
+    assert {axes.get_xlim() for axes in figure.axes} == {(0.0, 30.0)}, "all panels share the time axis"
 
 
-def test_many_long_counter_queries_stay_apart():
+def test_many_long_counter_queries_do_not_overlap():
     scene = made_up_scene()
     sentence = "a person who has waited for a long time in the kitchen closes the door and then {}"
     ends = ("sits", "sings", "cooks", "eats", "leaves", "laughs", "sleeps")
@@ -109,7 +109,9 @@ def test_many_long_counter_queries_stay_apart():
     figure = plot_moments(**scene)
     assert_readable(figure)
     words = words_of(figure)
-    assert all(sentence.format(end) in words for end in ends), "where they differ only at the end they are told apart"
+    assert all(sentence.format(end) in words for end in ends), (
+        "labels that differ only at the end stay distinguishable"
+    )
     stairs = [stair for stair in figure.axes[-1].patches if hasattr(stair, "get_data")]
     assert len({stair.get_edgecolor() for stair in stairs}) == 8
 
@@ -117,8 +119,8 @@ def test_many_long_counter_queries_stay_apart():
 LONG_ID = "video_" + 40 * "WMwm" + "_0001"
 
 
-def test_no_text_runs_out_of_a_figure():
-    """Sentences of any length, words without an end, wide letters, mathematics, and names of files as names of results."""
+def test_no_text_leaves_the_figure():
+    """Use sentences of any length, endless words, wide letters, math, and file names as result names."""
     queries = (LONG_ID, 60 * "a person opens the door and ", "WWW " * 80, "$x_1$ costs $5 and 100 %")
     for query in queries:
         scene = made_up_scene() | {"query": query, "negative_saliency": {query: made_up_scene()["saliency"]}}
@@ -133,7 +135,7 @@ def test_no_text_runs_out_of_a_figure():
     assert_readable(plot_training_curves([*history, {"step": 1, "loss": 2.0}]))
 
 
-def test_a_text_is_broken_at_spaces_or_inside_long_words_and_cut_with_an_ellipsis():
+def test_text_is_wrapped_at_spaces_or_inside_long_words_and_cut_with_an_ellipsis():
     assert wrap("a person opens the door", 10) == ["a person opens the door"]
     lines = wrap("a person opens the door", 0.8)
     assert len(lines) > 1 and " ".join(lines) == "a person opens the door"
@@ -142,8 +144,8 @@ def test_a_text_is_broken_at_spaces_or_inside_long_words_and_cut_with_an_ellipsi
     assert len(cut) == 2 and cut[1].endswith("…") and wrap("", 2) == [""]
 
 
-def test_saliency_is_shown_as_rank():
-    """Scores of -20 to 0 meant nothing to a reader. Ranks keep the order of clips and queries, whatever the scale."""
+def test_saliency_is_shown_as_ranks():
+    """Raw scores, e.g. -20 to 0, mean nothing to a reader. Ranks keep the order of clips and queries at any scale."""
     curves = {"the query": [-20.0, -3.0, -0.5], "other": [-20.0, -19.0, -4.0]}
     ranks = saliency_ranks(curves)
     assert ranks["the query"].tolist() == [0.1, 0.8, 1.0] and ranks["other"].tolist() == [0.1, 0.4, 0.6]
@@ -152,13 +154,13 @@ def test_saliency_is_shown_as_rank():
     assert saliency_ranks({"one": [3.0]})["one"].tolist() == [0.5]
 
 
-def test_small_numbers_keep_their_digits():
+def test_small_numbers_keep_significant_digits():
     scene = made_up_scene() | {"duration_seconds": 0.4, "windows": [], "moments": [(0.0, 0.04, 0.0052)]}
     words = words_of(plot_moments(**scene))
     assert "0.00–0.04 s" in words and "score 0.005" in words
 
 
-def test_moments_without_anything_optional():
+def test_moments_figure_needs_no_optional_arguments():
     figure = plot_moments("a query", [(1, 4, 0.4)], duration_seconds=10)
     assert_readable(figure)
     assert len(figure.axes) == 1 and "IoU" not in words_of(figure)
@@ -168,7 +170,7 @@ def test_moments_without_anything_optional():
 
 
 @pytest.mark.parametrize("shape", [(24, 24, 3), (1080, 1920, 3), (1920, 1080, 3)])
-def test_film_strip_keeps_the_form_of_the_frames(shape):
+def test_film_strip_keeps_the_aspect_ratio(shape):
     figure = plot_moments(
         "a query", [(1, 4, 0.4)], duration_seconds=10, frames=[(5.0, np.zeros(shape, dtype=np.uint8))]
     )
@@ -178,14 +180,14 @@ def test_film_strip_keeps_the_form_of_the_frames(shape):
     assert 0.3 < strip.height / figure.dpi < 2.5
 
 
-def test_several_windows_and_a_video_of_one_clip():
+def test_several_windows_and_single_clip_videos_are_drawn():
     windows = [[0, 20], [50, 52], [60, 150]]
     figure = plot_moments("a query", [], duration_seconds=150, windows=windows, saliency=[1.0])
     assert_readable(figure)
     assert len(figure.axes[0].patches) == 3
 
 
-def test_long_videos_have_times_as_on_a_clock():
+def test_long_videos_have_clock_times():
     figure = plot_moments(
         "a goal", [(3990, 4020, 0.8)], duration_seconds=7500, windows=[[4000, 4001]], saliency=np.sin(np.arange(3750))
     )
@@ -194,7 +196,7 @@ def test_long_videos_have_times_as_on_a_clock():
     assert "1:06:30–1:07:00" in words and "15:00" in words and "2:00:00" in words and "(s)" not in words
 
 
-def test_moments_refuse_what_they_cannot_draw():
+def test_moments_figure_rejects_invalid_input():
     with pytest.raises(ValueError, match="duration"):
         plot_moments("a query", [], duration_seconds=0)
     with pytest.raises(ValueError, match="as many clips"):
@@ -203,7 +205,7 @@ def test_moments_refuse_what_they_cannot_draw():
         plot_moments("a query", [], duration_seconds=9, saliency=[])
 
 
-# As the Trainer sorts them.
+# In the order of the Trainer.
 METRICS = ("R1@0.5", "R5@0.5", "level1>level2", "mAP@0.5", "mIoU", "positive>level1", "positive>level1_low")
 
 
@@ -228,21 +230,21 @@ def made_up_history() -> list[dict]:
     return history + [{"step": 1000, "train_runtime": 1.0, "train_loss": 3.0}]
 
 
-def test_training_curves_have_a_panel_for_each_metric_and_a_line_for_each_split():
+def test_training_curves_have_a_panel_per_metric_and_a_line_per_split():
     figure = plot_training_curves(made_up_history())
     assert_readable(figure)
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
     assert list(panels) == ["loss", "loss_span", "R1@0.5 (%)", "mIoU (%)", "positive>level1 (%)", "level1>level2 (%)"]
     assert len(panels["R1@0.5 (%)"].lines) == 3 and len(panels["loss"].lines) == 4
-    assert len(panels["loss_span"].lines) == 1, "the auxiliary layers are left out"
+    assert len(panels["loss_span"].lines) == 1, "auxiliary layers are omitted"
     colors = [[line.get_color() for line in panels[name].lines] for name in ("loss", "mIoU (%)")]
-    assert colors[0][1:] == colors[1] and len(set(colors[0])) == 4, "a split has the same colour in every panel"
+    assert colors[0][1:] == colors[1] and len(set(colors[0])) == 4, "a split has the same color in every panel"
     validation = panels["R1@0.5 (%)"].lines[0]
     assert list(validation.get_xdata()) == [200, 400, 600, 800, 1000]
     assert validation.get_ydata()[-1] == pytest.approx(90 * (1 - math.exp(-1000 / 300)))
 
 
-def test_training_curves_of_a_trainer_with_a_single_eval_set():
+def test_training_curves_work_with_a_single_eval_set():
     figure = plot_training_curves([{"step": 5, "loss": 1.0}, {"step": 5, "eval_loss": 2.0, "eval_R1@0.5": 40.0}])
     assert_readable(figure)
     assert "evaluation" in words_of(figure)
@@ -267,14 +269,14 @@ def test_hierarchy_shows_intervals_and_names_every_result():
     assert (result["chain_low"], result["chain_high"]) in spans and (result["chain"],) in spans
 
 
-def test_hierarchy_without_intervals_and_without_anything():
+def test_hierarchy_works_without_intervals_and_rejects_empty_results():
     figure = plot_saliency_hierarchy({"one": {"positive>irrelevant": 100.0, "chain": 100.0}})
     assert_readable(figure)
     with pytest.raises(ValueError, match="no results"):
         plot_saliency_hierarchy({})
 
 
-def test_pyplot_is_not_touched_and_figures_can_be_saved(tmp_path):
+def test_figures_are_saved_without_pyplot(tmp_path):
     path = tmp_path / "out.png"
     code = (
         "import sys; from shine_hf.plots import plot_moments; "
@@ -286,7 +288,7 @@ def test_pyplot_is_not_touched_and_figures_can_be_saved(tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_missing_matplotlib_names_the_extra(monkeypatch):
+def test_missing_matplotlib_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"shine-hf\[plots\]"):
         plot_moments("a query", [], duration_seconds=10)
