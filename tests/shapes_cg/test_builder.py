@@ -1,4 +1,4 @@
-"""The builder of Shapes-CG, as `datasets` runs it and as a script."""
+"""The Shapes-CG builder, run by `datasets` and as a script."""
 
 import importlib
 import runpy
@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "dataset_scripts" / "shapes_cg.py
 SMALL = {"train_videos": 3, "test_trivial_videos": 1, "novel_composition_videos": 2}
 
 
-def test_rows_of_the_builder_and_no_stale_cache(tmp_path, monkeypatch):
+def test_builder_rows_follow_the_seed_without_a_stale_cache(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(SCRIPT.parent)
     builder_class = importlib.import_module("shapes_cg").ShapesCGBuilder
     for seed in (0, 1):
@@ -24,7 +24,7 @@ def test_rows_of_the_builder_and_no_stale_cache(tmp_path, monkeypatch):
             assert builder.as_dataset(split).to_list() == list(world.rows(split))
 
 
-def test_the_script_writes_everything_and_says_what_is_wrong(tmp_path, monkeypatch, capsys):
+def test_script_writes_all_files_and_reports_errors(tmp_path, monkeypatch, capsys):
     options = [f"--{name.replace('_', '-')}={value}" for name, value in SMALL.items()]
     command = [str(SCRIPT), "--output-dir", str(tmp_path), "--duration=21", "--events=3", *options]
     monkeypatch.setattr(sys, "argv", command)
