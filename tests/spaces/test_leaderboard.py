@@ -1,4 +1,4 @@
-"""The leaderboard reads what models on the (local) Hub report."""
+"""The leaderboard reads the results that models report on the (local) Hub."""
 
 import importlib.util
 from pathlib import Path
@@ -49,10 +49,10 @@ def test_models_are_ranked_by_novel_compositions(app, hub, online):  # noqa: F81
         and 50.23 in table[0]
         and table[0][-1] == "simulated features"
     )
-    assert table[0][2] is None  # Nothing was reported for test_trivial.
+    assert table[0][2] is None  # The models report nothing for test_trivial.
 
 
-def test_the_page_serves_the_table_and_survives_a_hub_that_is_down(app, hub, online):  # noqa: F811
+def test_page_serves_the_table_and_survives_a_hub_outage(app, hub, online):  # noqa: F811
     client_module = pytest.importorskip("gradio_client")
     api = HfApi(endpoint=hub.endpoint)
     push(api, f"{OWNER}/base", 42.3)

@@ -1,4 +1,4 @@
-"""The metric as users load it: `evaluate.load` of the folder, in batches, in several processes, and the page of its Space."""
+"""The metric as users load it: `evaluate.load` on the folder, batches, several processes, and the page of its Space."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ SPACE = Path(__file__).resolve().parents[2] / "spaces" / "moment_retrieval"
 
 
 def made_up_rows(num_queries: int = 23, seed: int = 0) -> tuple[list[dict], list[dict]]:
-    """Predictions and references with highlights, different numbers of windows, keys that nobody reads, and numeric qids."""
+    """Return predictions and references with highlights, varying numbers of windows, unused keys, and numeric qids."""
     rng = np.random.default_rng(seed)
     predictions, references = [], []
     for qid in range(num_queries):
@@ -46,13 +46,13 @@ def made_up_rows(num_queries: int = 23, seed: int = 0) -> tuple[list[dict], list
 
 @pytest.fixture
 def load_metric(tmp_path, monkeypatch):
-    """A function that loads the metric from its folder, with caches that vanish after the test."""
+    """Return a function that loads the metric from its folder, with temporary caches."""
     evaluate = pytest.importorskip("evaluate")
     monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     return lambda **options: evaluate.load(str(SPACE), cache_dir=str(tmp_path / "metrics"), **options)
 
 
-def test_loaded_metric_gives_the_figures_of_the_package(load_metric):
+def test_loaded_metric_matches_the_package(load_metric):
     predictions, references = made_up_rows()
     got = load_metric().compute(predictions=predictions, references=references)
     assert got == evaluate_submission(predictions, references)
@@ -60,7 +60,7 @@ def test_loaded_metric_gives_the_figures_of_the_package(load_metric):
     assert 0 < got["MR-full-mIoU"] < 100
 
 
-def test_example_of_the_card(load_metric):
+def test_card_example_runs(load_metric):
     got = load_metric().compute(
         predictions=[{"qid": "1", "pred_relevant_windows": [[0.0, 9.0, 0.8], [20.0, 30.0, 0.1]]}],
         references=[{"qid": "1", "relevant_windows": [[0.0, 10.0]]}],
@@ -69,7 +69,7 @@ def test_example_of_the_card(load_metric):
     assert not any(name.startswith("HL-") for name in got)
 
 
-def test_batches_and_single_rows_give_the_same_as_all_at_once(load_metric):
+def test_batches_and_single_rows_give_the_same_result_as_all_rows(load_metric):
     predictions, references = made_up_rows()
     metric = load_metric()
     for start in range(0, 20, 7):
@@ -80,7 +80,7 @@ def test_batches_and_single_rows_give_the_same_as_all_at_once(load_metric):
 
 
 def compute_in_process(rank: int, num_process: int, folder: str, results) -> None:
-    """One of several processes: add every `num_process`-th row and compute."""
+    """Act as one of several processes: add every `num_process`-th row and compute."""
     import evaluate
 
     evaluate.config.HF_MODULES_CACHE = f"{folder}/modules-{rank}"
@@ -93,7 +93,7 @@ def compute_in_process(rank: int, num_process: int, folder: str, results) -> Non
     results.put((rank, metric.compute()))
 
 
-def test_several_processes_give_the_same_as_one(tmp_path):
+def test_several_processes_give_the_same_result_as_one(tmp_path):
     pytest.importorskip("evaluate")
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
@@ -118,7 +118,7 @@ def test_errors_name_the_qid(load_metric):
         load_metric().compute(predictions=[{"pred_relevant_windows": []}], references=references[:1])
 
 
-def test_card_metadata_and_requirements():
+def test_card_metadata_and_requirements_are_valid():
     yaml = pytest.importorskip("yaml")
     _, metadata, text = (SPACE / "README.md").read_text(encoding="utf-8").split("---", 2)
     metadata = yaml.safe_load(metadata)
