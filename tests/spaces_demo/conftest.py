@@ -1,4 +1,4 @@
-"""A running server of the demo with a tiny model."""
+"""A running demo server with a tiny model."""
 
 import importlib.util
 import os
@@ -37,7 +37,7 @@ def find():
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory):
-    """Eight seconds, darker to lighter, of an odd size."""
+    """Write eight seconds of odd-sized video that goes from dark to light."""
     frames = [gray(level, 37, 51) for level in range(0, 256, 8)]
     return write_video(tmp_path_factory.mktemp("film") / "film.mp4", frames, fps=4)
 

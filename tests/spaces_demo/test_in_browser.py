@@ -1,4 +1,4 @@
-"""A person's path through the demo, in a headless Chromium. Needs selenium, chromium and its driver; skipped without."""
+"""A user session with the demo in headless Chromium. Skipped without selenium, chromium and chromedriver."""
 
 import shutil
 
@@ -18,7 +18,7 @@ PATIENCE_SECONDS = 60
 
 
 class Visitor:
-    """What a person does on the page."""
+    """The actions of a user on the page."""
 
     def __init__(self, url: str):
         options = webdriver.ChromeOptions()
@@ -29,7 +29,7 @@ class Visitor:
         self.driver.get(url)
 
     def wait(self, condition):
-        # The page is redrawn while it is looked at.
+        # The page may be redrawn while it is read.
         waiting = WebDriverWait(self.driver, PATIENCE_SECONDS, ignored_exceptions=[StaleElementReferenceException])
         return waiting.until(lambda _: condition())
 
@@ -52,13 +52,13 @@ class Visitor:
         self.wait(self.button).click()
 
     def cut(self) -> str | None:
-        """Address of the cut, once it can be played."""
+        """Return the URL of the cut when it can be played."""
         videos = [video for video in self.all("video") if "moment.mp4" in video.get_attribute("src")]
         is_ready = videos and self.driver.execute_script("return arguments[0].readyState", videos[0]) >= 2
         return videos[0].get_attribute("src") if is_ready else None
 
     def cells(self) -> list[str]:
-        """What the table of moments shows, without its column of links."""
+        """Return the cells of the moments table without the link column."""
         texts = [cell.text for cell in self.all("[role=gridcell]") if cell.text.strip()]
         rows = [texts[index + 1 : index + 4] for index, text in enumerate(texts) if text == "▶ play"]
         return [text for row in rows for text in row]
@@ -82,7 +82,7 @@ def best_moment(find, video, query):
     return [best["start"], best["end"], best["score"]]
 
 
-def test_from_upload_to_result(visit, find, film):
+def test_upload_shows_the_result(visit, find, film):
     person = visit()
     person.upload(film)
     person.type("a red star", "a blue star")
@@ -92,17 +92,17 @@ def test_from_upload_to_result(visit, find, film):
     assert person.wait(
         lambda: [image for image in person.all("img") if image.get_attribute("src").startswith("data:image")]
     )
-    # The cut of the best moment has come; a click on another row brings another.
+    # The cut of the best moment is shown; a click on another row shows another.
     best = person.wait(person.cut)
     links = person.wait(lambda: [cell for cell in person.all("[role=gridcell]") if cell.text == "▶ play"])
     links[2].click()
     person.wait(lambda: person.cut() not in (None, best))
-    # The table of one video is not left beside another.
+    # The table of one video does not stay when another is loaded.
     person.all("[aria-label='Clear'], [aria-label='Remove video'], [title='Clear']")[0].click()
     person.wait(lambda: not person.cells())
 
 
-def test_an_error_is_shown_for_a_bad_file(visit, tmp_path):
+def test_bad_file_shows_an_error(visit, tmp_path):
     (tmp_path / "notes.mp4").write_text("this is no film")
     person = visit()
     person.upload(tmp_path / "notes.mp4")
@@ -114,7 +114,7 @@ def test_an_error_is_shown_for_a_bad_file(visit, tmp_path):
     assert not person.cells()
 
 
-def test_two_people_at_once(visit, find, film, tmp_path):
+def test_concurrent_users_get_their_own_results(visit, find, film, tmp_path):
     other = write_video(tmp_path / "other.mp4", [gray(200), gray(10)] * 6, fps=4)
     people = [(visit(), film, "a red star"), (visit(), other, "the dog barks")]
     for person, video, query in people:
