@@ -1,4 +1,4 @@
-"""Our linear maps, dropout and PReLU against torch's, and how they get into a model and out again."""
+"""The CPU kernels for linear layers, dropout and PReLU against torch, and how they are swapped into and out of a model."""
 
 import pickle
 
@@ -13,7 +13,7 @@ from ..modeling.helpers import batch, tiny_model
 
 @pytest.fixture
 def onednn(monkeypatch):
-    """Use oneDNN on every machine."""
+    """Use oneDNN on any machine."""
     monkeypatch.setattr(cpu_kernels, "USES_ONEDNN", True)
 
 
@@ -34,7 +34,7 @@ def contents(model) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("shape", [(3, 17, 6), (2, 3, 5, 6), (1, 17, 6), (17, 6)])
-def test_linear_equals_torch(shape, onednn):
+def test_linear_matches_torch(shape, onednn):
     torch.manual_seed(0)
     layer = torch.nn.Linear(6, 10)
     leaf = torch.linspace(-1, 2, torch.Size(shape).numel()).view(shape)
@@ -47,7 +47,7 @@ def test_linear_equals_torch(shape, onednn):
             torch.testing.assert_close(linear(layer, leaf), layer(leaf))
 
 
-def test_linear_uses_a_convolution_only_in_float32(onednn, monkeypatch):
+def test_linear_uses_the_convolution_only_in_float32(onednn, monkeypatch):
     monkeypatch.setattr(torch.nn.functional, "conv2d", lambda *_: torch.zeros(2, 10, 1, 5))
     layer, states = torch.nn.Linear(6, 10), torch.ones(2, 5, 6)
     assert not linear(layer, states).any()
@@ -57,14 +57,14 @@ def test_linear_uses_a_convolution_only_in_float32(onednn, monkeypatch):
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
-def test_dropout_drops_the_share_and_keeps_the_mean(p):
+def test_dropout_drops_the_given_share_and_keeps_the_mean(p):
     torch.manual_seed(0)
     states = torch.full((1001, 333), 3.0, requires_grad=True)
     dropped = drop(states, p)
     kept = dropped != 0
     assert (~kept).float().mean().item() == pytest.approx(p, abs=0.005)
     torch.testing.assert_close(dropped[kept], torch.full_like(dropped[kept], 3 / (1 - p)), rtol=2e-4, atol=0)
-    # Neighbors in memory share a random word, but must be dropped independently.
+    # Neighbors in memory share a random word but must be dropped independently.
     flat = (~kept).flatten().float() - p
     for distance in (1, 2, 3, 4):
         assert abs((flat[distance:] * flat[:-distance]).mean().item()) < 0.003
@@ -72,7 +72,7 @@ def test_dropout_drops_the_share_and_keeps_the_mean(p):
     torch.testing.assert_close(states.grad, kept * (dropped[kept][0].item() / 3))
 
 
-def test_dropout_repeats_under_a_seed_and_spares_evaluation():
+def test_dropout_is_reproducible_and_off_in_evaluation():
     states = torch.randn(7, 5)
     torch.manual_seed(1)
     first = drop(states, 0.3)
@@ -84,7 +84,7 @@ def test_dropout_repeats_under_a_seed_and_spares_evaluation():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_prelu_equals_torch(dtype):
+def test_prelu_matches_torch(dtype):
     torch.manual_seed(0)
     layer, states = torch.nn.PReLU().to(dtype), torch.randn(3, 50, 4, dtype=dtype)
     tolerance = 1e-5 if dtype != torch.bfloat16 else 3e-2
@@ -100,7 +100,7 @@ def test_prelu_with_a_slope_per_channel_is_left_to_torch():
 
 
 @pytest.mark.parametrize("name", ["qd_detr", "moment_detr"])
-def test_a_step_with_the_kernels_equals_one_without(name, onednn):
+def test_step_with_kernels_equals_step_without(name, onednn):
     model, inputs = tiny_model(name, dropout=0.0, input_dropout=0.0), batch()
     model(**inputs).loss.backward()
     want = {key: parameter.grad.clone() for key, parameter in model.named_parameters()}
@@ -111,7 +111,7 @@ def test_a_step_with_the_kernels_equals_one_without(name, onednn):
         torch.testing.assert_close(parameter.grad, want[key], msg=key)
 
 
-def test_nothing_stays_in_the_model_even_after_an_error(onednn):
+def test_kernels_are_removed_from_the_model_even_after_an_error(onednn):
     model = tiny_model("qd_detr")
     before = contents(model)
     with pytest.raises(RuntimeError, match="inside"), fast_cpu_kernels(model):
@@ -126,7 +126,7 @@ def test_nothing_stays_in_the_model_even_after_an_error(onednn):
     pickle.dumps(model)
 
 
-def test_layers_with_a_forward_of_their_own_are_left_alone():
+def test_layers_with_their_own_forward_are_unchanged():
     class Doubled(torch.nn.Linear):
         def forward(self, states):
             return 2 * super().forward(states)
@@ -138,7 +138,7 @@ def test_layers_with_a_forward_of_their_own_are_left_alone():
         assert model[1].forward is kept
 
 
-def test_gradient_checkpointing_draws_the_same_masks(onednn):
+def test_gradient_checkpointing_uses_the_same_dropout_masks(onednn):
     gradients = []
     for checkpointing in (False, True):
         model = tiny_model("qd_detr", dropout=0.3).train()

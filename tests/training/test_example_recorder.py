@@ -1,4 +1,4 @@
-"""Which query of an evaluation goes into the picture of the card, and that its curves are those of the model."""
+"""Which query of an evaluation is shown on the model card, and that its curves are those of the model."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ ROWS = [
 
 @pytest.fixture
 def evaluated():
-    """Inputs, outputs and moments of three queries with two levels, of which the first lacks one and the last both."""
+    """Return inputs, outputs and moments of three queries with two levels; the first lacks one level, the last both."""
     inputs = batch(negatives=3)
     inputs["negative_text_attention_mask"][0, 1] = 0
     inputs["negative_text_attention_mask"][2, :2] = 0
@@ -30,7 +30,7 @@ def evaluated():
     return inputs, outputs, torch.tensor([[[0.0, 1.0, 0.9], [1.0, 2.0, -1.0]]]).repeat(3, 1, 1)
 
 
-def test_the_first_query_with_all_its_negatives_is_kept(evaluated):
+def test_first_query_with_all_negatives_is_recorded(evaluated):
     recorder = ExampleRecorder()
     recorder.record(*evaluated)
     recorder.record(*evaluated)
@@ -38,14 +38,14 @@ def test_the_first_query_with_all_its_negatives_is_kept(evaluated):
     _, outputs, _ = evaluated
     assert (example.query, example.windows, example.duration_seconds) == ("B", [[0.5, 1.5]], 2.5)
     assert example.moments == [pytest.approx([0.0, 1.0, 0.9])]
-    # The video has five clips; the batch has room for nine.
+    # The video has five clips, padded to nine in the batch.
     assert example.saliency == outputs.saliency_scores[1, :5].tolist()
     curves = outputs.negative_saliency_scores[1, :, :5].tolist()
     names = ["level 1: B1", "level 2: B2", "a query of another video"]
     assert list(example.negative_saliency.items()) == list(zip(names, curves))
 
 
-def test_levels_that_a_query_lacks_are_left_out(evaluated):
+def test_missing_levels_of_the_example_are_omitted(evaluated):
     inputs, outputs, moments = evaluated
     inputs["negative_text_attention_mask"][1] = 0
     recorder = ExampleRecorder()
@@ -54,7 +54,7 @@ def test_levels_that_a_query_lacks_are_left_out(evaluated):
     assert example.query == "A" and list(example.negative_saliency) == ["level 1: A1", "a query of another video"]
 
 
-def test_without_hard_negatives_there_is_no_example(evaluated):
+def test_no_example_is_recorded_without_hard_negatives(evaluated):
     inputs, outputs, moments = evaluated
     recorder = ExampleRecorder()
     recorder.record(inputs, outputs | {"negative_saliency_scores": outputs.negative_saliency_scores[:, :1]}, moments)
@@ -63,7 +63,7 @@ def test_without_hard_negatives_there_is_no_example(evaluated):
     assert recorder.describe("validation", ROWS, 0.5) is None
 
 
-def test_the_card_prefers_the_validation_split():
+def test_card_prefers_the_validation_example():
     card = ModelCardCallback()
     for split in ("test_trivial", VALIDATION, "novel_word"):
         card.note_example(SaliencyExample(split, "x", 1.0, 0.5, [], [], [0.0], {}))

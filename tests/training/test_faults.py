@@ -1,6 +1,6 @@
-"""Faults of machines and of data: whatever happens, the same command goes on to exactly the results of an undisturbed run, or says why not.
+"""Machine and data faults: after any of them, the same command resumes to exactly the results of an uninterrupted run, or explains why not.
 
-What takes longer, kills at random moments say, is in `benchmarks/faults/`.
+Longer checks, e.g. kills at random times, are in `benchmarks/faults/`.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from ..modeling.helpers import batch, tiny_model
 from .test_run import REPOSITORY, arguments, losses
 
 STEPS = 12
-# An epoch has 5 steps. Every evaluation is a new best model, so that every fault meets all that is ever written.
+# An epoch has 5 steps. Every evaluation gives a new best model, so every fault hits all kinds of saved files.
 SETTINGS = ("--max_steps", str(STEPS), "--save_steps", "4", "--logging_steps", "1", "--eval_strategy", "steps", "--eval_steps", "4",
             "--metric_for_best_model", "validation_loss", "--greater_is_better", "false", "--eval_during_training", "validation", "--eval_splits",
             "novel_word", "--save_total_limit", "2", "--resume_from_checkpoint", "true")  # fmt: skip
@@ -44,7 +44,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
-    """They take most of the time of so small a run."""
+    """Skip the figures, which take most of the time of such a small run."""
     monkeypatch.setattr("shine_hf.cards.model_card._figures", lambda facts: {})
 
 
@@ -53,8 +53,8 @@ def outcome(output: Path) -> tuple[dict[int, float], dict[str, torch.Tensor]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data, tmp_path_factory):
-    output = tmp_path_factory.mktemp("undisturbed")
+def uninterrupted(data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("uninterrupted")
     run_recipe(parse_recipe(arguments(data, output, *SETTINGS)))
     return outcome(output)
 
@@ -68,18 +68,18 @@ def train(data, tmp_path):
     return run
 
 
-def assert_same(output: Path, undisturbed) -> None:
+def assert_same(output: Path, uninterrupted) -> None:
     """To the bit."""
     curve, weights = outcome(output)
-    assert curve == undisturbed[0] and list(curve) == list(range(1, STEPS + 1))
-    assert all(torch.equal(weights[name], value) for name, value in undisturbed[1].items())
+    assert curve == uninterrupted[0] and list(curve) == list(range(1, STEPS + 1))
+    assert all(torch.equal(weights[name], value) for name, value in uninterrupted[1].items())
 
 
 # ---- signals ---------------------------------------------------------------------------------------------------------
 
 
 def at_step(step: int, action):
-    """A `training_step` that does something before a step is taken."""
+    """Return a `training_step` that runs an action before the given step."""
     training_step = ShineTrainer.training_step
 
     def interrupted(trainer, *args, **kwargs):
@@ -90,11 +90,11 @@ def at_step(step: int, action):
     return ShineTrainer, "training_step", interrupted
 
 
-# The first, the last of an epoch, in the middle of one, with a checkpoint, the last of all. With a limit of 1, `Trainer` would end by deleting
-# every checkpoint but the best.
+# First step, last step of an epoch, mid-epoch, a step with a checkpoint, and the last step. With a limit of 1, `Trainer` would end by
+# deleting every checkpoint except the best.
 @pytest.mark.parametrize("limit", ["1", "2"])
 @pytest.mark.parametrize("step", [1, 5, 7, 8, STEPS])
-def test_a_signal_at_any_step_saves_it_and_the_run_goes_on_from_there(train, undisturbed, monkeypatch, step, limit):
+def test_signal_at_any_step_saves_it_and_the_run_resumes_there(train, uninterrupted, monkeypatch, step, limit):
     with monkeypatch.context() as patch:
         patch.setattr(*at_step(step, lambda: signal.raise_signal(signal.SIGTERM)))
         with pytest.raises(
@@ -106,13 +106,11 @@ def test_a_signal_at_any_step_saves_it_and_the_run_goes_on_from_there(train, und
     assert not (train.output / "all_results.json").exists()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     train("--save_total_limit", limit)
-    assert_same(train.output, undisturbed)
+    assert_same(train.output, uninterrupted)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU])
-def test_every_signal_that_ends_a_training_saves_its_step_also_after_a_resumption(
-    train, undisturbed, monkeypatch, number
-):
+def test_every_termination_signal_saves_the_step_even_in_a_resumed_run(train, uninterrupted, monkeypatch, number):
     handler = signal.getsignal(number)
     for step in (6, 9, 11):
         with monkeypatch.context() as patch:
@@ -122,12 +120,12 @@ def test_every_signal_that_ends_a_training_saves_its_step_also_after_a_resumptio
         assert stopped.value.exit_status == 128 + number and signal.getsignal(number) == handler
         assert [path.name for path in train.output.glob("checkpoint-*")] == [f"checkpoint-{step}"]
     train("--save_total_limit", "1")
-    assert_same(train.output, undisturbed)
-    # The newest checkpoint outlives the training too, so that nothing is trained again.
+    assert_same(train.output, uninterrupted)
+    # The newest checkpoint is kept after training, so nothing is trained again.
     assert [path.name for path in train.output.glob("checkpoint-*")] == [f"checkpoint-{STEPS}"]
 
 
-def test_a_second_ctrl_c_interrupts_at_once(train, monkeypatch):
+def test_second_ctrl_c_interrupts_at_once(train, monkeypatch):
     def twice():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
@@ -139,8 +137,8 @@ def test_a_second_ctrl_c_interrupts_at_once(train, monkeypatch):
 
 
 @pytest.mark.parametrize(("limit", "left"), [("1", {6}), ("3", {6, 8, 12})])
-def test_a_run_that_resumed_further_back_keeps_and_names_its_own_checkpoint(train, monkeypatch, limit, left):
-    """Checkpoints with higher numbers are older there, by too little for the clock of the disk."""
+def test_run_resumed_from_an_earlier_step_keeps_and_names_its_own_checkpoint(train, monkeypatch, limit, left):
+    """Checkpoints with higher numbers are older here, by less than the file system's time resolution."""
     train("--save_total_limit", "3")
     monkeypatch.setattr(*at_step(6, lambda: signal.raise_signal(signal.SIGTERM)))
     wanted = f"{train.output}/checkpoint-6"
@@ -166,9 +164,7 @@ def fail(error):
         (IndexError("a bug"), IndexError),
     ],
 )
-def test_every_error_of_a_step_says_what_is_saved_and_loses_nothing_else(
-    train, undisturbed, monkeypatch, error, raised
-):
+def test_step_errors_say_what_is_saved_and_lose_nothing_else(train, uninterrupted, monkeypatch, error, raised):
     for step, saved in ((6, 4), (11, 8)):
         with monkeypatch.context() as patch:
             patch.setattr(*at_step(step, fail(error)))
@@ -181,10 +177,10 @@ def test_every_error_of_a_step_says_what_is_saved_and_loses_nothing_else(
         )
         assert ("per_device_train_batch_size" in said) == (raised is MemoryError)
     train("--save_total_limit", "1")
-    assert_same(train.output, undisturbed)
+    assert_same(train.output, uninterrupted)
 
 
-def test_a_run_that_stopped_early_keeps_its_newest_checkpoint_and_takes_no_further_step(train):
+def test_early_stopped_run_keeps_its_newest_checkpoint_and_takes_no_further_step(train):
     settings = (
         "--save_total_limit",
         "1",
@@ -206,8 +202,8 @@ def test_a_run_that_stopped_early_keeps_its_newest_checkpoint_and_takes_no_furth
     assert len(evaluations) == 2
 
 
-def test_sigterm_to_the_whole_process_group_ends_the_command_with_143(data, undisturbed, tmp_path):
-    """As a scheduler sends it: to the workers of the data loader too."""
+def test_sigterm_to_the_process_group_ends_the_command_with_143(data, uninterrupted, tmp_path):
+    """Signal all processes as a scheduler does, including the data loader workers."""
     output, more = tmp_path / "out", ("--dataloader_num_workers", "1", "--dataloader_persistent_workers", "true")
     process = subprocess.Popen(
         [sys.executable, str(REPOSITORY / "train.py"), *arguments(data, output, *SETTINGS, *more)],
@@ -224,18 +220,18 @@ def test_sigterm_to_the_whole_process_group_ends_the_command_with_143(data, undi
     if "stopped by SIGTERM" in errors:
         assert process.returncode == 143 and "Traceback" not in errors
     else:
-        # It came after the training, where there is nothing left to save.
+        # The signal came after training, when there is nothing left to save.
         assert process.returncode == -signal.SIGTERM and (output / "config.json").exists()
     run_recipe(parse_recipe(arguments(data, output, *SETTINGS)))
-    assert_same(output, undisturbed)
+    assert_same(output, uninterrupted)
 
 
 class Killed(BaseException):
-    """As good as SIGKILL: nothing here catches it to tidy up."""
+    """Mimic SIGKILL: no code catches this exception to clean up."""
 
 
 def kill_instead(place, name, nth, before=lambda *args: None):
-    """Die at the `nth` call of a function, after `before` has done a part of its work."""
+    """Return a patch that dies at the `nth` call of a function, after `before` has done part of its work."""
     original, calls = getattr(place, name), iter(range(10**6))
 
     def call(*args, **kwargs):
@@ -260,7 +256,7 @@ def write_half(self, path):
 @pytest.mark.parametrize(
     ("place", "name", "nth", "before"),
     [
-        # In turn best model and checkpoint of step 4, of step 8, of step 12.
+        # Saves alternate: best model and checkpoint of step 4, then of steps 8 and 12.
         (ShineTrainer, "_save", 2, write_half_weights),
         (checkpoints.os, "rename", 2, lambda *_: None),
         (checkpoints.os, "rename", 3, lambda *_: None),
@@ -270,8 +266,8 @@ def write_half(self, path):
         (shutil, "rmtree", 2, lambda *_: None),
     ],
 )  # fmt: skip
-def test_a_kill_while_saving_leaves_nothing_that_is_taken_for_whole(
-    train, undisturbed, monkeypatch, place, name, nth, before
+def test_kill_while_saving_leaves_no_partial_file_that_looks_complete(
+    train, uninterrupted, monkeypatch, place, name, nth, before
 ):
     with monkeypatch.context() as patch:
         patch.setattr(*kill_instead(place, name, nth, before))
@@ -283,10 +279,10 @@ def test_a_kill_while_saving_leaves_nothing_that_is_taken_for_whole(
     if (train.output / "best").exists():
         QDDetrForMomentRetrieval.from_pretrained(train.output / "best")
     train()
-    assert_same(train.output, undisturbed)
+    assert_same(train.output, uninterrupted)
 
 
-def test_a_checkpoint_that_was_cut_short_is_refused_by_name(train, tmp_path):
+def test_truncated_checkpoint_is_rejected_with_its_name(train, tmp_path):
     (tmp_path / "checkpoint-4").mkdir()
     with pytest.raises(
         ValueError, match=r"checkpoint-4 is not a complete checkpoint.*The last complete one of this run is None"
@@ -299,7 +295,7 @@ def test_a_checkpoint_that_was_cut_short_is_refused_by_name(train, tmp_path):
 
 @contextlib.contextmanager
 def largest_file(size_bytes: int):
-    """Writing beyond this fails with an error of the system, as on a full disk, for root too."""
+    """Make writes beyond this size fail with an OS error, as on a full disk, even for root."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
     try:
@@ -308,10 +304,10 @@ def largest_file(size_bytes: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-# The best model and its weights are written first, the state of the optimiser is about twice as large.
+# The best model is written first; the optimizer state is about twice as large.
 @pytest.mark.parametrize(("size_bytes", "failing"), [(4_000, "best"), (150_000, "checkpoint-8")])
-def test_a_full_disk_stops_the_training_with_advice_and_loses_nothing(
-    train, undisturbed, monkeypatch, size_bytes, failing
+def test_full_disk_stops_training_with_advice_and_loses_nothing(
+    train, uninterrupted, monkeypatch, size_bytes, failing
 ):
     save, limit = ShineTrainer.save_best_model, contextlib.ExitStack()
 
@@ -330,10 +326,10 @@ def test_a_full_disk_stops_the_training_with_advice_and_loses_nothing(
     best = QDDetrForMomentRetrieval.from_pretrained(train.output / "best")
     assert all(weight.isfinite().all() for weight in best.parameters())
     train()
-    assert_same(train.output, undisturbed)
+    assert_same(train.output, uninterrupted)
 
 
-def test_a_folder_is_replaced_completely_or_not_at_all(tmp_path):
+def test_folder_is_replaced_atomically(tmp_path):
     folder = tmp_path / "best"
     for content in ("old", "new"):
         with atomic_dir(str(folder)) as new:
@@ -344,11 +340,11 @@ def test_a_folder_is_replaced_completely_or_not_at_all(tmp_path):
     assert (folder / "a").read_text() == "new"
 
 
-# ---- losses that are not numbers ---------------------------------------------------------------------------------------
+# ---- non-finite losses -----------------------------------------------------------------------------------------------
 
 
-def test_a_query_that_breaks_the_loss_is_named_though_it_is_found_later(train, monkeypatch):
-    """One video has a NaN among its features; the loss is looked at every fourth step, when the weights are long broken."""
+def test_query_that_breaks_the_loss_is_named_even_if_found_later(train, monkeypatch):
+    """One video has a NaN in its features. The loss is checked every fourth step, after the weights have become NaN."""
     collate, seen = ShineTrainer.get_train_dataloader, []
 
     def poisoned(trainer):
@@ -370,12 +366,12 @@ def test_a_query_that_breaks_the_loss_is_named_though_it_is_found_later(train, m
     message = str(stopped.value)
     assert "at step 8, first at step" in message and "for 1 of 4 queries: " + seen[0] in message, message
     assert f"Step 4 is saved in {train.output}/checkpoint-4" in message
-    # Broken weights are never saved.
+    # Non-finite weights are never saved.
     assert [path.name for path in train.output.glob("checkpoint-*")] == ["checkpoint-4"]
 
 
-def test_the_watch_reads_nothing_from_the_device_until_it_is_asked():
-    """On the `meta` device there is nothing to read: a step of a GPU that waits for the host would raise."""
+def test_loss_watch_reads_nothing_from_the_device_until_checked():
+    """Run on the `meta` device, where any read that would make a GPU step wait for the host raises."""
     inputs = batch()
     with torch.no_grad():
         outputs = tiny_model("qd_detr")(**inputs)
@@ -397,5 +393,5 @@ def test_the_watch_reads_nothing_from_the_device_until_it_is_asked():
         ([(2, [], 4)], "the loss itself overflowed"),
     ],
 )
-def test_what_several_processes_found_is_said_in_one_sentence(found, said):
+def test_findings_of_several_processes_are_merged_into_one_message(found, said):
     assert said in describe(found)

@@ -1,4 +1,4 @@
-"""The splits that a user gives: a validation split, splits without answers, names that do not exist."""
+"""User-defined splits: a validation split, splits without annotations, unknown names."""
 
 import json
 
@@ -50,13 +50,13 @@ def spec(files, **names):
 
 
 @pytest.mark.parametrize("name", ["validation", "val", "dev", "valid"])
-def test_a_given_validation_split_leaves_train_complete(tmp_path, files, name):
+def test_given_validation_split_leaves_train_complete(tmp_path, files, name):
     trainer, splits = build_trainer(recipe(tmp_path, spec(files, validation=name)))
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 10, "validation": 4, "test": 4}
     assert len(trainer.train_dataset) == 10 and trainer.eval_dataset["validation"]["qid"][0] == "20"
 
 
-def test_a_split_without_windows_is_predicted_and_not_scored(tmp_path, files, capsys):
+def test_split_without_windows_is_predicted_and_not_scored(tmp_path, files, capsys):
     results = run_recipe(recipe(tmp_path, spec(files), "--eval_during_training", "all"))
     assert set(results) == {"validation"}
     printed = capsys.readouterr().out
@@ -75,7 +75,7 @@ def test_a_split_without_windows_is_predicted_and_not_scored(tmp_path, files, ca
     assert "Not scored, since its queries have no annotated moments: `test`." in card
 
 
-def test_rows_without_windows_are_no_misses(tmp_path, files):
+def test_rows_without_windows_do_not_count_as_misses(tmp_path, files):
     answered = [make_row(40 + index, qid=str(40 + index), vid=f"v{40 + index}") for index in range(3)]
     rows = [*answered, make_row(50, qid="50", vid="v50", relevant_windows=[])]
     figures = []
@@ -87,26 +87,26 @@ def test_rows_without_windows_are_no_misses(tmp_path, files):
     assert figures[0]["test_mIoU"] == pytest.approx(figures[1]["test_mIoU"], abs=1e-4) and figures[0]["test_mIoU"] > 0
 
 
-def test_a_validation_split_without_windows_selects_nothing(tmp_path, files):
+def test_validation_split_without_windows_cannot_select_a_model(tmp_path, files):
     files = {"train": files["train"], "validation": files["test"]}
     with pytest.raises(ValueError, match="the split validation has no windows"):
         build_trainer(recipe(tmp_path, spec(files)))
 
 
-def test_unknown_evaluation_splits(tmp_path, files):
+def test_unknown_evaluation_splits_are_rejected(tmp_path, files):
     with pytest.raises(ValueError, match="--eval_splits: no split tset; there are validation, test"):
         build_trainer(recipe(tmp_path, spec(files), "--eval_splits", "tset"))
     assert set(run_recipe(recipe(tmp_path, spec(files), "--eval_splits", "val"))) == {"validation"}
 
 
-def test_training_needs_a_split_to_train_on(tmp_path, files, capsys):
+def test_training_requires_a_train_split(tmp_path, files, capsys):
     command = ["train", "--config", "charades_cg_qd_detr_shine", "--dataset", str(files["train"]), *SMALL]
     assert main([*command, "--output_dir", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert "has no split train to train on, only test" in error and error.count("\n") == 1
 
 
-def test_a_column_names_the_splits(tmp_path):
+def test_split_column_defines_the_splits(tmp_path):
     rows = [
         make_row(index, qid=str(index), vid=f"v{index}", split=split)
         for index, split in enumerate(["train"] * 4 + ["dev"] * 2 + ["test"] * 2)
@@ -116,7 +116,7 @@ def test_a_column_names_the_splits(tmp_path):
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 4, "validation": 2, "test": 2}
 
 
-def test_predicting_a_split_by_another_name(tmp_path, files, capsys):
+def test_predict_accepts_split_aliases_and_rejects_unknown_splits(tmp_path, files, capsys):
     run_recipe(recipe(tmp_path, spec(files), "--eval_splits", "test"))
     command = [
         "predict",

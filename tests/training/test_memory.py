@@ -1,4 +1,4 @@
-"""Freed memory is kept where it helps: in the training of a recipe on a CPU."""
+"""Freed memory is kept where it helps: when a recipe is trained on a CPU."""
 
 import subprocess
 import sys
@@ -29,8 +29,8 @@ def page_faults(mode: str) -> int:
     return int(result.stdout)
 
 
-def test_pages_are_asked_for_once():
-    # 64 MiB are 16,384 pages of 4 KiB, or 32 of 2 MiB.
+def test_freed_pages_are_reused():
+    # 64 MiB is 16,384 pages of 4 KiB, or 32 of 2 MiB.
     assert page_faults("keep") <= page_faults("give back") / 4
 
 
@@ -46,7 +46,7 @@ class Built(Exception):
         (["--do_train", "false"], False),
     ],
 )
-def test_a_training_on_a_cpu_keeps_it_unless_told_otherwise(options, keeps, tmp_path, monkeypatch):
+def test_cpu_training_keeps_freed_memory_by_default(options, keeps, tmp_path, monkeypatch):
     def stop_here(recipe):
         raise Built
 

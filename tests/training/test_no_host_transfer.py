@@ -1,8 +1,7 @@
-"""Losses and matcher leave the device only where several windows must be assigned: the training step runs on tensors without numbers.
+"""Losses and matcher synchronize with the host only if several windows must be assigned: the training step runs on `meta` tensors.
 
-On the `meta` device there is nothing to read: whatever asks for a value (`.item()`, `.cpu()`, `if tensor:`, a boolean index) raises. So what
-runs there never reads from a GPU. (Small copies to it, a tensor made of Python numbers say, look like any other operation here and are kept out
-by reading the code.)
+On the `meta` device, anything that reads a value (`.item()`, `.cpu()`, `if tensor:`, a boolean index) raises. Code that runs there never
+reads from a GPU. This does not catch small copies to the GPU, e.g. a tensor made of Python numbers; code review has to.
 """
 
 import pytest
@@ -32,7 +31,7 @@ def step_on_meta(name: str, inputs: dict) -> None:
 
 
 @pytest.mark.parametrize("name", ["qd_detr", "moment_detr"])
-def test_a_training_step_reads_no_value_from_the_device(name):
+def test_training_step_reads_no_value_from_the_device(name):
     step_on_meta(name, batch())
 
 

@@ -1,4 +1,4 @@
-"""Trainings that push to a local Hub: what each revision holds, resuming from one, and Hubs that fail."""
+"""Training with pushes to a local Hub: the content of each revision, resuming from one, and Hub failures."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def train(data, tmp_path):
-    """Runs a recipe that pushes, into `tmp_path / name`."""
+    """Return a function that runs a recipe with pushes into `tmp_path / name`."""
 
     def run(strategy="every_save", *more, name="made-up"):
         push = ("--push_to_hub", "true", "--hub_strategy", strategy, *more)
@@ -41,7 +41,7 @@ def train(data, tmp_path):
 
 
 def commits(hub):
-    """Name and content of every commit but the empty first one, oldest first."""
+    """Return title and content of every commit except the empty first one, oldest first."""
     repository = hub.repository(REPO, "models")
     oid, found = repository.branches["main"], []
     while repository.commits[oid].parent is not None:
@@ -51,7 +51,7 @@ def commits(hub):
 
 
 def revisions(hub):
-    """Title and files of every commit but the empty first one, oldest first."""
+    """Return title and files of every commit except the empty first one, oldest first."""
     return [(commit.title, {path: file.content for path, file in commit.files.items()}) for _, commit in commits(hub)]
 
 
@@ -70,7 +70,7 @@ def python_blocks(card: bytes) -> list[str]:
 
 
 @pytest.mark.parametrize("strategy", ["end", "every_save", "checkpoint", "all_checkpoints"])
-def test_every_revision_is_whole(hub, online, train, data, tmp_path, strategy):
+def test_every_revision_is_complete(hub, online, train, data, tmp_path, strategy):
     train(strategy, "--hub_always_push", "true")
     found = revisions(hub)
     steps = [] if strategy == "end" else ["Training in progress, step 4", "Training in progress, step 8"]
@@ -93,15 +93,13 @@ def test_every_revision_is_whole(hub, online, train, data, tmp_path, strategy):
     assert not (tmp_path / "made-up" / ".unpushed").exists()
 
 
-def test_every_revision_loads_without_the_package_and_the_examples_of_the_card_run(
-    hub, online, train, run_client, capsys
-):
+def test_every_revision_loads_without_the_package_and_its_card_examples_run(hub, online, train, run_client, capsys):
     train("all_checkpoints")
     with_package, alone = python_blocks(revisions(hub)[-1][1]["README.md"])
     names = [oid for oid, _ in commits(hub)]
     code = f"""
 import sys
-sys.modules["shine_hf"] = None  # Whoever imports it meets an ImportError.
+sys.modules["shine_hf"] = None  # Importing it raises ImportError.
 from transformers import AutoFeatureExtractor, AutoModel
 for revision in {names}:
     model = AutoModel.from_pretrained("{REPO}", revision=revision, trust_remote_code=True)
@@ -115,7 +113,7 @@ for revision in {names}:
     assert "Moment(start=" in capsys.readouterr().out
 
 
-def test_a_model_that_was_tuned_from_a_folder_does_not_name_it(hub, online, train, tmp_path):
+def test_model_fine_tuned_from_a_folder_does_not_name_it(hub, online, train, tmp_path):
     train(name="start")
     train("every_save", "--model", str(tmp_path / "start"), "--hub_model_id", REPO, name="tuned")
     assert hub.repository("shine/start", "models") and len(revisions(hub)) > 1
@@ -123,7 +121,7 @@ def test_a_model_that_was_tuned_from_a_folder_does_not_name_it(hub, online, trai
         assert str(tmp_path).encode() not in content, path
 
 
-def test_the_last_revision_has_the_results(hub, online, train, tmp_path):
+def test_last_revision_has_the_results(hub, online, train, tmp_path):
     results = train()
     files = revisions(hub)[-1][1]
     assert files == {path: (tmp_path / "made-up" / path).read_bytes() for path in files}
@@ -137,8 +135,8 @@ def test_the_last_revision_has_the_results(hub, online, train, tmp_path):
     assert not any(name.startswith("validation") for name in entries)
 
 
-def test_a_pushed_checkpoint_resumes_to_the_same_losses_elsewhere(hub, online, train, data, tmp_path):
-    # The best model is that of step 4, so a resumed run cannot end with it unless the checkpoint brought it along.
+def test_run_resumed_from_a_pushed_checkpoint_equals_the_original(hub, online, train, data, tmp_path):
+    # The best model is from step 4, so a resumed run can end with it only if the checkpoint includes it.
     best = ("--metric_for_best_model", "validation_loss", "--greater_is_better", "true")
     train("checkpoint", "--hub_always_push", "true", *best)
     title, files = revisions(hub)[0]
@@ -174,8 +172,8 @@ def test_only_the_main_process_pushes(hub, online, train, monkeypatch):
     ],
     ids=["5xx", "429", "dropped upload", "lost reply"],
 )
-def test_a_hub_that_fails_for_a_while_gets_everything_in_the_end(hub, online, train, fault):
-    # More often than one push tries, so that the first one is given up.
+def test_hub_with_a_temporary_outage_gets_everything_in_the_end(hub, online, train, fault):
+    # More failures than one push retries, so the first push gives up.
     hub.fail(**fault, times=9)
     train("all_checkpoints")
     title, files = revisions(hub)[-1]
@@ -184,7 +182,7 @@ def test_a_hub_that_fails_for_a_while_gets_everything_in_the_end(hub, online, tr
     assert fault.get("Retry_After") is None or 7.0 in online
 
 
-def test_without_network_the_training_ends_and_says_how_to_push(hub, online, train, tmp_path, caplog):
+def test_training_without_network_finishes_and_explains_how_to_push(hub, online, train, tmp_path, caplog):
     hub.fail(".", times=10**6)
     with caplog.at_level(logging.WARNING), pytest.raises(ConnectionError, match="failed 6 times"):
         train("all_checkpoints", "--hub_model_id", REPO)
@@ -194,12 +192,12 @@ def test_without_network_the_training_ends_and_says_how_to_push(hub, online, tra
     by_hand = [re.search(r"by hand: (.*)", record.getMessage()) for record in caplog.records]
     commands = {found[1] for found in by_hand if found}
     assert f"shine-hf publish model {output} --repo-id {REPO}" in commands
-    # Both checkpoints and the model wait there, each as it would have been pushed.
+    # Both checkpoints and the model are staged there, exactly as they would have been pushed.
     uploads = sorted(command.split() for command in commands if command.startswith("hf upload"))
     assert [words[2] for words in uploads] == [REPO] * 3 and "optimizer.pt" in [
         path.name for path in (tmp_path / uploads[0][3] / "checkpoint-4").iterdir()
     ]
-    # The advice is good.
+    # The advice works.
     hub.faults.clear()
     assert main(["publish", "model", str(output), "--repo-id", REPO]) == 0
     assert "README.md" in hub.files(REPO, "models") and not any(
@@ -207,7 +205,7 @@ def test_without_network_the_training_ends_and_says_how_to_push(hub, online, tra
     )
 
 
-def test_a_token_that_may_not_write_is_refused_before_the_training(hub, online, train, tmp_path, monkeypatch):
+def test_read_only_token_is_rejected_before_training(hub, online, train, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", READ_TOKEN)
     with pytest.raises(PermissionError, match="refused to write"):
         train()

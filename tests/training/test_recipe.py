@@ -1,4 +1,4 @@
-"""YAML sets defaults, the command line overrides, and nothing unknown passes."""
+"""YAML sets defaults, the command line overrides them, and unknown keys are rejected."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from shine_hf.cli import main
 from shine_hf.training.recipe import RECIPES, parse_recipe
 
 
-def test_the_paper_settings_of_the_charades_recipes():
+def test_charades_recipes_have_the_paper_settings():
     for model, rate in (("qd_detr", 1e-4), ("moment_detr", 2e-4)):
         base, shine = (parse_recipe(["--config", f"charades_cg_{model}_{kind}"]) for kind in ("base", "shine"))
         for recipe in (base, shine):
@@ -22,13 +22,13 @@ def test_the_paper_settings_of_the_charades_recipes():
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_packaged_recipe_can_be_read(path):
+def test_packaged_recipes_are_valid(path):
     recipe = parse_recipe(["--config", str(path)])
     recipe.config_overrides()
     assert recipe.training.output_dir
 
 
-def test_the_command_line_overrides_the_file(tmp_path):
+def test_command_line_overrides_the_file(tmp_path):
     (tmp_path / "r.yaml").write_text(
         "learning_rate: 1e-3\nfine_margins: [0.1, 0.2]\nvideo_features: 'simulated:'\nhidden_size: 64\n"
     )
@@ -54,18 +54,18 @@ def test_the_command_line_overrides_the_file(tmp_path):
         ("learning_rate: fast", [], "the command line could not be read"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_by_name(tmp_path, text, options, message):
+def test_invalid_settings_are_rejected_with_their_name(tmp_path, text, options, message):
     (tmp_path / "r.yaml").write_text(text + "\n")
     with pytest.raises(ValueError, match=message):
         parse_recipe(["--config", str(tmp_path / "r.yaml"), "--output_dir", str(tmp_path), *options])
 
 
-def test_a_setting_of_the_other_model_is_refused():
+def test_setting_of_the_other_model_is_rejected():
     recipe = parse_recipe(["--config", "charades_cg_moment_detr_base", "--text_to_video_layers", "3"])
     with pytest.raises(ValueError, match="text_to_video_layers: not a setting of moment_detr"):
         recipe.config_overrides()
 
 
-def test_errors_reach_the_shell_as_one_line(capsys):
+def test_command_line_errors_are_one_line(capsys):
     assert main(["train", "--config", "no_such_recipe"]) == 2
     assert "the packaged ones are: " in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The whole job, from annotation files to `from_pretrained`, on a made-up dataset with simulated features."""
+"""Complete runs, from annotation files to `from_pretrained`, on a made-up dataset with simulated features."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def losses(output: Path) -> dict[int, float]:
 
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
-    """A finished run and the model it started from."""
+    """A finished run and its initial model."""
     output = tmp_path_factory.mktemp("run") / "out"
     recipe = parse_recipe(
         arguments(data, output, "--max_steps", "60", "--learning_rate", "1e-3", "--max_grad_norm", "1", "--save_steps", "30", "--eval_strategy",
@@ -76,13 +76,13 @@ def finished(data, tmp_path_factory):
     return output, run_recipe(recipe), start
 
 
-def test_the_loss_falls_and_every_parameter_moves(finished):
+def test_loss_decreases_and_every_parameter_changes(finished):
     output, _, start = finished
     curve = losses(output)
     assert curve[60] < 0.7 * curve[10]
     model = QDDetrForMomentRetrieval.from_pretrained(output / "checkpoint-60")
     still = [name for name, value in model.named_parameters() if torch.equal(value, start[name])]
-    # Weight decay moves every weight that starts apart from zero; biases of keys start at zero and never get a gradient.
+    # Weight decay changes every nonzero weight; key biases start at zero and never get a gradient.
     assert [name for name in still if not name.endswith("k_proj.bias")] == []
 
 
@@ -91,7 +91,7 @@ def test_every_split_is_evaluated_on_all_its_queries(finished):
     assert set(results) == {"validation", "test_trivial", "novel_composition", "novel_word"}
     for metrics in results.values():
         assert {"R1@0.3", "R1@0.5", "R1@0.7", "mIoU", "loss", "loss_span", "loss_coarse_intra"} <= set(metrics)
-    # Only rows of train have negatives here, so only the validation split shows the whole chain.
+    # Only train rows have negatives here, so only the validation split covers the full chain.
     assert "positive>level1" in results["validation"] and "level1>level2" not in results["novel_word"]
     saved = json.loads((output / "novel_word_results.json").read_text())
     assert saved["novel_word_mIoU"] == results["novel_word"]["mIoU"]
@@ -109,7 +109,7 @@ def test_loss_terms_are_logged_and_add_up(finished):
     assert entry["loss"] == pytest.approx(total, rel=1e-3)
 
 
-def test_the_output_holds_no_pickle_and_loads_everywhere(finished, data, tmp_path):
+def test_output_has_no_pickle_and_loads_everywhere(finished, data, tmp_path):
     output, _, _ = finished
     assert not [path.name for path in output.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
     assert (output / "training_args.json").is_file() and (output / "preprocessor_config.json").is_file()
@@ -131,7 +131,7 @@ def test_the_output_holds_no_pickle_and_loads_everywhere(finished, data, tmp_pat
     assert here == there and len(here.splitlines()) == 6
 
 
-def test_one_video_several_queries_and_a_plot(finished, data, tmp_path, capsys):
+def test_predict_handles_several_queries_and_a_plot(finished, data, tmp_path, capsys):
     output, _, _ = finished
     command = [
         "predict",
@@ -164,7 +164,7 @@ def test_one_video_several_queries_and_a_plot(finished, data, tmp_path, capsys):
     assert main([*command[:-1], "NOPE", "--query", "x"]) == 2 and "'NOPE'" in capsys.readouterr().err
 
 
-def test_a_model_can_be_evaluated_without_training(finished, data, tmp_path, monkeypatch, capsys):
+def test_model_can_be_evaluated_without_training(finished, data, tmp_path, monkeypatch, capsys):
     """However the options are spelled; nothing is written where the user did not say."""
     output, results, _ = finished
     here, there = tmp_path / "here", tmp_path / "there"
@@ -191,8 +191,8 @@ def test_a_training_without_a_place_for_its_files_is_refused(tmp_path, monkeypat
     assert stopped.value.code == 2 and "unrecognized arguments: --data-dir" in capsys.readouterr().err
 
 
-def test_a_killed_run_resumes_to_exactly_the_same_losses(data, tmp_path):
-    """SIGKILL behind a checkpoint, then the same command again: same losses and same weights as without the kill."""
+def test_resumed_run_equals_uninterrupted_run_after_a_kill(data, tmp_path):
+    """SIGKILL after a checkpoint, then the same command again: losses and weights are the same as without the kill."""
     more = ("--max_steps", "24", "--save_steps", "4", "--logging_steps", "4", "--eval_strategy", "no", "--keep_best", "false", "--eval_splits",
             "novel_word", "--resume_from_checkpoint", "true")  # fmt: skip
     run_recipe(parse_recipe(arguments(data, tmp_path / "whole", *more)))
@@ -213,8 +213,8 @@ def test_a_killed_run_resumes_to_exactly_the_same_losses(data, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "killed" / "trainer_state.json").exists(), "the run was over before it could be killed"
-    # A checkpoint that was cut short must not be taken for a whole one.
+    assert not (tmp_path / "killed" / "trainer_state.json").exists(), "the run finished before it could be killed"
+    # A truncated checkpoint must not be mistaken for a complete one.
     (tmp_path / "killed" / "checkpoint-99").mkdir()
 
     run_recipe(parse_recipe(arguments(data, tmp_path / "killed", *more)))
@@ -229,8 +229,8 @@ def test_a_killed_run_resumes_to_exactly_the_same_losses(data, tmp_path):
     ("lost", "named"),
     [("optimizer.pt", "optimizer"), ("scheduler.pt", "learning-rate schedule"), ("rng_state.pth", "random number generators")],
 )  # fmt: skip
-def test_a_checkpoint_that_came_without_its_state_is_refused(data, tmp_path, lost, named):
-    """`Trainer` goes on without it, to other losses."""
+def test_checkpoint_without_its_training_state_is_rejected(data, tmp_path, lost, named):
+    """`Trainer` would silently continue without it, with other losses."""
     checkpoint = tmp_path / "checkpoint-2"
     checkpoint.mkdir()
     for name in {"optimizer.pt", "scheduler.pt", "rng_state.pth"} - {lost}:
@@ -241,8 +241,8 @@ def test_a_checkpoint_that_came_without_its_state_is_refused(data, tmp_path, los
             run_recipe(parse_recipe(arguments(data, tmp_path, "--resume_from_checkpoint", wanted)))
 
 
-def test_batch_size_does_not_change_what_is_drawn(data, tmp_path):
-    """The irrelevant query depends on (seed, epoch, qid): one step of 8 rows equals two accumulated ones of 4."""
+def test_batch_size_does_not_change_the_irrelevant_queries(data, tmp_path):
+    """The irrelevant query depends on (seed, epoch, qid): one step of 8 rows equals two accumulated steps of 4."""
     more = ("--max_steps", "3", "--logging_steps", "1", "--dropout", "0", "--input_dropout", "0", "--save_strategy", "no", "--eval_strategy", "no",
             "--eval_splits", "novel_word")  # fmt: skip
     run_recipe(parse_recipe(arguments(data, tmp_path / "once", *more, "--per_device_train_batch_size", "8")))
@@ -254,7 +254,7 @@ def test_batch_size_does_not_change_what_is_drawn(data, tmp_path):
 @pytest.mark.parametrize(
     "name", ["charades_cg_qd_detr_base", "charades_cg_moment_detr_base", "charades_cg_moment_detr_shine"]
 )
-def test_the_other_recipes_train_too(data, tmp_path, name):
+def test_other_recipes_train(data, tmp_path, name):
     more = (
         "--max_steps",
         "2",
@@ -273,7 +273,7 @@ def test_the_other_recipes_train_too(data, tmp_path, name):
     assert ("loss_saliency_margin" in entry) and ("loss_saliency_rank_contrastive" in entry) == ("qd_detr" in name)
 
 
-def test_features_are_never_chosen_silently(data, tmp_path):
+def test_video_features_must_be_named(data, tmp_path):
     recipe = parse_recipe(arguments(data, tmp_path))
     recipe.data.video_features = []
     with pytest.raises(ValueError, match="no video features are named"):
@@ -283,8 +283,8 @@ def test_features_are_never_chosen_silently(data, tmp_path):
         build_trainer(recipe)
 
 
-def test_features_on_another_time_grid_are_refused_before_the_first_step(data, tmp_path):
-    """Clips that cover half of each video would lose the later windows without a word."""
+def test_features_on_another_time_grid_are_rejected_before_training(data, tmp_path):
+    """If the clips covered only half of each video, later windows would be lost silently."""
     splits = load_splits(DataArguments(dataset="charades_cg", data_dir=str(data), negatives="none"))
     for rows in splits.values():
         for row in rows:

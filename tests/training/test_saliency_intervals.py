@@ -1,4 +1,4 @@
-"""The intervals of the saliency order that an evaluation reports know which queries share a video."""
+"""Reported intervals of the saliency order account for queries that share a video."""
 
 import json
 
@@ -10,7 +10,7 @@ from shine_hf.metrics import saliency_order
 from .test_trainer import make_trainer, splits  # noqa: F401 (a fixture)
 
 
-def test_intervals_resample_the_videos_of_the_queries(splits, tmp_path):  # noqa: F811
+def test_intervals_are_clustered_by_video(splits, tmp_path):  # noqa: F811
     trainer = make_trainer(splits, tmp_path)
     rows = splits["train"]
     metrics = trainer.evaluate({"train": rows})

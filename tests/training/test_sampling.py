@@ -1,4 +1,4 @@
-"""The order of the training rows, and that a resumed run finds it again."""
+"""The order of the training rows, and that a resumed run restores it."""
 
 import pytest
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
@@ -9,7 +9,7 @@ from shine_hf.training.sampling import EpochLengthGroupedSampler
 LENGTHS = [float(5 * index % 23) for index in range(23)]
 
 
-def test_every_row_is_drawn_once_in_an_order_of_its_own_in_every_epoch():
+def test_every_epoch_draws_each_row_once_in_a_new_order():
     orders = [list(EpochLengthGroupedSampler(8, LENGTHS, 3, lambda epoch=epoch: epoch)) for epoch in (0, 1, 1)]
     assert all(sorted(order) == list(range(23)) for order in orders)
     assert orders[0] != orders[1] == orders[2]
@@ -17,7 +17,7 @@ def test_every_row_is_drawn_once_in_an_order_of_its_own_in_every_epoch():
 
 @pytest.mark.parametrize("process", [0, 1])
 @pytest.mark.parametrize("skipped", [0, 1, 2])
-def test_what_is_left_of_an_epoch_is_the_same_for_a_process_that_is_resumed(process, skipped):
+def test_resumed_process_draws_the_same_rest_of_the_epoch(process, skipped):
     sampler = EpochLengthGroupedSampler(8, LENGTHS, 3, lambda: 2)
     rows = prepare_data_loader(
         DataLoader(range(23), batch_size=4, sampler=sampler),
@@ -27,6 +27,6 @@ def test_what_is_left_of_an_epoch_is_the_same_for_a_process_that_is_resumed(proc
     )
     whole = [batch.tolist() for batch in rows]
     resumed = skip_first_batches(rows, skipped)
-    # What the trainer says does not reach the sampler of several processes.
+    # With several processes, the trainer's call does not reach the sampler.
     resumed.set_epoch(0)
     assert [batch.tolist() for batch in resumed] == whole[skipped:] and len(whole) == 3

@@ -1,4 +1,4 @@
-"""Training in ten lines: names, rows of any kind and features in, a trained model out."""
+"""Training in ten lines: from names, any kind of rows, and features to a trained model."""
 
 import json
 
@@ -19,7 +19,7 @@ SMALL = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Rows as JSON lines, and a feature file per video, as a user has them."""
+    """Write rows as JSON lines and a feature file per video, as users have them."""
     folder = tmp_path_factory.mktemp("user")
     splits = read_original("charades_cg", write_charades_cg(folder / "original"))
     (folder / "FEATURES").mkdir()
@@ -52,7 +52,7 @@ def tiny() -> QDDetrForMomentRetrieval:
 
 
 class Rows(torch.utils.data.Dataset):
-    """A dataset of torch, with values as tensors and arrays."""
+    """A torch dataset with tensors and arrays as values."""
 
     def __init__(self, rows):
         self.rows = rows.to_list()
@@ -69,7 +69,7 @@ def losses(trainer) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def test_a_name_plain_arguments_rows_and_features_are_enough(folder, tmp_path):
+def test_model_name_arguments_rows_and_features_are_enough(folder, tmp_path):
     trainer = ShineTrainer(
         model="qd_detr",
         args=arguments(tmp_path / "trained", max_steps=1, learning_rate=1e-3),
@@ -85,7 +85,7 @@ def test_a_name_plain_arguments_rows_and_features_are_enough(folder, tmp_path):
     config = AutoModel.from_pretrained(tmp_path / "trained").config
     assert (config.video_dim, config.text_dim, config.clip_length) == (16, 12, 0.5)
     assert (config.video_encoder, config.text_encoder) == ("pixels:size=4", "words:dim=12,seed=0")
-    # A trained model is named by its folder, and knows its text features.
+    # A trained model can be named by its folder and records its text features.
     again = ShineTrainer(
         model=str(tmp_path / "trained"),
         args=arguments(tmp_path / "again", max_steps=1),
@@ -97,7 +97,7 @@ def test_a_name_plain_arguments_rows_and_features_are_enough(folder, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["map", "torch format", "numpy format", "torch dataset"])
-def test_rows_of_every_kind_train_alike(folder, tmp_path, kind):
+def test_all_kinds_of_rows_train_the_same(folder, tmp_path, kind):
     rows = rows_of(folder)
     rows = {
         "map": lambda: rows,
@@ -124,7 +124,7 @@ def test_rows_of_every_kind_train_alike(folder, tmp_path, kind):
     assert losses(trainer) == losses(expected) and len(losses(trainer)) == 3
 
 
-def test_streams_are_trained_on_and_evaluated(folder, tmp_path):
+def test_streaming_datasets_can_be_trained_on_and_evaluated(folder, tmp_path):
     stream = rows_of(folder, streaming=True)
     trainer = ShineTrainer(
         tiny(),
@@ -142,14 +142,14 @@ def test_streams_are_trained_on_and_evaluated(folder, tmp_path):
         text_features="words:dim=12",
     )
     trainer.train()
-    # 24 rows in batches of 4: the stream begins anew after 6 steps.
+    # 24 rows in batches of 4: the stream restarts after 6 steps.
     assert len(losses(trainer)) == 8 and all(entry > 0 for entry in losses(trainer))
     expected = trainer.evaluate(rows_of(folder, "novel_word"), metric_key_prefix="rows")
     assert trainer.evaluate()["eval_mIoU"] == pytest.approx(expected["rows_mIoU"])
 
 
-def test_several_evaluation_sets_and_features_of_the_user(folder, tmp_path):
-    """Any mapping gives clip features, any function token features."""
+def test_several_evaluation_sets_and_custom_features_work(folder, tmp_path):
+    """Any mapping can provide clip features, and any function token features."""
     videos = {path.stem: np.load(path)["features"] for path in (folder / "FEATURES").glob("*.npz")}
     trainer = ShineTrainer(
         tiny(),
@@ -170,7 +170,7 @@ def test_several_evaluation_sets_and_features_of_the_user(folder, tmp_path):
     assert len(predictions.predictions[0]) == 6
 
 
-def test_search_over_the_losses_takes_the_model_from_a_function(folder, tmp_path):
+def test_hyperparameter_search_creates_the_model_with_model_init(folder, tmp_path):
     trainer = ShineTrainer(
         model_init=tiny,
         args=arguments(tmp_path, ShineTrainingArguments, fine_weight=0.0),
@@ -178,12 +178,12 @@ def test_search_over_the_losses_takes_the_model_from_a_function(folder, tmp_path
         video_features=str(folder / "FEATURES"),
         text_features="words:dim=12",
     )
-    trainer.args.fine_weight = 1.0  # As a trial does.
+    trainer.args.fine_weight = 1.0  # What a trial does.
     trainer.train()
     assert "loss_fine" in next(entry for entry in trainer.state.log_history if "loss" in entry)
 
 
-def test_what_is_missing_or_does_not_fit_is_said_in_words(folder, tmp_path):
+def test_missing_or_mismatched_arguments_are_rejected(folder, tmp_path):
     features = {"video_features": str(folder / "FEATURES"), "text_features": "words:dim=12"}
     wrong = [
         (dict(model="qd_detr", args=None), "args are needed"),
@@ -204,7 +204,7 @@ def test_what_is_missing_or_does_not_fit_is_said_in_words(folder, tmp_path):
         ShineTrainer("qd_detr", arguments(tmp_path), train_dataset=missing, **features)
 
 
-def test_a_model_without_configuration_gets_a_processor_by_its_features(folder, tmp_path):
+def test_processor_is_built_from_the_features_for_a_model_without_config(folder, tmp_path):
     class Toy(nn.Module):
         def __init__(self):
             super().__init__()

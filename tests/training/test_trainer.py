@@ -1,4 +1,4 @@
-"""ShineTrainer with a model that is none of ours, and what it does when training goes wrong."""
+"""ShineTrainer with a foreign model, and its behavior when training goes wrong."""
 
 import json
 from collections import Counter
@@ -30,7 +30,7 @@ from ..made_up import write_charades_cg
 
 
 class Toy(nn.Module):
-    """Ten lines that only return saliency scores and spans."""
+    """A minimal model that returns only saliency scores and spans."""
 
     def __init__(self):
         super().__init__()
@@ -71,8 +71,8 @@ def make_trainer(splits, output, model=None, **settings):
     )
 
 
-def test_cpu_kernels_run_in_each_step_and_never_outside(splits, tmp_path, monkeypatch):
-    """Also not in what is saved in the middle of a training."""
+def test_cpu_kernels_run_only_within_training_steps(splits, tmp_path, monkeypatch):
+    """Models saved during training must not contain them either."""
     model, calls, training_of_calls = Toy(), [], []
     kernel = cpu_kernels._KERNELS[nn.Linear.forward]
 
@@ -97,7 +97,7 @@ def test_cpu_kernels_run_in_each_step_and_never_outside(splits, tmp_path, monkey
     assert not calls
 
 
-def test_a_toy_model_trains_unchanged(splits, tmp_path):
+def test_toy_model_trains_unchanged(splits, tmp_path):
     trainer = make_trainer(splits, tmp_path, max_steps=80, learning_rate=3e-2)
     before = trainer.evaluate()
     trainer.train()
@@ -108,7 +108,7 @@ def test_a_toy_model_trains_unchanged(splits, tmp_path):
     assert after["eval_validation_loss"] < before["eval_validation_loss"]
 
 
-def test_terms_between_queries_grow_to_their_weight(splits, tmp_path):
+def test_inter_query_terms_ramp_up_to_their_weight(splits, tmp_path):
     settings = dict(max_steps=8, logging_steps=1, learning_rate=0.0, inter_margin=50.0, ranking_warmup_ratio=0.5)
     trainer = make_trainer(splits, tmp_path, **settings, save_strategy="steps", save_steps=2)
     trainer.train()
@@ -122,7 +122,7 @@ def test_terms_between_queries_grow_to_their_weight(splits, tmp_path):
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     after = [entry["loss"] for entry in resumed.state.log_history if "loss" in entry]
     assert after == [entry["loss"] for entry in history]
-    # Evaluation measures the whole loss, however far the training is.
+    # Evaluation always measures the full loss.
     early = make_trainer(splits, tmp_path / "early", ranking_warmup_ratio=1.0, inter_margin=50.0).evaluate()
     terms = sum(early[f"eval_validation_loss_{name}"] for name in ("coarse_intra", "coarse_inter", "fine"))
     assert early["eval_validation_loss"] == pytest.approx(terms, rel=1e-4)
@@ -130,7 +130,7 @@ def test_terms_between_queries_grow_to_their_weight(splits, tmp_path):
         make_trainer(splits, tmp_path, ranking_warmup_ratio=1.5)
 
 
-def test_the_best_model_is_kept_and_reloaded(splits, tmp_path):
+def test_best_model_is_kept_and_reloaded(splits, tmp_path):
     trainer = make_trainer(
         splits, tmp_path, max_steps=8, eval_strategy="steps", eval_steps=2, metric_for_best_model="validation_loss", greater_is_better=False,
         learning_rate=0.5,
@@ -142,8 +142,8 @@ def test_the_best_model_is_kept_and_reloaded(splits, tmp_path):
     assert trainer.evaluate()["eval_validation_loss"] == pytest.approx(min(curve), rel=1e-5)
 
 
-def test_what_is_saved_of_a_query_is_its_own(splits, tmp_path):
-    trainer = make_trainer(splits, tmp_path, per_device_eval_batch_size=1)  # The toy reads padding, too.
+def test_saved_query_results_belong_to_their_query(splits, tmp_path):
+    trainer = make_trainer(splits, tmp_path, per_device_eval_batch_size=1)  # The toy model also reads padding.
     rows = splits["train"]
     assert len(set(rows["duration"])) > 1
     trainer.evaluate(rows, metric_key_prefix="all")
@@ -155,9 +155,9 @@ def test_what_is_saved_of_a_query_is_its_own(splits, tmp_path):
         assert 100 * query["iou"] == pytest.approx(alone["alone_mIoU"], abs=1e-3)
 
 
-def test_predictions_come_in_the_order_of_the_rows(splits, tmp_path):
-    """Whatever order they were computed in: the longest videos come first."""
-    trainer = make_trainer(splits, tmp_path, per_device_eval_batch_size=1)  # The toy reads padding, too.
+def test_predictions_follow_the_row_order(splits, tmp_path):
+    """They are computed in another order: the longest videos first."""
+    trainer = make_trainer(splits, tmp_path, per_device_eval_batch_size=1)  # The toy model also reads padding.
     rows = splits["train"].sort("duration")
     together = trainer.predict(rows)
     (moments, saliency), windows = together.predictions, together.label_ids
@@ -169,7 +169,7 @@ def test_predictions_come_in_the_order_of_the_rows(splits, tmp_path):
         assert windows[index, 0] == pytest.approx(rows[index]["relevant_windows"][0])
 
 
-def test_metrics_of_the_user_get_the_order_of_the_rows_too(splits, tmp_path):
+def test_custom_metrics_get_the_row_order(splits, tmp_path):
     seen = []
     trainer = make_trainer(splits, tmp_path)
     rows = splits["train"].sort("duration")
@@ -178,8 +178,8 @@ def test_metrics_of_the_user_get_the_order_of_the_rows_too(splits, tmp_path):
     assert seen[0][:, 0] == pytest.approx(np.array([windows[0] for windows in rows["relevant_windows"]]))
 
 
-def test_each_trial_of_a_search_trains_with_its_own_losses(splits, tmp_path, monkeypatch):
-    """With a search backend that has two trials: one without the fine loss, one with twice its weight."""
+def test_each_search_trial_trains_with_its_own_losses(splits, tmp_path, monkeypatch):
+    """Use a search backend with two trials: one without the fine loss, one with twice its weight."""
 
     class TwoTrials:
         default_hp_space = None
@@ -196,7 +196,7 @@ def test_each_trial_of_a_search_trains_with_its_own_losses(splits, tmp_path, mon
                 histories.append([entry for entry in trainer.state.log_history if "loss" in entry])
 
     histories = []
-    # Without optuna there is no trial that it would take.
+    # Without optuna there is no trial object that Trainer would accept.
     monkeypatch.setattr("transformers.integrations.hp_params", lambda trial: trial.params)
     monkeypatch.setitem(ALL_HYPERPARAMETER_SEARCH_BACKENDS, HPSearchBackend.OPTUNA, TwoTrials)
     trainer = make_trainer(splits, tmp_path, model_init=Toy, max_steps=3, logging_steps=1)
@@ -219,7 +219,7 @@ def test_each_trial_of_a_search_trains_with_its_own_losses(splits, tmp_path, mon
         ("validation_loss_fine", {"fine_weight": 0.0}),
     ],
 )
-def test_a_metric_that_no_evaluation_will_produce_is_refused_before_the_first_step(splits, tmp_path, metric, settings):
+def test_unknown_selection_metric_is_rejected_before_training(splits, tmp_path, metric, settings):
     trainer = make_trainer(
         splits, tmp_path, eval_strategy="steps", eval_steps=40, metric_for_best_model=metric, **settings
     )
@@ -230,7 +230,7 @@ def test_a_metric_that_no_evaluation_will_produce_is_refused_before_the_first_st
     assert trainer.state.global_step == 0
 
 
-def test_each_step_weighs_and_counts_once(splits, tmp_path, monkeypatch):
+def test_each_step_computes_loss_weights_and_counts_once(splits, tmp_path, monkeypatch):
     config = QDDetrConfig(video_dim=16, text_dim=12, hidden_size=16, num_attention_heads=2, intermediate_size=32)
     model, calls = QDDetrForMomentRetrieval(config), Counter()
     for name in ("loss_counts", "weigh_losses"):
@@ -253,14 +253,14 @@ def test_each_step_weighs_and_counts_once(splits, tmp_path, monkeypatch):
     assert calls == {"loss_counts": 3, "weigh_losses": 3, "in weigh_losses": 3, "in loss_counts": 3, "ranking": 3}
 
 
-def test_persistent_workers_do_not_keep_the_first_dataset(splits, tmp_path):
+def test_persistent_workers_switch_to_the_next_dataset(splits, tmp_path):
     trainer = make_trainer(splits, tmp_path, dataloader_num_workers=1, dataloader_persistent_workers=True)
     for name in ("test_trivial", "novel_composition"):
         assert trainer.get_eval_dataloader(splits[name]).dataset is splits[name]
 
 
-def test_the_card_knows_what_the_launcher_chose_and_no_part_of_a_time(splits, tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # As `accelerate launch --mixed_precision bf16` does.
+def test_card_shows_launcher_settings_and_no_partial_run_time(splits, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # What `accelerate launch --mixed_precision bf16` does.
     trainer = make_trainer(splits, tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
     trainer.train()
     environment = trainer.card.facts(trainer).environment
@@ -272,7 +272,7 @@ def test_the_card_knows_what_the_launcher_chose_and_no_part_of_a_time(splits, tm
     assert environment["precision"] == "float32" and "time of training" not in environment
 
 
-def test_early_stopping_waits_for_its_own_metric(splits, tmp_path):
+def test_early_stopping_follows_its_own_metric(splits, tmp_path):
     trainer = make_trainer(
         splits, tmp_path, eval_strategy="steps", eval_steps=1, metric_for_best_model="validation_loss", greater_is_better=False,
         early_stopping_patience=2, learning_rate=0.0,
@@ -282,18 +282,18 @@ def test_early_stopping_waits_for_its_own_metric(splits, tmp_path):
     assert trainer.state.global_step == 3
 
 
-def test_a_loss_that_is_not_a_number_stops_the_training(splits, tmp_path):
+def test_non_finite_loss_stops_training(splits, tmp_path):
     model = Toy()
     with torch.no_grad():
         model.clip.weight.fill_(float("nan"))
     with pytest.raises(
         FloatingPointError, match=r"the loss is nan \(terms: loss_coarse_intra.*\) at step 5, first at step 1"
     ):
-        # An evaluation on the way does not make it forget where that began.
+        # An evaluation in between does not reset where the problem started.
         make_trainer(splits, tmp_path, model, eval_strategy="steps", eval_steps=2).train()
 
 
-def test_a_model_without_scores_for_negatives_is_told_so(splits, tmp_path):
+def test_model_without_negative_scores_is_rejected(splits, tmp_path):
     model = Toy()
     forward = model.forward
     model.forward = lambda **inputs: {k: v for k, v in forward(**inputs).items() if "negative" not in k}
@@ -303,11 +303,11 @@ def test_a_model_without_scores_for_negatives_is_told_so(splits, tmp_path):
         make_trainer(splits, tmp_path, model, coarse_weight=0.0, fine_weight=0.0).train()
 
 
-def test_the_learning_rate_drops_as_in_the_public_code(splits, tmp_path):
+def test_learning_rate_drops_as_in_the_public_code(splits, tmp_path):
     trainer = make_trainer(splits, tmp_path, max_steps=14, lr_drop_epoch=2, logging_steps=1, learning_rate=1e-3)
     trainer.train()
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
-    # 24 rows in batches of 4: 6 steps an epoch, and the logged rate is that of the step that was taken.
+    # 24 rows in batches of 4: 6 steps per epoch; the logged rate is that of the last step.
     assert rates == pytest.approx([1e-3] * 12 + [1e-4] * 2) or rates == pytest.approx([1e-3] * 11 + [1e-4] * 3)
 
 
@@ -319,6 +319,6 @@ def test_no_token_reaches_the_saved_arguments(splits, tmp_path):
     assert not (tmp_path / "model" / "training_args.bin").exists()
 
 
-def test_all_parameters_decay(splits, tmp_path):
+def test_weight_decay_applies_to_all_parameters(splits, tmp_path):
     trainer = make_trainer(splits, tmp_path)
     assert len(trainer.get_decay_parameter_names(trainer.model)) == len(list(trainer.model.parameters()))

@@ -1,4 +1,4 @@
-"""Averaged weights are what is evaluated, selected and saved, and the training is the same with and without them."""
+"""Averaged weights are evaluated, selected and saved; training itself does not change."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ DECAY = 0.9
 
 
 class Weights(TrainerCallback):
-    """Keeps the weights after each step."""
+    """Record the weights after each step."""
 
     def __init__(self):
         self.steps = []
@@ -37,7 +37,7 @@ def losses(trainer):
 
 
 def averages(initial, steps):
-    """The average after each step, by its definition."""
+    """Return the average after each step, by definition."""
     found, average = [], initial
     for step, weights in enumerate(steps, start=1):
         decay = min(DECAY, (1 + step) / (10 + step))
@@ -51,7 +51,7 @@ def assert_close(model, expected):
         torch.testing.assert_close(weight.detach(), expected[name], rtol=1e-5, atol=1e-6)
 
 
-def test_a_training_ends_with_the_average_and_is_otherwise_the_same(splits, tmp_path):  # noqa: F811
+def test_training_ends_with_the_average_and_is_otherwise_unchanged(splits, tmp_path):  # noqa: F811
     plain, _, plain_steps = train(splits, tmp_path / "plain")
     trainer, initial, steps = train(splits, tmp_path / "averaged", ema_decay=DECAY)
     assert losses(trainer) == losses(plain)
@@ -61,7 +61,7 @@ def test_a_training_ends_with_the_average_and_is_otherwise_the_same(splits, tmp_
     assert not torch.equal(trainer.model.clip.weight, steps[-1]["clip.weight"])
 
 
-def test_the_average_is_evaluated_and_kept_as_the_best_model(splits, tmp_path):  # noqa: F811
+def test_average_is_evaluated_and_saved_as_the_best_model(splits, tmp_path):  # noqa: F811
     settings = dict(
         ema_decay=DECAY,
         eval_strategy="steps",
@@ -72,17 +72,17 @@ def test_the_average_is_evaluated_and_kept_as_the_best_model(splits, tmp_path): 
     trainer, initial, steps = train(splits, tmp_path, **settings)
     best = trainer.state.best_global_step
     assert best in (3, 6, 8)
-    # The run ends with the best model, and evaluates to what it had found.
+    # The run ends with the best model, which evaluates to the recorded metrics.
     assert_close(trainer.model, averages(initial, steps)[best - 1])
     rows = trainer.eval_dataset["validation"]
     found = trainer.evaluate(rows, metric_key_prefix="eval_validation")["eval_validation_loss"]
     assert found == pytest.approx(trainer.state.best_metric, rel=1e-4)
-    # The training went on with its own weights after each evaluation.
+    # Training continued with its own weights after each evaluation.
     plain, _, plain_steps = train(splits, tmp_path / "plain", **{**settings, "ema_decay": None})
     assert losses(trainer) == losses(plain) and torch.equal(steps[-1]["clip.weight"], plain_steps[-1]["clip.weight"])
 
 
-def test_a_resumed_run_ends_with_the_same_average(splits, tmp_path):  # noqa: F811
+def test_resumed_run_ends_with_the_same_average(splits, tmp_path):  # noqa: F811
     settings = dict(ema_decay=DECAY, save_strategy="steps", save_steps=3)
     uninterrupted, _, _ = train(splits, tmp_path / "a", **settings)
     checkpoint = tmp_path / "a" / "checkpoint-3"
@@ -92,13 +92,13 @@ def test_a_resumed_run_ends_with_the_same_average(splits, tmp_path):  # noqa: F8
         assert torch.equal(one, other)
 
 
-def test_a_checkpoint_without_average_is_refused(splits, tmp_path):  # noqa: F811
+def test_checkpoint_without_average_is_rejected(splits, tmp_path):  # noqa: F811
     train(splits, tmp_path, save_strategy="steps", save_steps=3)
     with pytest.raises(ValueError, match="was saved without ema_decay"):
         train(splits, tmp_path, resume=str(tmp_path / "checkpoint-3"), ema_decay=DECAY)
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, 1.5, -0.1])
-def test_a_decay_that_averages_nothing_is_refused(splits, tmp_path, decay):  # noqa: F811
+def test_decay_that_averages_nothing_is_rejected(splits, tmp_path, decay):  # noqa: F811
     with pytest.raises(ValueError, match="ema_decay must be between 0 and 1"):
         make_trainer(splits, tmp_path, ema_decay=decay)
