@@ -1,4 +1,4 @@
-"""Shared test set-up: no network, one thread per worker, and where the reference material lies."""
+"""Set up all tests: no network, one thread per worker, and the path of the reference material."""
 
 import os
 import tempfile
@@ -9,7 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Encoded sentences of the tests do not belong into the cache of whoever runs them.
+# Keep the tests' encoded sentences out of the developer's cache.
 os.environ.setdefault("SHINE_HF_CACHE", tempfile.mkdtemp(prefix="shine_hf_tests_"))
 
 import pytest
@@ -20,7 +20,7 @@ SHARED = Path(os.environ.get("SHINE_SHARED", REPOSITORY.parent / "shared"))
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with the real annotations and goldens that stands beside a developer's checkout."""
+    """The folder with the real annotations and goldens, next to a developer's checkout; skip the test without it."""
     if not SHARED.is_dir():
         pytest.skip(f"no reference material at {SHARED} (it is not part of the repository)")
     return SHARED

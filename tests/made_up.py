@@ -1,4 +1,4 @@
-"""A made-up dataset in the layout of Charades-CG: a handful of videos, queries and negatives, written into a folder."""
+"""Write a small made-up dataset in the layout of Charades-CG: a few videos, queries and negatives."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ VERBS, NOUNS, LEVELS = ("opens", "closes", "holds", "throws"), ("door", "book", 
 
 
 def write_charades_cg(folder: Path, train_videos: int = 12, test_videos: int = 3) -> Path:
-    """Original JSONs of the four splits and the authors' file of negatives; two queries per video, clips of half a second."""
+    """Write the JSON files of the four splits and the authors' file of negatives; two queries per video, half-second clips."""
     (folder / "charades_cg").mkdir(parents=True)
     (folder / "shine" / "charades_cg").mkdir(parents=True)
     negatives = []
@@ -24,7 +24,7 @@ def write_charades_cg(folder: Path, train_videos: int = 12, test_videos: int = 3
             duration = 6.0 + index % 3
             annotations[vid] = {
                 "sentences": [f"person {verb} the {noun}." for verb, noun in words],
-                # The second window of every fourth video ends after the video, as in the real data.
+                # As in the real data, some windows end after their video: here, the second one of every fourth video.
                 "timestamps": [[0.5, 2.6], [3.1, duration + (0.7 if index % 4 == 0 else -0.5)]],
                 "duration": duration,
             }

@@ -1,4 +1,4 @@
-"""The rules that a machine can check: who imports whom, what an import costs, and that the public names exist."""
+"""Architecture rules: which rooms may import which, what an import costs, and that the public names exist."""
 
 import ast
 import graphlib
@@ -36,7 +36,7 @@ ALLOWED = {
     "training": FOUNDATION | {"modeling", "losses", "encoders", "features", "metrics", "data", "plots", "inference", "cards", "hub"},
     "conversion": FOUNDATION | {"modeling", "encoders", "features", "metrics", "data", "inference"},
 }  # fmt: skip
-# The command line and the public names stand above everything, and nothing imports them.
+# The command line and the public names may import everything; nothing imports them.
 ALLOWED["cli"] = ALLOWED["__init__"] = set(ALLOWED)
 
 
@@ -49,7 +49,7 @@ MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def nodes_of(tree: ast.AST, for_types: bool) -> Iterator[ast.AST]:
-    """All nodes; without `for_types`, none of what `if TYPE_CHECKING` hides from the interpreter."""
+    """Yield all nodes; without `for_types`, skip those under `if TYPE_CHECKING`."""
     for node in ast.iter_child_nodes(tree):
         if for_types or not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
             yield node
@@ -57,7 +57,7 @@ def nodes_of(tree: ast.AST, for_types: bool) -> Iterator[ast.AST]:
 
 
 def imported_names(name: str, for_types: bool) -> Iterator[str]:
-    """What a module imports: at the top or inside of functions, relative or absolute, or by name."""
+    """Yield what a module imports: at the top or inside functions, relative or absolute, or by name."""
     path = MODULES[name]
     package = (name if path.name == "__init__.py" else name.rpartition(".")[0]).split(".")
     for node in nodes_of(ast.parse(path.read_text(encoding="utf-8")), for_types):
@@ -72,7 +72,7 @@ def imported_names(name: str, for_types: bool) -> Iterator[str]:
 
 
 def imports(name: str, for_types: bool = True) -> set[str]:
-    """The modules of the package that a module imports."""
+    """Return the modules of the package that a module imports."""
     found = set()
     for imported in imported_names(name, for_types):
         if imported.split(".")[0] == "shine_hf":
@@ -90,7 +90,7 @@ def test_imports_stay_within_the_table(name):
     assert others <= ALLOWED[room(name)], f"{name} imports {', '.join(sorted(others - ALLOWED[room(name)]))}"
 
 
-def test_table_has_no_circle():
+def test_import_table_is_acyclic():
     rooms = {room_: others - {room_} for room_, others in ALLOWED.items() if room_ not in ("cli", "__init__")}
     assert set().union(*rooms.values()) <= rooms.keys()
     graphlib.TopologicalSorter(rooms).prepare()
@@ -100,8 +100,8 @@ def test_every_room_is_in_the_table():
     assert {room(name) for name in MODULES} == ALLOWED.keys()
 
 
-def test_files_import_each_other_without_a_circle():
-    """Apart from what a package's `__init__` collects of its own files."""
+def test_modules_have_no_import_cycle():
+    """A package's `__init__` may import its own modules; that is not a cycle."""
     graph = {}
     for name, path in MODULES.items():
         graph[name] = {other for other in imports(name, for_types=False) if not name.startswith(f"{other}.")}
@@ -111,7 +111,7 @@ def test_files_import_each_other_without_a_circle():
 
 
 def test_modeling_is_flat_and_relative():
-    """The folder is copied into model repositories, which only works for `from .x import …`."""
+    """Check that `modeling/` can be copied into model repositories, which only works with `from .x import …`."""
     assert not [path for path in (PACKAGE / "modeling").iterdir() if path.is_dir() and path.name != "__pycache__"]
     for path in (PACKAGE / "modeling").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -119,7 +119,7 @@ def test_modeling_is_flat_and_relative():
                 assert node.level <= 1 and not (node.module or "").startswith("shine_hf"), path.name
 
 
-def test_nothing_heavy_is_imported_until_it_is_needed():
+def test_heavy_packages_are_imported_lazily():
     script = (
         "import sys, shine_hf\n"
         "from shine_hf.cli import main\n"
@@ -133,7 +133,7 @@ def test_nothing_heavy_is_imported_until_it_is_needed():
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, cwd=PACKAGE.parent)
 
 
-def test_every_public_name_can_be_imported():
+def test_all_public_names_can_be_imported():
     for name in shine_hf.__all__:
         assert getattr(shine_hf, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):

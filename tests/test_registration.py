@@ -1,4 +1,4 @@
-"""`import shine_hf` is all that transformers needs to know the models and the pipeline, in fresh interpreters."""
+"""`import shine_hf` registers the models and the pipeline with transformers. Each test runs in a fresh interpreter."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A saved model of each kind, with its processor."""
+    """Save a model of each kind with its processor."""
     from shine_hf import MomentRetrievalProcessor
 
     folders = {}
@@ -67,17 +67,17 @@ for folder, name in zip(folders, classes):
         "import shine_hf.inference.pipeline" + PIPELINE,
     ],
 )  # fmt: skip
-def test_models_are_known_in_any_order_of_imports(folders, script):
+def test_models_are_registered_for_any_import_order(folders, script):
     named = [text for name, folder in folders.items() for text in (folder, CLASSES[name][1].__name__)]
     python(PREPARE + script, *named)
 
 
-def test_import_stays_cheap():
+def test_import_loads_no_heavy_package():
     python(
         "import sys, shine_hf\nassert not {'torch', 'transformers', 'numpy'} & set(sys.modules), sorted(sys.modules)"
     )
 
 
-def test_saving_a_model_may_be_the_first_that_imports_pipelines(tmp_path):
+def test_pipelines_can_be_imported_first_by_save_pretrained(tmp_path):
     python("import sys, shine_hf\nshine_hf.QDDetrConfig().save_pretrained(sys.argv[1])", tmp_path)
     python("import shine_hf.modeling.pipeline_moment_retrieval\nimport shine_hf.inference.pipeline")

@@ -8,7 +8,7 @@ from shine_hf.schema import FEATURES, annotation_flags, check_rows, trainable
 from .data.made_up import make_row, make_rows
 
 
-def test_columns_are_those_of_the_published_datasets():
+def test_columns_match_the_published_datasets():
     assert list(FEATURES) == [
         "qid", "vid", "query", "duration", "relevant_windows", "masked_queries", "negative_queries", "negative_flags",
         "annotation_flags", "composition_types", "composition_words",
@@ -31,7 +31,7 @@ def test_columns_are_those_of_the_published_datasets():
         ([[1, 2], [3, 11], [5, 5]], ["window_after_end", "window_empty"]),
     ],
 )
-def test_odd_windows_are_flagged(windows, flags):
+def test_invalid_windows_are_flagged(windows, flags):
     assert annotation_flags(10.0, windows) == flags
     unusable = {"window_empty", "window_reversed", "window_outside", "no_window"} & set(flags)
     assert trainable({"duration": 10.0, "relevant_windows": windows}) == (not unusable)
@@ -64,20 +64,20 @@ def test_flagged_rows_pass_the_check():
         ),
     ],
 )
-def test_rows_that_break_the_schema_are_refused_by_name(changes, message):
-    # Flags are computed by make_row, which cannot do it for some of these.
+def test_invalid_rows_are_rejected_with_file_row_and_field(changes, message):
+    # Change the row after make_row, which cannot compute flags for some of these values.
     rows = [make_row(0), {**make_row(1), **changes}]
     with pytest.raises(ValueError, match=message) as error:
         check_rows(rows, "file.json")
     assert "file.json, row 1" in str(error.value) and repr(rows[1]["qid"]) in str(error.value)
 
 
-def test_a_missing_column_is_named():
+def test_missing_column_is_named_in_the_error():
     row = make_row(0)
     del row["duration"]
     with pytest.raises(ValueError, match="row 0: no field duration; expected the length"):
         check_rows([row], "file.json")
 
 
-def test_rows_without_negatives_may_stand_beside_rows_with_them():
+def test_rows_with_and_without_negatives_can_be_mixed():
     check_rows([make_row(0), make_row(1, masked_queries=[], negative_queries=[], negative_flags=[])], "made up")

@@ -1,4 +1,4 @@
-"""Every public function and method of the package says what it takes and returns."""
+"""Every public function and method of the package is fully annotated."""
 
 import ast
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from .test_architecture import MODULES, PACKAGE
 
 
 def public_functions(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.FunctionDef, bool]]:
-    """Name and node of each public function and method, and whether its first argument is the object or class."""
+    """Yield the name and node of each public function and method, and whether it takes `self` or `cls`."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
             yield from public_functions(child, f"{child.name}.")
@@ -39,6 +39,6 @@ def test_public_functions_are_annotated(name):
     assert not found, f"{name}: {found}"
 
 
-def test_the_package_says_that_it_is_typed():
+def test_package_ships_py_typed():
     assert (PACKAGE / "py.typed").exists()
     assert '"py.typed"' in (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The wheel as a user gets it: built, installed into an empty environment, and the README run with it."""
+"""Build the wheel, install it into an empty environment, and run the README with it."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def wheel(tmp_path_factory) -> Path:
     return next(folder.glob("shine_hf-*.whl"))
 
 
-def test_the_wheel_carries_its_data_and_licenses(wheel):
+def test_wheel_contains_data_files_and_licenses(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         metadata = archive.read(next(name for name in names if name.endswith("METADATA"))).decode()
@@ -39,13 +39,13 @@ def test_the_wheel_carries_its_data_and_licenses(wheel):
 
 
 @pytest.mark.timeout(1800)
-def test_the_readme_runs_in_an_empty_environment(wheel, tmp_path):
+def test_readme_runs_in_an_empty_environment(wheel, tmp_path):
     venv.create(tmp_path / "venv", with_pip=True)
     programs = tmp_path / "venv" / "bin"
     requirement = f"shine-hf[video,plots] @ {wheel.as_uri()}"
     install = [programs / "python", "-m", "pip", "install", "--quiet", "--constraint", REPOSITORY / "constraints.txt"]
     subprocess.run([*install, requirement], check=True)
-    # As on a user's machine: nothing of the checkout can be imported, and nothing is written outside the folder.
+    # As on a user's machine: the checkout cannot be imported, and nothing is written outside the folder.
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "COV_"))}
     workspace = tmp_path / "workspace"
     workspace.mkdir()
@@ -61,4 +61,4 @@ def test_the_readme_runs_in_an_empty_environment(wheel, tmp_path):
     (workspace / "kitchen.mp4").symlink_to(next((workspace / "demo" / "videos").glob("*.mp4")))
     code = "\n".join(block.code for block in blocks_of(REPOSITORY / "README.md") if block.language == "python")
     printed = run(programs / "python", "-c", code)
-    assert "start=" in printed and "'start':" in printed  # the moment of the retriever, and that of the pipeline
+    assert "start=" in printed and "'start':" in printed  # the outputs of the retriever and the pipeline
