@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 EXAMPLES = (
@@ -128,17 +127,11 @@ def _from_video(args):
         yield {"qid": f"{name}_{index}", "vid": name, **result.to_dict()}
 
 
-def plot_results(
-    results: list[dict], video: str | Path | None, path: str | Path, windows: Sequence[Sequence[float]] = ()
-) -> None:
-    """Draw the first result over the frames of the video, with the saliency of the other queries of that video.
-
-    Args:
-        windows: Annotated `[start, end]` in seconds, if there are any.
-    """
+def plot_results(results: list[dict], video: str | Path | None, path: str | Path) -> None:
+    """Draw the first result over the frames of the video, with the saliency of the other queries of that video."""
     from ..inference.retriever import RetrievalResult
 
     first, *others = (
         RetrievalResult.from_dict(result, video) for result in results if result.get("vid") == results[0].get("vid")
     )
-    first.plot(path, windows=windows, others=others)
+    first.plot(path, others=others)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from ..io import atomic_file
@@ -85,7 +86,7 @@ def wrap(
         if line:
             lines.append(line)
         while not fits(word) and len(word) > 1:
-            end = next(end for end in range(len(word) - 1, 0, -1) if end == 1 or fits(word[:end]))
+            end = max(1, bisect_left(range(len(word)), True, key=lambda last: not fits(word[: last + 1])))
             lines.append(word[:end])
             word = word[end:]
         line = word
