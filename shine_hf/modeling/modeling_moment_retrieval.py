@@ -61,8 +61,7 @@ class MomentRetrievalOutput(ModelOutput):
         negative_saliency_scores (`(B, N, T)`, with negatives): The same for each negative query.
         saliency_weight (`(B,)`, with `config.saliency_weight`): It, for the processor, which ranks the candidates.
         auxiliary_outputs (list of dict, with `config.auxiliary_loss`): `logits` and `pred_spans` of the earlier decoder layers.
-        last_hidden_state, video_states, encoder_hidden_states, decoder_hidden_states, encoder_attentions, decoder_attentions,
-        cross_attentions: See [`MomentRetrievalModelOutput`].
+        last_hidden_state to cross_attentions: See [`MomentRetrievalModelOutput`].
     """
 
     loss: torch.Tensor | None = None
