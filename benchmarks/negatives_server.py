@@ -61,7 +61,7 @@ def study_rate(args: argparse.Namespace) -> None:
             assert all(fill.text for fill in fills)
             used = steady_rate(server.stats()["taken_per_second"])
             refused = server.stats()["counts"].get("rate_limit", 0)
-            generator.cache.close()
+            generator.answers.close()
         print(
             f"{name:30} {allowed:9.0f} {used:7.1f} {used / allowed:6.1%} {refused:8} {1000 * cpu / count:8.2f}",
             flush=True,

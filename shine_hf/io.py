@@ -90,7 +90,7 @@ def hide_path(text: str) -> str:
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
     """Return how long a reply asks to wait with `Retry-After` (seconds or an HTTP date) or `retry-after-ms`; None if it does not."""
     with contextlib.suppress(TypeError, ValueError):
-        return max(0.0, float(headers.get("retry-after-ms")) / 1000)  # type: ignore[arg-type]
+        return max(0.0, float(headers.get("retry-after-ms")) / 1000)
     value = headers.get("retry-after") or headers.get("Retry-After")
     if value is None:
         return None

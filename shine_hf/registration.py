@@ -92,5 +92,5 @@ class _AfterImport(MetaPathFinder):
                 run(module)
                 _ACTIONS[name](module)
 
-            spec.loader.exec_module = exec_module
+            setattr(spec.loader, "exec_module", exec_module)  # noqa: B010
         return spec

@@ -254,8 +254,8 @@ def _duration(value: Any) -> float:
 
 
 def _identifier(value: Any) -> str:
-    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value == int(value):
-        return str(int(value))
+    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value == math.trunc(value):
+        return str(math.trunc(value))
     return _text(value)
 
 

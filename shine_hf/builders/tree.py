@@ -118,14 +118,14 @@ def build_tree(
     ]
     # A new class, since `datasets` looks configs up in the class.
     members = {"BUILDER_CONFIGS": [*builder_class.BUILDER_CONFIGS, *own], "__module__": builder_class.__module__}
-    builder_class = type(builder_class.__name__, (builder_class,), members)
+    extended = type(builder_class.__name__, (builder_class,), members)
     options = {
         "data_dir": None if data_dir is None else str(data_dir),
         "videos": None if videos is None else str(videos),
     }
     with tempfile.TemporaryDirectory(prefix="shine-hf-build-") as cache_dir:
         for name in [*configs, *negatives_files]:
-            write_config(builder_class(config_name=name, cache_dir=cache_dir, **options), output_dir)
+            write_config(extended(config_name=name, cache_dir=cache_dir, **options), output_dir)
     builds = read_builds(output_dir)
     card = render_dataset_card(builds, repo_id or builder_class.spec.hub_id)
     benchmark = render_benchmark(

@@ -18,7 +18,7 @@ SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"
 TAGS = ("video-moment-retrieval", "temporal-grounding", "compositional-generalization", "hard-negatives", "shine")
 
 
-def read_builds(folder: str | Path) -> list[dict]:
+def read_builds(folder: str | Path) -> list[Mapping]:
     """Return the `build.json` of every config in a tree, the default config first.
 
     Raises:
@@ -37,7 +37,7 @@ def read_builds(folder: str | Path) -> list[dict]:
     return sort_builds(builds)
 
 
-def sort_builds(builds: Sequence[Mapping]) -> list[dict]:
+def sort_builds(builds: Sequence[Mapping]) -> list[Mapping]:
     """Return the default config first, the others by name."""
     return sorted(builds, key=lambda build: (not build["default"], build["config_name"]))
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from ..negatives.validation import TestContact, ValidationSummary, words_of
 from ..schema import MASK
@@ -81,7 +82,12 @@ def _test_contact(rows: Mapping[str, list[Mapping]]) -> dict:
     texts = {tuple(words_of(text)) for text in negatives}
     words = {word for text in texts for word in text}
     known = {word for row in rows["train"] for word in words_of(row["query"])}
-    contact = {"new_word_forms": len(words - known), "train_word_forms": len(known), "queries": {}, "novel_words": {}}
+    contact: dict[str, Any] = {
+        "new_word_forms": len(words - known),
+        "train_word_forms": len(known),
+        "queries": {},
+        "novel_words": {},
+    }
     for name, split in rows.items():
         if name == "train":
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 EXAMPLES = (
     "shine-hf publish dataset built/charades_cg --repo-id user/charades-cg-negatives",
@@ -46,10 +47,10 @@ def main(args: argparse.Namespace) -> int:
     options = {"private": args.private, "revision": args.revision, "message": args.commit_message}
     if args.kind == "features":
         options |= {"title": args.title, "description": args.description, "license": args.license}
-    publish_kind = {
+    publish_kind: dict[str, Callable] = {
         "dataset": publish.publish_dataset,
         "features": publish.publish_features,
         "model": publish.publish_model,
-    }[args.kind]
-    print(publish_kind(args.folder, args.repo_id, **options).url)
+    }
+    print(publish_kind[args.kind](args.folder, args.repo_id, **options).url)
     return 0

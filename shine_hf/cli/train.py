@@ -31,3 +31,4 @@ def main(argv: Sequence[str]) -> int | None:
     except TrainingStopped as stopped:
         print(f"shine-hf train: {stopped}", file=sys.stderr)
         return stopped.exit_status
+    return None

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
 from ..modeling.processing_moment_retrieval import MomentRetrievalProcessor
 from .targets import clip_windows, graded_saliency, margin_pairs, saliency_targets, span_targets
+
+if TYPE_CHECKING:
+    from ..features.base import FeatureStore
 
 MAX_DRAWS = 64
 
@@ -41,7 +44,7 @@ class DataCollatorForMomentRetrieval:
     """
 
     processor: MomentRetrievalProcessor
-    video_features: Mapping[str, np.ndarray]
+    video_features: FeatureStore | Mapping[str, np.ndarray]
     text_features: Callable[..., np.ndarray]
     query_pool: Sequence[Mapping] | None = None
     hard_negatives: bool = True

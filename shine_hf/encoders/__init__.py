@@ -84,9 +84,9 @@ def text_encoder(spec: str, device: str | None = None) -> TextEncoder:
 
         return VectorsTextEncoder(parsed.where, **parsed.options)
     if parsed.kind == "clip":
-        from .clip import ClipTextEncoder
+        from .clip import DEFAULT_MODEL, ClipTextEncoder
 
-        return ClipTextEncoder(*filter(None, [parsed.where]), device=device)
+        return ClipTextEncoder(parsed.where or DEFAULT_MODEL, device=device)
     from .auto import AutoTextEncoder
 
     return AutoTextEncoder(parsed.where, **parsed.options, device=device)
@@ -123,9 +123,9 @@ def _video_encoder(parsed: Spec, spec: str, device: str | None) -> VideoEncoder:
 
         return PixelEncoder(**parsed.options)
     if parsed.kind == "clip":
-        from .clip import ClipVideoEncoder
+        from .clip import DEFAULT_MODEL, ClipVideoEncoder
 
-        return ClipVideoEncoder(*filter(None, [parsed.where]), **parsed.options, device=device)
+        return ClipVideoEncoder(parsed.where or DEFAULT_MODEL, **parsed.options, device=device)
     if parsed.kind == "slowfast":
         from .slowfast import SlowFastEncoder
 

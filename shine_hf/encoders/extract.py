@@ -68,9 +68,9 @@ def extract_features(
     from accelerate import PartialState
     from accelerate.utils import gather_object
 
-    videos, folder = [Path(video) for video in videos], Path(folder)
+    folder = Path(folder)
     by_name: dict[str, Path] = {}
-    for video in videos:
+    for video in map(Path, videos):
         if (other := by_name.setdefault(video.stem, video)) != video:
             raise ValueError(f"{other} and {video} would share the file {video.stem}.npz; video names must be unique")
     # Before the encoder is loaded, so that on several GPUs each process loads it to its own.

@@ -100,7 +100,7 @@ class ToRgb:
         self.sampling, self.size = sampling, sampling.size
         # One for all frames: setting a scaler up takes longer than scaling a small frame.
         self.reformatter = import_av().video.reformatter.VideoReformatter()
-        self.last = None, None
+        self.last: tuple[Any, Any] = None, None
 
     def __call__(self, shown: tuple[Any, float]) -> np.ndarray:
         if self.last[0] is not shown:
@@ -124,5 +124,6 @@ class ToRgb:
 
     def _scaled(self, size: tuple[int, int]) -> tuple[int, int]:
         if short := self.sampling.short_side:
-            return tuple(max(1, side * short // min(size)) for side in size)
+            width, height = (max(1, side * short // min(size)) for side in size)
+            return width, height
         return size

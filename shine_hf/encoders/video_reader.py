@@ -209,5 +209,5 @@ def _warn(source: VideoFile, survey: Survey, clock: Clock, decoder: _Decoder) ->
         )
 
 
-def _nothing_decoded(source: VideoFile) -> str:
-    return f"{source.name}: not one frame could be decoded; the file is damaged or holds no pictures"
+def _nothing_decoded(source: VideoFile | VideoFrames) -> str:
+    return f"{getattr(source, 'name', 'the frames')}: not one frame could be decoded; the file is damaged or holds no pictures"

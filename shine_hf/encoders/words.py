@@ -32,7 +32,7 @@ def word_vector(word: str, dim: int, seed: int = 0) -> np.ndarray:
             gram = marked[start : start + size]
             weights[gram] = weights.get(gram, 0.0) + (2.0 if start == 0 else 1.0)
     vector = sum(weight * _gram_vector(gram, dim, seed) for gram, weight in weights.items())
-    vector = (vector / np.linalg.norm(vector)).astype(np.float32)
+    vector = np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)
     vector.setflags(write=False)
     return vector
 

@@ -197,7 +197,8 @@ class Hdf5Features(FeatureStore):
         self.spec = f"hdf5:{path}"
         if not path.is_file():
             raise FileNotFoundError(f"no feature file {path}. {PUBLIC_SOURCES}")
-        self.path, self._file, self._process = path, None, None
+        self.path, self._file = path, None
+        self._process: int | None = None
 
     def __getstate__(self):
         return {**self.__dict__, "_file": None}

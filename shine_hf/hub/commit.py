@@ -80,6 +80,9 @@ class _File:
     def blob_id(self) -> str:
         return self._digest(hashlib.sha1(b"blob %d\0" % self.size))
 
+    def read(self) -> bytes:
+        return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
+
     def _digest(self, digest) -> str:
         if isinstance(self.content, bytes):
             digest.update(self.content)
@@ -202,7 +205,7 @@ def _local_files(folder: Path, ignore: Sequence[str]) -> dict[str, _File]:
 def _refuse_secrets(files: Mapping[str, _File], token: str) -> None:
     for name, file in files.items():
         # Larger files are weights and tables, which hold no text that somebody typed.
-        if file.size < 10 * 2**20 and token.encode() in file.content.read_bytes():
+        if file.size < 10 * 2**20 and token.encode() in file.read():
             raise ValueError(
                 f"{name} holds your access token and was not published: remove it there, and revoke the token"
             )

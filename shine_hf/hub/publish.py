@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def publish_dataset(
     )
 
 
-def _check_build(folder: Path, build: dict) -> None:
+def _check_build(folder: Path, build: Mapping) -> None:
     name = build["config_name"]
     for split in build["statistics"]["splits"]:
         if not list((folder / name).glob(f"{split}-*.parquet")):

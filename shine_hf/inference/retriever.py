@@ -197,7 +197,7 @@ class MomentRetriever:
         return [_as_results(*entry) for entry in zip(found, video, queries)]
 
 
-def _as_results(found: Any, video: Any, query: Any) -> RetrievalResult | list[RetrievalResult]:
+def _as_results(found: Any, video: Any, query: Any) -> Any:
     if isinstance(found, list):
         return [_as_results(*entry) for entry in zip(found, [video] * len(found), query)]
     return RetrievalResult.from_dict(found | {"query": query if isinstance(query, str) else ""}, video)

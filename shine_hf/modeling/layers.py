@@ -193,7 +193,8 @@ class ConditionalSelfAttention(Attention):
     def forward(self, states: torch.Tensor, position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         query = self.q_content_proj(states) + self.q_position_proj(position)
         key = self.k_content_proj(states) + self.k_position_proj(position)
-        return self.attend(*(self.split_heads(s) for s in (query, key, self.v_proj(states))), None)
+        value = self.v_proj(states)
+        return self.attend(self.split_heads(query), self.split_heads(key), self.split_heads(value), None)
 
 
 class ConditionalCrossAttention(Attention):

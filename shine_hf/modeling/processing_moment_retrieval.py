@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .configuration_moment_retrieval import MomentRetrievalConfig
     from .modeling_moment_retrieval import MomentRetrievalOutput
 
-Features = np.ndarray | torch.Tensor | Sequence[Sequence[float]]
+Features: TypeAlias = np.ndarray | torch.Tensor | Sequence[Sequence[float]]
 
 NumberOrTensor = TypeVar("NumberOrTensor", float, torch.Tensor)
 
@@ -231,15 +231,14 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         spans, saliency = outputs["pred_spans"].detach(), outputs["saliency_scores"].detach()
         mask = torch.ones(saliency.shape) if video_attention_mask is None else torch.as_tensor(video_attention_mask)
         mask = mask.to(spans.device).bool()
-        if durations is not None:
-            durations = torch.as_tensor(durations, dtype=torch.float32)
-            if durations.shape != (len(spans),):
-                raise ValueError(f"one duration per sample is needed, got {durations.numel()} for {len(spans)}")
+        seconds = None if durations is None else torch.as_tensor(durations, dtype=torch.float32)
+        if seconds is not None and seconds.shape != (len(spans),):
+            raise ValueError(f"one duration per sample is needed, got {seconds.numel()} for {len(spans)}")
         moments = self.decode_moments(
             outputs.get("logits"),
             spans,
             mask,
-            durations,
+            seconds,
             round_to_clip_length,
             nms_threshold,
             saliency,

@@ -286,13 +286,14 @@ def _check(
 
 
 def _with_negatives(dataset: Dataset, levels: Sequence[Sequence[_Level]], source: str) -> Dataset:
-    for name, values in {
+    columns: dict[str, list] = {
         "masked_queries": [[level.request.masked_query for level in row_levels] for row_levels in levels],
         "negative_queries": [[level.text for level in row_levels] for row_levels in levels],
         "negative_flags": [[level.flags for level in row_levels] for row_levels in levels],
         "source": [source] * len(levels),
         "level_sources": [[level.source for level in row_levels] for row_levels in levels],
-    }.items():
+    }
+    for name, values in columns.items():
         dataset = with_column(dataset, name, values)
     return dataset
 

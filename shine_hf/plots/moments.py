@@ -223,7 +223,7 @@ def _draw_saliency(
     axes.set_ylabel("rank of the saliency\namong all clips shown", color=INK, fontsize=FONT_SIZE)
 
 
-def saliency_ranks(curves: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
+def saliency_ranks(curves: Mapping[str, Sequence[float] | np.ndarray]) -> dict[str, np.ndarray]:
     """Return for each score of each curve the share of all other scores that are lower, in [0, 1]; equal scores have equal ranks."""
     from scipy.stats import rankdata
 
@@ -270,7 +270,7 @@ def _describe_fit(start: float, end: float, windows: Sequence[Sequence[float]]) 
 
 def _list_labels(axes: Axes, labels: Sequence[Sequence[str]], colors: Sequence[str], is_bold: Sequence[bool]) -> None:
     """Write the labels below each other in the right margin, in the colors of their lines."""
-    line = LINE_HEIGHT_INCHES / (axes.get_position().height * axes.get_figure().get_figheight())
+    line = LINE_HEIGHT_INCHES / (axes.get_position().height * axes.get_figure(root=True).get_figheight())
     top = 1.0
     for lines, color, bold in zip(labels, colors, is_bold):
         axes.text(

@@ -27,7 +27,7 @@ PAIR_SLOTS = {
     "v-p": ("verb", "preposition"),
 }
 
-Words = tuple[str, str, str, str, str]
+Words = tuple[str, ...]  # One per slot.
 Pair = tuple[str, str, str]
 
 

@@ -191,8 +191,8 @@ class ShapesCG:
             Event(words, float(start), float(end), float(rng.uniform()), int(rng.choice((-1, 1))))
             for words, start, end in zip(chosen, times[:-1:2], times[1::2])
         )
-        box = tuple(float(value) for value in rng.uniform(0.45, 0.55, 2).round(3))
-        return ShapesVideo(f"{split}_{index:05d}", self.duration, box, int(rng.integers(2**31)), events)
+        x, y = rng.uniform(0.45, 0.55, 2).round(3).tolist()
+        return ShapesVideo(f"{split}_{index:05d}", self.duration, (x, y), int(rng.integers(2**31)), events)
 
     def _draw_words(self, rng: np.random.Generator) -> Words:
         return tuple(words[rng.integers(len(words))] for words in WORDS.values())

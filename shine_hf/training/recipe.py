@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from transformers import HfArgumentParser, PreTrainedConfig
@@ -19,13 +20,13 @@ from .training_args import ShineTrainingArguments
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
-def _model_arguments_class() -> type:
+def _model_arguments_class() -> Any:
     """A dataclass with `model` and every field of the model configurations, all optional: what is left out keeps its default."""
     ours = {}
     for config in CONFIGS.values():
         inherited = {f.name for f in dataclasses.fields(PreTrainedConfig)}
         ours |= {f.name: f.type for f in dataclasses.fields(config) if f.name not in inherited}
-    fields = [
+    fields: list[tuple] = [
         (
             "model",
             str,
@@ -45,8 +46,11 @@ def _model_arguments_class() -> type:
     return dataclasses.make_dataclass("ModelArguments", fields)
 
 
-ModelArguments = _model_arguments_class()
-ModelArguments.__doc__ = "Which model to train, and the fields of its configuration that differ from the defaults."
+if TYPE_CHECKING:
+    ModelArguments = Any  # Made from the configurations when it is imported.
+else:
+    ModelArguments = _model_arguments_class()
+    ModelArguments.__doc__ = "Which model to train, and the fields of its configuration that differ from the defaults."
 
 
 @dataclasses.dataclass

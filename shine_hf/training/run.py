@@ -139,7 +139,7 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
         num_levels=data.num_levels,
         evaluated_levels=evaluated_levels,
         skip_flagged=data.skip_flagged,
-        irrelevant=data.irrelevant,
+        irrelevant=data.irrelevant,  # type: ignore[arg-type]  # A field of HfArgumentParser; the collator checks it.
         soft_boundary_seconds=data.soft_boundary_seconds,
         draw_margin_pairs=data.margin_pairs,
         seed=args.data_seed if args.data_seed is not None else args.seed,

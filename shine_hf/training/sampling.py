@@ -30,7 +30,7 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
             that is resumed in the middle of an epoch.
     """
 
-    def __init__(self, batch_size: int, lengths: list[float], seed: int, epoch: Callable[[], int]):
+    def __init__(self, batch_size: int, lengths: Sequence[float], seed: int, epoch: Callable[[], int]):
         super().__init__(batch_size, lengths=lengths)
         self.seed, self.epoch = seed, epoch
 

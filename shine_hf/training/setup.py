@@ -75,7 +75,9 @@ def set_up(
         config.text_encoder = config.text_encoder or getattr(texts, "public_spec", None)
     if processor is None:
         config = getattr(model, "config", None)
-        given = {} if getattr(videos, "clip_length", None) is None else {"clip_length": videos.clip_length}
+        given: dict[str, Any] = (
+            {} if getattr(videos, "clip_length", None) is None else {"clip_length": videos.clip_length}
+        )
         processor = MomentRetrievalProcessor.from_config(config) if config else MomentRetrievalProcessor(**given)
     if isinstance(videos, FeatureStore):
         require_matching_grids(videos, stored, processor.clip_length, processor.max_video_length)
@@ -103,7 +105,7 @@ def set_up(
     return TrainingSetup(model, collator, train_rows, eval_rows if is_dict else eval_rows.get("eval_dataset"))
 
 
-def new_model(model_type: str, videos: FeatureStore, texts: TextFeatures, **config: Any) -> PreTrainedModel:
+def new_model(model_type: str, videos: Any, texts: Any, **config: Any) -> PreTrainedModel:
     """Build a model for some features.
 
     Args:
@@ -137,8 +139,8 @@ def complete_arguments(args: TrainingArguments) -> ShineTrainingArguments:
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
     for field in dataclasses.fields(ShineTrainingArguments):
         if field.name not in known:
-            is_plain = field.default_factory is dataclasses.MISSING
-            setattr(complete, field.name, field.default if is_plain else field.default_factory())
+            make: Any = field.default_factory
+            setattr(complete, field.name, field.default if make is dataclasses.MISSING else make())
     # The length of a row is its duration, and a non-finite loss must be seen.
     complete.length_column_name, complete.logging_nan_inf_filter, complete.label_names = "duration", False, ["labels"]
     return complete
@@ -192,7 +194,7 @@ class ParsedStream(torch.utils.data.IterableDataset):
             self.stream.set_epoch(epoch)
 
 
-def _text_features(given: str | TextFeatures | Callable | None, config: Any) -> TextFeatures | Callable:
+def _text_features(given: str | TextFeatures | Callable | None, config: Any) -> Any:
     if given is not None and not isinstance(given, str | Path):
         return given
     if config is not None and config.text_encoder:
@@ -202,7 +204,7 @@ def _text_features(given: str | TextFeatures | Callable | None, config: Any) -> 
 
 def _video_features(
     given: str | Sequence[str] | Mapping, splits: Mapping[str, Dataset], clip_length: float | None
-) -> FeatureStore | Mapping:
+) -> Any:
     if isinstance(given, str | Path):
         given = [str(given)]
     if not isinstance(given, list | tuple):

@@ -465,7 +465,7 @@ class ShineTrainer(CheckpointingTrainer):
             return super().create_scheduler(num_training_steps, optimizer)
         steps_per_epoch = math.ceil(len(self.train_dataset) / self.get_total_train_batch_size(self.args))
         drop = self.args.lr_drop_epoch * steps_per_epoch
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+        self.lr_scheduler: Any = torch.optim.lr_scheduler.LambdaLR(
             optimizer or self.optimizer, lambda step: 0.1 if step >= drop else 1.0
         )
         return self.lr_scheduler

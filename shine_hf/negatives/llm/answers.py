@@ -173,7 +173,7 @@ def _words(value: object, request: FillRequest, count: int | None = None) -> lis
             return _words([fields[word] for word in originals], request, count)
         if None not in numbers and len(numbers) == len(fields):
             return _words([numbers[number] for number in sorted(numbers)], request, count)
-        return _words(*fields.values(), request, count) if len(fields) == 1 else None
+        return _words(next(iter(fields.values())), request, count) if len(fields) == 1 else None
     if not isinstance(value, list | tuple):
         return None
     if len(value) == 1 and (count > 1 or not isinstance(value[0], str)):

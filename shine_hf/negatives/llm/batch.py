@@ -59,7 +59,7 @@ class OpenAIBatchGenerator(LanguageModel):
         Raises:
             EndpointError: no request can succeed, or the endpoint rejected a batch.
         """
-        self.cache.lock()
+        self.answers.lock()
         self._problems: defaultdict[bytes, list[str]] = defaultdict(
             list
         )  # of each question, why a try brought no answer
@@ -70,7 +70,7 @@ class OpenAIBatchGenerator(LanguageModel):
             while waiting:
                 unsettled = []
                 for dialogue in waiting:
-                    fill = dialogue.replay(self.cache)
+                    fill = dialogue.replay(self.answers)
                     if fill is None and len(problems := self._problems[dialogue.key]) >= MAX_TRIES:
                         fill = Fill(dialogue.request, None, problems[-1])
                     if fill is None:
@@ -86,7 +86,7 @@ class OpenAIBatchGenerator(LanguageModel):
 
     def _submit(self) -> None:
         """Hand in the questions that no batch has yet, as far as the budget allows."""
-        taken = {key: batch for batch, questions in self.cache.waiting().items() for key in questions}
+        taken = {key: batch for batch, questions in self.answers.waiting().items() for key in questions}
         lines: dict[bytes, bytes] = {}
         for key, dialogue in self._dialogues.items():
             if key in taken:
@@ -112,14 +112,14 @@ class OpenAIBatchGenerator(LanguageModel):
     def _hand_in(self, questions: list[Row], file: bytes) -> None:
         name = f"{self.endpoint.base_url} {_PLANNED}{uuid.uuid4().hex}"
         questions = [{**question, "batch_id": name, "received_at": time.time()} for question in questions]
-        self.cache.store(questions)
+        self.answers.store(questions)
         try:
             file_id = self._client.files.create(file=("questions.jsonl", file), purpose="batch").id
             # Not the client's own retries: where a reply was lost, the batch is looked for before it is created again.
             batch_id = retry(lambda: self._find(name, questions) or self._create(name, file_id), may_pass)
         except openai.OpenAIError as error:
             if not may_pass(error):  # else the batch may be there: the next run looks for it
-                self.cache.store([], ended_batch=name)
+                self.answers.store([], ended_batch=name)
             raise EndpointError(f"{self.endpoint.base_url} takes no batch: {self.endpoint.explain(error)}") from error
         self._rename(questions, batch_id)
 
@@ -138,13 +138,13 @@ class OpenAIBatchGenerator(LanguageModel):
         return None
 
     def _rename(self, questions: Sequence[Row], batch_id: str) -> None:
-        self.cache.store({**question, "batch_id": f"{self.endpoint.base_url} {batch_id}"} for question in questions)
+        self.answers.store({**question, "batch_id": f"{self.endpoint.base_url} {batch_id}"} for question in questions)
 
     def _collect(self) -> bool:
         """Look at all open batches once; return whether one of them is over, so that there is something to do."""
         batches = {
             batch: list(questions.values())
-            for batch, questions in self.cache.waiting().items()
+            for batch, questions in self.answers.waiting().items()
             if batch.startswith(f"{self.endpoint.base_url} ")
         }
         progress = not batches
@@ -155,13 +155,13 @@ class OpenAIBatchGenerator(LanguageModel):
                     if found := self._find(batch, questions):
                         self._rename(questions, found)
                     else:
-                        self.cache.store([], ended_batch=batch)
+                        self.answers.store([], ended_batch=batch)
                     return True
                 remote = self._client.batches.retrieve(batch_id)
             except openai.OpenAIError as error:
                 raise EndpointError(
-                    f"batch {batch_id}, handed in earlier according to {self.cache.path}, cannot be read (was it made with another key?): "
-                    f"{error}. To give it up: sqlite3 {self.cache.path} \"DELETE FROM answers WHERE batch_id = '{batch}' AND raw = ''\""
+                    f"batch {batch_id}, handed in earlier according to {self.answers.path}, cannot be read (was it made with another key?): "
+                    f"{error}. To give it up: sqlite3 {self.answers.path} \"DELETE FROM answers WHERE batch_id = '{batch}' AND raw = ''\""
                 ) from error
             if remote.status in ("completed", "failed", "expired", "cancelled"):
                 progress = True
@@ -192,7 +192,7 @@ class OpenAIBatchGenerator(LanguageModel):
                 refused.append(name)
         answers = {name: raw for name, raw in replies.items() if is_answer(raw)}
         rows = [{**self.answered(questions[name], raw), "batch_id": remote.id} for name, raw in answers.items()]
-        self.cache.store(rows, ended_batch=batch)
+        self.answers.store(rows, ended_batch=batch)
         if hopeless or len(refused) == len(questions):
             reason = hopeless or problems[refused[0]]
             raise EndpointError(f"{self.endpoint.base_url} refused the requests of batch {remote.id}: {reason}")
@@ -214,7 +214,7 @@ class OpenAIBatchGenerator(LanguageModel):
 
     def _explain_failure(self, batch: str, remote: Batch) -> None:
         errors = (remote.errors.data if remote.errors else None) or []
-        self.cache.store([], ended_batch=batch)
+        self.answers.store([], ended_batch=batch)
         if any("token_limit" in (error.code or "") for error in errors):
             return time.sleep(self.poll_seconds)  # too much is queued at the endpoint; later there is room again
         text = "; ".join(f"line {error.line}: {error.message}" for error in errors[:3]) or "it gives no reason"

@@ -60,8 +60,8 @@ class LanguageModel:
         self.parameters: dict[str, Any] = {"model": self.source, **options}
         self.endpoint = Endpoint(self.base_url, self.api_key, self.timeout_seconds)
         self.budget = Budget(self.price, self.max_requests, self.max_cost_usd)
-        if not isinstance(self.cache, AnswerCache):
-            self.cache = AnswerCache(self.cache)  # last, so that no wrong argument leaves a file behind
+        # Last, so that no wrong argument leaves a file behind.
+        self.answers = self.cache if isinstance(self.cache, AnswerCache) else AnswerCache(self.cache)
 
     def cost_so_far(self) -> Budget:
         """Return requests, tokens and cost; its `str` is made for a progress bar."""
@@ -95,7 +95,7 @@ class LanguageModel:
     def estimate(self, requests: Sequence[FillRequest]) -> str:
         """Return in words what the requests would take beyond the cache, if every first answer can be used; sends nothing."""
         dialogues = [self.dialogue(request) for request in requests]
-        unanswered = {each.key: each for each in dialogues if each.replay(self.cache) is None}.values()
+        unanswered = {each.key: each for each in dialogues if each.replay(self.answers) is None}.values()
         prompt = sum(tokens_at_most(each.body(self.endpoint))[0] for each in unanswered)
         completion = sum(6 + 3 * len(each.request.originals) for each in unanswered)
         cost = f"about ${self.budget.usd(prompt, completion):.2f}" if self.budget.price else "price unknown"
@@ -107,7 +107,7 @@ class LanguageModel:
     def provenance(self) -> dict[str, Any]:
         """Return what was asked, the versions of the model that answered, the days on which they did, and the prices given."""
         parameters = json.dumps(self.parameters, sort_keys=True)
-        answers = [row for row in self.cache if row["parameters"] == parameters]
+        answers = [row for row in self.answers if row["parameters"] == parameters]
         days = {time.strftime("%Y-%m-%d", time.gmtime(row["received_at"])) for row in (answers[:1] + answers[-1:])}
         versions = {row["model_version"] for row in answers if row["model_version"]}
         made = {"model_versions": sorted(versions), "answered_on": sorted(days), "usd_per_million_tokens": self.price}
@@ -138,7 +138,7 @@ class OpenAIChatGenerator(LanguageModel):
         Raises:
             EndpointError: no request can succeed; the same call goes on from the answers in the cache.
         """
-        self.cache.lock()
+        self.answers.lock()
         results: queue.SimpleQueue[Fill | Exception | None] = queue.SimpleQueue()
         run = _Run(self, requests, results.put)
         thread = threading.Thread(target=lambda: asyncio.run(run.main()), name="shine-hf-chat", daemon=True)
@@ -183,7 +183,7 @@ class _Run:
 
     async def _work(self) -> None:
         """Settle one request after the other."""
-        cache = self._model.cache
+        cache = self._model.answers
         try:
             for request in self._requests:
                 dialogue = self._model.dialogue(request)
@@ -227,7 +227,7 @@ class _Run:
                     raise EndpointError(f"{endpoint.base_url}: {message}") from error
                 return f"given up: {message}"
             if has_answer := is_answer(raw):
-                model.cache.store([model.answered(dialogue.question(), raw)])
+                model.answers.store([model.answered(dialogue.question(), raw)])
             problem = model.judge(dialogue, raw, self._total)
             tries += 1
             if has_answer or tries == model.max_questions:

@@ -46,7 +46,7 @@ def test_every_request_is_filled(path):
         assert list(server.stats()["batches"].values()) == ["completed"]
         spending = generator.cost_so_far()
         assert spending.cost_at_most == pytest.approx((spending.prompt_tokens + 2 * spending.completion_tokens) / 1e6)
-        assert {row["batch_id"] for row in generator.cache} == set(server.stats()["batches"])
+        assert {row["batch_id"] for row in generator.answers} == set(server.stats()["batches"])
         list(make_generator(server, path).fill(make_requests(50)))
         assert len(server.stats()["batches"]) == 1
 
@@ -71,7 +71,7 @@ def test_unanswered_requests_go_into_the_next_batch(path, fate):
         assert all(fill.text for fill in generator.fill(make_requests(20)))
         stats = server.stats()
         assert len(stats["batches"]) == 2
-        assert_paid_once(stats, generator.cache)
+        assert_paid_once(stats, generator.answers)
 
 
 def test_rejected_batch_stops_the_run_and_frees_its_questions(path):
@@ -101,7 +101,7 @@ def test_useless_answers_are_asked_again(path):
         fills = list(generator.fill(make_requests(60)))
         assert sum(fill.text is not None for fill in fills) > 55
         assert all(fill.text or fill.error for fill in fills)
-        assert_paid_once(server.stats(), generator.cache)
+        assert_paid_once(server.stats(), generator.answers)
         assert 1 < len(server.stats()["batches"]) <= generator.max_questions
 
 
@@ -110,7 +110,7 @@ def test_lost_reply_does_not_create_the_batch_twice(path):
         generator = make_generator(server, path)
         assert all(fill.text for fill in generator.fill(make_requests(10)))
         assert len(server.stats()["batches"]) == 1
-        assert_paid_once(server.stats(), generator.cache)
+        assert_paid_once(server.stats(), generator.answers)
 
 
 def test_budget_limits_the_requests(path):
@@ -125,7 +125,7 @@ def test_unreadable_batch_error_names_its_origin_and_how_to_discard_it(path):
     with LLMServer(batch_seconds=0.0) as server:
         generator = make_generator(server, path)
         questions = [generator.dialogue(request).question() for request in make_requests(3)]
-        generator.cache.store([{**question, "batch_id": f"{server.url} batch-of-somebody"} for question in questions])
+        generator.answers.store([{**question, "batch_id": f"{server.url} batch-of-somebody"} for question in questions])
         with pytest.raises(EndpointError, match=r"batch-of-somebody.*answers\.sqlite") as caught:
             list(generator.fill(make_requests(3)))
         subprocess.run(
@@ -140,7 +140,7 @@ def test_questions_pending_at_another_endpoint_are_not_asked_again(path):
     with LLMServer(batch_seconds=0.0) as server:
         generator = make_generator(server, path)
         question = generator.dialogue(make_requests(1)[0]).question()
-        generator.cache.store([{**question, "batch_id": "https://elsewhere/v1 batch-1"}])
+        generator.answers.store([{**question, "batch_id": "https://elsewhere/v1 batch-1"}])
         with pytest.raises(EndpointError, match=r"waits in the batch https://elsewhere/v1 batch-1"):
             list(generator.fill(make_requests(1)))
 
@@ -159,7 +159,7 @@ def test_errors_with_status_200_are_not_cached_as_answers(path, fault):
         generator = make_generator(server, path, seed=None)
         assert all(fill.text for fill in generator.fill(make_requests(10)))
         assert len(server.stats()["batches"]) == (1 if fault == "not_json" else 2)
-        assert len(generator.cache) == 10
+        assert len(generator.answers) == 10
 
 
 @pytest.mark.parametrize("style", ["think", "magistral", "half_a_surrogate_pair"])
@@ -232,8 +232,8 @@ def test_kill_at_any_step_submits_nothing_twice(path, step):
         assert all(fill.text for fill in generator.fill(make_requests(20)))
         stats = server.stats()
         assert len(stats["batches"]) == 1
-        assert_paid_once(stats, generator.cache)
-        assert generator.cache.waiting() == {}
+        assert_paid_once(stats, generator.answers)
+        assert generator.answers.waiting() == {}
 
 
 def test_waiting_for_a_batch_can_be_interrupted(path, monkeypatch):

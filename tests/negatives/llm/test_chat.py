@@ -84,7 +84,7 @@ def test_every_request_recovers_from_one_fault(path, fault):
         fills = list(generator.fill(make_requests(4)))
         stats = server.stats()
     delivered = sorted(answer for answers in stats["answers"].values() for answer in answers)
-    kept = sorted(answer_ids(row["raw"] for row in generator.cache))
+    kept = sorted(answer_ids(row["raw"] for row in generator.answers))
     if fault in TRANSPORT_FAULTS + EMPTY_FAULTS:
         assert all(fill.text for fill in fills)
         assert stats["counts"] == {fault: 4, "good": 4} and stats["requests"] == 8
@@ -93,7 +93,7 @@ def test_every_request_recovers_from_one_fault(path, fault):
         # The server treats the next question as a new request and corrupts it too.
         assert not any(fill.text for fill in fills) and len(delivered) == 8
         assert kept == delivered
-        assert {row["attempt"] for row in generator.cache} == {0, 1}
+        assert {row["attempt"] for row in generator.answers} == {0, 1}
     else:
         assert all(fill.text for fill in fills) and len(delivered) == 4
         assert kept == delivered
@@ -107,7 +107,7 @@ def test_errors_with_status_200_are_not_cached_as_answers(path, fault):
         assert server.stats()["requests"] == 9
         server.configure(fault_rate=0.0)
         generator = make_generator(server, path)
-        assert len(generator.cache) == 0
+        assert len(generator.answers) == 0
         assert all(fill.text for fill in generator.fill(make_requests(3)))
 
 
@@ -206,7 +206,7 @@ def test_wrong_key_stops_at_once_and_is_not_printed(path, monkeypatch):
         generator = make_generator(server, path)
         with pytest.raises(EndpointError, match="401") as caught:
             list(generator.fill(make_requests(500)))
-    generator.cache.close()
+    generator.answers.close()
     assert "sk-very-secret" not in str(caught.value) and "***" in str(caught.value)
     assert "sk-very-secret" not in repr(generator.endpoint)
     for file in path.parent.iterdir():
@@ -261,7 +261,7 @@ def test_answers_in_flight_are_kept_if_the_caller_stops_early(path):
         next(fills)
         fills.close()
         delivered = sum(map(len, server.stats()["answers"].values()))
-        assert len(generator.cache) == delivered < 300
+        assert len(generator.answers) == delivered < 300
 
 
 def test_unreachable_endpoint_is_reported(path, monkeypatch):
@@ -277,8 +277,8 @@ def test_unreachable_endpoint_is_reported(path, monkeypatch):
 def test_full_disk_stops_the_run(path):
     with LLMServer() as server:
         generator = make_generator(server, path)
-        pages = generator.cache._connection.execute("PRAGMA page_count").fetchone()[0]
-        generator.cache._connection.execute(f"PRAGMA max_page_count={pages + 40}")
+        pages = generator.answers._connection.execute("PRAGMA page_count").fetchone()[0]
+        generator.answers._connection.execute(f"PRAGMA max_page_count={pages + 40}")
         with pytest.raises(OSError, match=r"cannot be written.*full"):
             list(generator.fill(make_requests(2000)))
         assert server.stats()["requests"] < 1000
@@ -311,7 +311,7 @@ def test_dollar_budget_is_never_exceeded(path):
     # What the server would charge, lost replies included: prompt tokens as we estimate them, and 10 tokens per answer.
     charged = sum(len(ids) for kind in ("answers", "lost", "empty") for ids in stats[kind].values())
     assert spending.usd(200 * charged, 10 * charged) < 0.5 * 1.1
-    kept = sum(row["cost_usd"] for row in generator.cache)
+    kept = sum(row["cost_usd"] for row in generator.answers)
     assert kept <= spending.usd(spending.prompt_tokens, spending.completion_tokens) <= spending.cost_at_most
 
 
