@@ -107,7 +107,7 @@ class ModelFacts:
     results_step: int | None = None
     example: SaliencyExample | None = None
     selection: tuple[str, float, int] | None = None
-    settings: dict[str, dict[str, object]] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     log_history: list[dict] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     base_model: str | None = None

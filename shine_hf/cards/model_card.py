@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,11 +132,12 @@ def _figures(facts: ModelFacts) -> dict[str, bytes]:
     from ..plots import plot_saliency_hierarchy, plot_training_curves
 
     figures = {}
-    for name, plot, content in (
+    drawn: list[tuple[str, Callable, object]] = [
         ("training_curves", plot_training_curves, [_drawn(entry) for entry in facts.log_history]),
         ("saliency_hierarchy", plot_saliency_hierarchy, facts.scored),
         *([("saliency_example", _plot_example, facts.example)] if facts.example else []),
-    ):
+    ]
+    for name, plot, content in drawn:
         try:
             figure = plot(content)
         except ImportError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from ...inference.retriever import MomentRetriever, RetrievalResult
 
@@ -58,7 +59,8 @@ def find_examples(rows: Sequence[Mapping], videos: Path, models: Mapping[str, st
     for title, folder in models.items():
         retriever = MomentRetriever.from_pretrained(folder)
         for example in examples:
-            found = retriever.find(str(example.video), [example.query, *example.negative_queries], top_k=3)
+            queries = [example.query, *example.negative_queries]
+            found = cast(list[RetrievalResult], retriever.find(str(example.video), queries, top_k=3))
             example.results[title], *example.others[title] = found
     return examples
 

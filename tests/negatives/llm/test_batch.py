@@ -125,7 +125,9 @@ def test_unreadable_batch_error_names_its_origin_and_how_to_discard_it(path):
     with LLMServer(batch_seconds=0.0) as server:
         generator = make_generator(server, path)
         questions = [generator.dialogue(request).question() for request in make_requests(3)]
-        generator.answers.store([{**question, "batch_id": f"{server.url} batch-of-somebody"} for question in questions])
+        generator.answers.store(
+            [{**question, "batch_id": f"{server.url} batch-of-somebody"} for question in questions]
+        )
         with pytest.raises(EndpointError, match=r"batch-of-somebody.*answers\.sqlite") as caught:
             list(generator.fill(make_requests(3)))
         subprocess.run(
