@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Collection
@@ -12,11 +13,14 @@ import torch
 from safetensors.torch import load_file
 from torch import distributed
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from transformers import TrainingArguments
 from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..hub.push import BEST_MODEL_FOLDER
 from ..io import atomic_dir
+
+logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
 # Files or folders, one of which holds the state: of one process or of several, of FSDP or of DeepSpeed.
@@ -95,3 +99,36 @@ def restore_best_model(checkpoint: str, output_dir: str) -> None:
         os.makedirs(output_dir, exist_ok=True)
         with atomic_dir(target) as folder:
             shutil.copytree(source, folder, dirs_exist_ok=True)
+
+
+def checkpoint_to_resume(args: TrainingArguments) -> str | None:
+    """Return the checkpoint that `args.resume_from_checkpoint` means: a folder, or with `true` the newest complete one of `output_dir`, if any.
+
+    Raises:
+        ValueError: for a checkpoint from which the training could not go on to the same losses.
+    """
+    checkpoint = _find_checkpoint(args)
+    if checkpoint is not None and (missing := missing_state(checkpoint)):
+        raise ValueError(
+            f"{checkpoint} lacks the state of: {', '.join(missing)}. Copy or download it again, or start anew from its weights with --model "
+            f"{checkpoint}"
+        )
+    return checkpoint
+
+
+def _find_checkpoint(args: TrainingArguments) -> str | None:
+    wanted = args.resume_from_checkpoint
+    if wanted is None or str(wanted).lower() in ("false", ""):
+        return None
+    if str(wanted).lower() != "true":
+        if not is_complete(wanted):
+            raise ValueError(
+                f"{wanted} is not a complete checkpoint: it is missing, or its saving was interrupted. The last complete one of this run is "
+                f"{last_complete_checkpoint(args.output_dir)}"
+            )
+        if args.should_save:
+            restore_best_model(wanted, args.output_dir)
+        return wanted
+    checkpoint = last_complete_checkpoint(args.output_dir)
+    logger.info("resuming from %s", checkpoint) if checkpoint else logger.info("no checkpoint yet: starting anew")
+    return checkpoint

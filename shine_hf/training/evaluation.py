@@ -37,7 +37,7 @@ def unpad(
     # Absent windows are negative; real ones end after 0.
     windows = np.where(windows[..., 1:] >= 0, windows, np.nan)
     moments = np.where(moments[..., 2:] >= 0, moments, np.nan)
-    # `Trainer` pads batches with fewer levels by -100 at their end: hence the irrelevant query comes second.
+    # `Trainer` pads batches with fewer levels by -100 at their end, so the irrelevant query comes second.
     scores = np.where(scores == -100, np.nan, scores)
     return moments, np.concatenate([scores[:, :1], scores[:, 2:], scores[:, 1:2]], axis=1), windows
 

@@ -1,4 +1,4 @@
-"""Keeps one query of an evaluation, with the saliency under it and under its negatives, for the picture in the model card."""
+"""Keep one query of an evaluation, with the saliency under it and under its negatives, for the figure of the model card."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ..cards.facts import SaliencyExample
 
 
 class ExampleRecorder:
-    """Takes the first query that has all its hard negatives (or else most of them) out of the first batch of an evaluation that has any."""
+    """Record the query with the most hard negatives in the first batch of an evaluation that has any."""
 
     def __init__(self):
         self._found: dict | None = None
 
     def clear(self) -> None:
-        """Forget the query of the evaluation before."""
+        """Forget the query of the previous evaluation."""
         self._found = None
 
     def record(self, inputs: Mapping, outputs: Mapping, moments: torch.Tensor) -> None:
         """
-        Look at a batch; most are passed over without reading a value from the device.
+        Look at a batch; most are skipped without reading a value from the device.
 
         Args:
             inputs: Of the model, with `labels`, of the collator.
@@ -47,13 +47,13 @@ class ExampleRecorder:
         }
 
     def describe(self, split: str, rows: Iterable[Mapping], clip_length: float) -> SaliencyExample | None:
-        """The query with its sentences, which are found in the `rows` that were evaluated; None where no query has hard negatives."""
+        """Return the query with its sentences, which are found in the `rows` that were evaluated; None if no query has hard negatives."""
         if self._found is None:
             return None
         found = self._found
         row = next(row for row in rows if row["qid"] == found["qid"])
         labels = [f"level {level}: {query}" for level, query in enumerate(row["negative_queries"], start=1)]
-        # Levels that the row lacks are padding of the batch; behind all of them comes the irrelevant query.
+        # Levels that the row lacks are padding of the batch; the irrelevant query comes last.
         curves = [*zip(labels, found["negatives"], found["exists"])]
         curves.append(("a query of another video", found["negatives"][-1], found["exists"][-1]))
         return SaliencyExample(

@@ -1,4 +1,4 @@
-"""Names the queries by which a loss stopped being a number, without a device-host transfer until it did."""
+"""Name the queries with which a loss became non-finite, without a device-host transfer until it did."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ MAX_STEPS = 1000
 
 
 class LossWatch:
-    """Keeps, of each training step since the last log, the loss `()` and a total per row `(B,)` on the device, and the row's qids."""
+    """For each training step since the last log: the loss `()` and a total per row `(B,)`, on the device, and the qids."""
 
     def __init__(self):
-        # The bound only matters to runs that are never logged.
+        # The bound matters only to runs that are never logged.
         self._steps = deque(maxlen=MAX_STEPS)
 
     def record(self, step: int, loss: torch.Tensor, outputs: Mapping, inputs: Mapping) -> None:
@@ -22,7 +22,7 @@ class LossWatch:
         Remember a (micro) step.
 
         Args:
-            outputs: Of the model: `saliency_scores (B, T)`, `pred_spans (B, Q, 2)` and, where it is there, `negative_saliency_scores (B, N, T)`.
+            outputs: Of the model: `saliency_scores (B, T)`, `pred_spans (B, Q, 2)` and, if there are any, `negative_saliency_scores (B, N, T)`.
             inputs: Of the model, with `labels`, of the collator.
         """
         qids = inputs["labels"].get("qids")
@@ -30,15 +30,15 @@ class LossWatch:
             self._steps.append((step, loss.detach(), _row_totals(outputs, inputs), qids))
 
     def clear(self) -> None:
-        """Forget the steps so far: their losses were numbers."""
+        """Forget the steps so far: their losses were finite."""
         self._steps.clear()
 
     def first_broken(self) -> tuple[int, list[str], int] | None:
         """
-        The first step of this process whose loss or outputs are not finite.
+        Return the first step of this process whose loss or outputs are not finite.
 
         Returns:
-            The step, the qids of the rows whose outputs or targets are not finite, and the number of rows; None where all steps are sound.
+            The step, the qids of the rows whose outputs or targets are not finite, and the number of rows; None if all steps are finite.
         """
         for step, loss, totals, qids in self._steps:
             broken = (~totals.isfinite()).tolist()
@@ -49,12 +49,12 @@ class LossWatch:
 
 @torch.no_grad()
 def _row_totals(outputs, inputs) -> torch.Tensor:
-    """One number per row, `(B,)`, that is finite if all outputs and targets of the row are: sums let NaN and infinity through."""
+    """Return one number per row, `(B,)`, that is finite if all outputs and targets of the row are: NaN and infinity survive a sum."""
     labels, clips = inputs["labels"], inputs["video_attention_mask"].bool()
     totals = (
         outputs["pred_spans"].float().sum(dim=(1, 2)) + labels["spans"].sum(dim=(1, 2)) + labels["saliency"].sum(dim=1)
     )
-    # What stands at padding and under absent negatives means nothing.
+    # Values at padding and under absent negatives mean nothing.
     totals = totals + outputs["saliency_scores"].float().masked_fill(~clips, 0).sum(dim=1)
     negatives = outputs.get("negative_saliency_scores")
     if negatives is not None:

@@ -29,10 +29,10 @@ NO_HYPERPARAMETERS = (
 
 class ModelCardCallback(TrainerCallback):
     """
-    Collects while a model is trained and evaluated what its card says.
+    Collect what the model card says while a model is trained and evaluated.
 
     Args:
-        describe_data: Gives the facts about the data, when a card is first written; a card without it says nothing about the data.
+        describe_data: Returns the facts about the data, called when a card is first written; without it, a card says nothing about the data.
         settings: Group -> settings, beside those of the model and of the training, that differ from their defaults.
         base_model: What is fine-tuned: a name on the Hub.
     """
@@ -85,7 +85,7 @@ class ModelCardCallback(TrainerCallback):
         return self._examples.get(VALIDATION) or next(iter(self._examples.values()), None)
 
     def _note(self, metrics: Mapping[str, float], step: int | None) -> None:
-        """`eval_{split}_mIoU` in training and `{split}_mIoU` behind it; the duration of an evaluation tells its prefix."""
+        """Note `eval_{split}_mIoU` (in training) or `{split}_mIoU` (after it); the runtime among the metrics reveals the prefix."""
         prefix = next((name.removesuffix("_runtime") for name in metrics if name.endswith("_runtime")), None)
         if prefix in (None, "train"):
             return
@@ -154,7 +154,7 @@ def _settings_of_training(args: TrainingArguments) -> dict[str, object]:
 def _environment(trainer, is_resumed: bool) -> dict[str, str]:
     args = trainer.args
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "datasets", "accelerate")}
-    # Of a run that was resumed this is the time since then alone.
+    # For a resumed run, this is only the time since then.
     seconds = next((e["train_runtime"] for e in reversed(trainer.state.log_history) if "train_runtime" in e), None)
     processes = f"{args.world_size} × " if args.world_size > 1 else ""
     device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type.upper()

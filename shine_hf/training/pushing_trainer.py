@@ -30,6 +30,9 @@ class PushingTrainer(Trainer):
     those that wait, unless all checkpoints are wanted or `hub_always_push` is set. What the Hub did not take is tried again with the next
     push and at the end of the training.
 
+    Two private methods of `Trainer` are overridden, since its public ones do not reach what it pushes: `_push_from_checkpoint`, which would push
+    pickles and no card, and `_finish_current_push`, by which it waits for the pushes of its own.
+
     Args:
         card (`ModelCardCallback`, *optional*): Collects what the card says; pass one that knows the data.
         kwargs: Of `Trainer`.
@@ -74,10 +77,10 @@ class PushingTrainer(Trainer):
     # ---- pushes ------------------------------------------------------------------------------------------------------
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Create the repository. A token that may not write is an error here, before any work; a Hub that is down is not.
+        """Create the repository. A token without write access is an error here, before any work; a Hub that is down is not.
 
         Raises:
-            PermissionError: for a missing, wrong or read-only token. ValueError: where the repository is public but shall be private.
+            PermissionError: for a missing, wrong or read-only token. ValueError: if the repository is public but should be private.
         """
         if not self.is_world_process_zero():
             return
@@ -131,11 +134,11 @@ class PushingTrainer(Trainer):
             return publish_model(folder, repo_id, message=commit_message, **access)
         except Exception:
             by_hand = f"shine-hf publish model {folder} --repo-id {repo_id}"
-            logger.error("the model is whole in %s but was not pushed; push it by hand: %s", folder, by_hand)
+            logger.error("the model is complete in %s but was not pushed; push it by hand: %s", folder, by_hand)
             raise
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Queue the model of a checkpoint, and with some strategies the checkpoint itself. Nothing that fails here stops the training."""
+        """Queue the model of a checkpoint, and with some strategies the checkpoint itself. No failure here stops the training."""
         if self.args.hub_strategy == HubStrategy.END or not self.is_world_process_zero():
             return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
@@ -154,7 +157,7 @@ class PushingTrainer(Trainer):
 
         try:
             self._pusher.add(name, stage)
-        # A full disk, a model that is none of transformers: the checkpoint itself is saved, and the training goes on.
+        # E.g. a full disk, or a model that is not of transformers: the checkpoint itself is saved, and the training continues.
         except Exception as error:
             logger.warning("%s is saved, but will not be pushed: %s", source, error)
 

@@ -21,7 +21,7 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
 def _model_arguments_class() -> Any:
-    """A dataclass with `model` and every field of the model configurations, all optional: what is left out keeps its default."""
+    """Return a dataclass with `model` and every field of the model configurations, all optional: None keeps the default."""
     ours = {}
     for config in CONFIGS.values():
         inherited = {f.name for f in dataclasses.fields(PreTrainedConfig)}
@@ -62,7 +62,7 @@ class Recipe:
     training: ShineTrainingArguments
 
     def config_overrides(self) -> dict:
-        """The fields of the model configuration that the recipe or the command line set."""
+        """Return the fields of the model configuration that the recipe or the command line set."""
         fields = {k: v for k, v in vars(self.model).items() if k != "model" and v is not None}
         known = {f.name for f in dataclasses.fields(CONFIGS.get(self.model.model, QDDetrConfig))}
         if foreign := [name for name in fields if name not in known]:
@@ -71,7 +71,7 @@ class Recipe:
 
 
 def make_parser() -> HfArgumentParser:
-    """The parser of the training command: one option per field, and `--config`."""
+    """Return the parser of the training command: one option per field, and `--config`."""
     parser = HfArgumentParser(
         (ModelArguments, DataArguments, ShineTrainingArguments), add_help=False, prog="shine-hf train"
     )
@@ -84,7 +84,7 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
 
     Raises:
         ValueError: for a key or option that does not exist (it is named, with the nearest one that does), or a value of a wrong kind.
-        FileNotFoundError: where the recipe does not exist.
+        FileNotFoundError: if the recipe does not exist.
     """
     parser = make_parser()
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -124,7 +124,7 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
 
 
 def find_recipe(name: str) -> Path:
-    """A path as it is, else a packaged recipe of that name."""
+    """Return the file of a recipe: a path, or the name of a packaged one."""
     for path in (Path(name), RECIPES / name, RECIPES / f"{name}.yaml"):
         if path.is_file():
             return path

@@ -29,7 +29,8 @@ from ..inference.features import as_submission, predict_from_features
 from ..io import atomic_file
 from ..modeling import MomentRetrievalProcessor
 from ..schema import VALIDATION, canonical_split
-from .checkpoints import is_complete, last_complete_checkpoint, missing_state, restore_best_model
+from .checkpoints import checkpoint_to_resume
+from .free_cores import FollowFreeCores
 from .memory import keep_freed_memory
 from .model_card_callback import ModelCardCallback
 from .recipe import Recipe
@@ -64,7 +65,9 @@ def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
     trainer, splits = build_trainer(recipe)
 
     if args.do_train:
-        result = trainer.train(resume_from_checkpoint=_checkpoint_to_resume(args))
+        with FollowFreeCores() as cores:
+            trainer.add_callback(cores)
+            result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(args))
         trainer.save_metrics("train", result.metrics)
         trainer.save_model()
         trainer.save_state()
@@ -94,7 +97,7 @@ def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
 
 
 def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
-    """The trainer of a recipe, and the splits: `train` without the validation rows, `validation`, and the test splits."""
+    """Build the trainer of a recipe. Also return the splits: `train` without the validation rows, `validation`, and the test splits."""
     args, data = recipe.training, recipe.data
     config_overrides = recipe.config_overrides()
     is_new = recipe.model.model in CONFIGS
@@ -231,8 +234,8 @@ def _write_predictions(trainer: ShineTrainer, split: str, rows: Dataset) -> str:
 
 
 def _data_settings(data) -> dict[str, object]:
-    """The settings of the data that differ from the defaults, apart from what the card tells in words."""
-    told = (
+    """Return the settings of the data that differ from the defaults, except what the card says in words."""
+    in_words = (
         "dataset",
         "data_dir",
         "negatives",
@@ -241,46 +244,12 @@ def _data_settings(data) -> dict[str, object]:
         "eval_splits",
         "eval_during_training",
     )
-    settings = {name: value for name, value in vars(data).items() if name not in told}
+    settings = {name: value for name, value in vars(data).items() if name not in in_words}
     return public_settings(settings, {f.name: f.default for f in dataclasses.fields(data)})
 
 
-def _checkpoint_to_resume(args) -> str | None:
-    """
-    `resume_from_checkpoint` is a folder, or `true` for the newest complete checkpoint of `output_dir`, if there is one.
-
-    Raises:
-        ValueError: A checkpoint from which the training could not go on to the same losses.
-    """
-    checkpoint = _find_checkpoint(args)
-    if checkpoint is not None and (missing := missing_state(checkpoint)):
-        raise ValueError(
-            f"{checkpoint} lacks the state of: {', '.join(missing)}. Copy or download it again, or start anew from its weights with --model "
-            f"{checkpoint}"
-        )
-    return checkpoint
-
-
-def _find_checkpoint(args) -> str | None:
-    wanted = args.resume_from_checkpoint
-    if wanted is None or str(wanted).lower() in ("false", ""):
-        return None
-    if str(wanted).lower() != "true":
-        if not is_complete(wanted):
-            raise ValueError(
-                f"{wanted} is not a complete checkpoint: it is missing, or its saving was interrupted. The last complete one of this run is "
-                f"{last_complete_checkpoint(args.output_dir)}"
-            )
-        if args.should_save:
-            restore_best_model(wanted, args.output_dir)
-        return wanted
-    checkpoint = last_complete_checkpoint(args.output_dir)
-    logger.info("resuming from %s", checkpoint) if checkpoint else logger.info("no checkpoint yet: starting anew")
-    return checkpoint
-
-
 def format_results(results: dict[str, dict[str, float]], simulated: bool = False) -> str:
-    """Two tables with a row per split: moments, and the order of the saliency. Numbers on simulated features say so."""
+    """Format two tables with a row per split: moments, and the order of the saliency. Numbers on simulated features say so."""
     links = [
         key for metrics in results.values() for key in metrics if ">" in key and not key.endswith(("_low", "_high"))
     ]

@@ -92,7 +92,7 @@ def set_up(
         videos,
         texts,
         query_pool=train_rows if has_pool else None,
-        # A stream is never there as a whole, so other queries come from the batch.
+        # A stream is never available at once, so other queries come from the batch.
         irrelevant="random" if has_pool else "in_batch",
         num_levels=levels,
         hard_negatives=args.fine_weight > 0,

@@ -65,7 +65,7 @@ class StopOnSignal(TrainerCallback):
     def __enter__(self) -> StopOnSignal:
         # Only the main thread can set handlers; elsewhere a training dies by the signal, as it would without this callback.
         if threading.current_thread() is threading.main_thread():
-            # A signal that the parent process told us to ignore stays ignored, e.g. SIGHUP under `nohup`.
+            # A signal that the parent process ignores stays ignored, e.g. SIGHUP under `nohup`.
             wanted = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
             self._previous_handlers = {number: signal.signal(number, self._receive) for number in wanted}
         return self
@@ -99,7 +99,7 @@ class StopOnSignal(TrainerCallback):
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if self.stopped_by:
             control.should_log = control.should_save = True
-            # The epoch goes on after the resumption, so its evaluation is not due yet.
+            # The epoch continues after the resumption, so its evaluation is not due yet.
             control.should_evaluate = control.should_evaluate and state.epoch.is_integer()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:

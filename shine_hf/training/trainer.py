@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,27 +13,22 @@ from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, IntervalStrategy, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length, number_of_arguments, seed_worker
+from transformers.trainer_utils import has_length, number_of_arguments, seed_worker
 
 from ..losses import ShineLoss
 from ..modeling import MomentRetrievalProcessor
-from .callbacks import SetEpochCallback, StopWithoutProgress, selection_metric
-from .checkpointing_trainer import CheckpointingTrainer
-from .cpu_kernels import fast_cpu_kernels
-from .evaluation import saliency_inside, score, telling_rows, write_query_results
-from .example_recorder import ExampleRecorder
+from .callbacks import SetEpochCallback, StopWithoutProgress
+from .evaluating_trainer import EvaluatingTrainer
 from .loss_watch import LossWatch, describe
-from .model_card_callback import SPEED_METRICS
-from .sampling import longest_first, restore_order, training_sampler
-from .setup import complete_arguments, read_rows, set_up
-from .step_loss import LOSS, ROWS, StepLoss, divide, totals
-from .stop_on_signal import ignore_foreign_signals
+from .sampling import training_sampler
+from .setup import complete_arguments, set_up
+from .step_loss import StepLoss, divide, totals
 
 CONFIDENCE = 0.95  # Of the intervals of the saliency order.
 STEPS = "steps"
 
 
-class ShineTrainer(CheckpointingTrainer):
+class ShineTrainer(EvaluatingTrainer):
     """
     Trains a moment-retrieval model with its base loss plus the SHINE ranking losses, and evaluates moments and saliency order.
 
@@ -109,17 +102,16 @@ class ShineTrainer(CheckpointingTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class or data_collator.processor,
-            compute_metrics=self._in_callers_order(compute_metrics or self.compute_moment_metrics),
+            compute_metrics=compute_metrics,
+            reads_rows=self._owns_collator,
             model_init=model_init,
             **kwargs,
         )
         self._shine_loss = shine_loss
         self.model_accepts_loss_kwargs = False
-        # On the device: the loss terms since the last log of the training; sums and counts of the terms since the start of the evaluation.
-        self._terms, self._evaluated = defaultdict(float), defaultdict(float)
-        self._watch, self._example = LossWatch(), ExampleRecorder()
-        # The order in which the rows of the running evaluation are read, and the rows.
-        self._row_order, self._evaluated_rows = None, None
+        # On the device: the loss terms since the last log.
+        self._terms = defaultdict(float)
+        self._watch = LossWatch()
         if hasattr(data_collator, "set_epoch"):
             self.add_callback(SetEpochCallback(data_collator))
         if args.early_stopping_patience is not None and args.eval_strategy != IntervalStrategy.NO:
@@ -183,11 +175,6 @@ class ShineTrainer(CheckpointingTrainer):
         with self._kernels(model):
             return super().training_step(model, inputs, num_items_in_batch)
 
-    def _kernels(self, model) -> contextlib.AbstractContextManager[None]:
-        """Faster layers for a step on a CPU. A compiled model has its own, and would be compiled again for ours."""
-        uses_ours = self.args.device.type == "cpu" and not self.args.torch_compile
-        return fast_cpu_kernels(model) if uses_ours else contextlib.nullcontext()
-
     def _ranking_warmup(self) -> float:
         """How much of their weight the terms that compare queries have at this step; all of it if the model is only evaluated."""
         steps = self.args.ranking_warmup_ratio * self.state.max_steps
@@ -201,20 +188,6 @@ class ShineTrainer(CheckpointingTrainer):
         if self.args.dataloader_drop_last or not has_length(self.train_dataset):
             return 0
         return len(self.train_dataset) % (self._train_batch_size * self.accelerator.num_processes)
-
-    def _counted_rows(self, inputs, remainder: int) -> torch.Tensor | None:
-        """Which rows count, `(B,)` bool, None for all: Accelerate fills up the last batches of the processes, which have `remainder` rows in all,
-        with rows from the start of the data."""
-        is_last = self.accelerator.gradient_state.end_of_dataloader
-        if self.accelerator.num_processes == 1 or not is_last or remainder <= 0:
-            return None
-        rows = torch.arange(len(inputs["video_attention_mask"]), device=self.args.device)
-        return rows + self.accelerator.process_index * len(rows) < remainder
-
-    def _sum_over_processes(self, values: dict) -> dict:
-        """Sums `(K,)` of all processes, which have the same names and sizes, in one transfer."""
-        summed = self.accelerator.reduce(torch.cat([value.float() for value in values.values()]), "sum")
-        return dict(zip(values, summed.split([len(value) for value in values.values()])))
 
     # ---- logs ------------------------------------------------------------------------------------------------------
 
@@ -278,178 +251,6 @@ class ShineTrainer(CheckpointingTrainer):
         return self._make_dataloader(
             self.train_dataset, self.data_collator, self._train_batch_size, sampler, worker_init_fn=seed_workers
         )
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Return the loader of an evaluation: the longest videos come first, and the draws of the collator are the same at every evaluation."""
-        if eval_dataset is None or isinstance(eval_dataset, str):
-            rows = self.eval_dataset[eval_dataset] if eval_dataset is not None else self.eval_dataset
-        else:
-            rows = read_rows(eval_dataset, "eval_dataset") if self._owns_collator else eval_dataset
-        if rows is None:
-            raise ValueError("ShineTrainer: evaluation needs an eval_dataset")
-        collator = self.data_collator
-        if hasattr(collator, "for_evaluation"):
-            collator = collator.for_evaluation()
-        order = longest_first(rows, self.args)
-        loader = self._make_dataloader(rows, collator, self.args.eval_batch_size, order)
-        loader.row_order = order
-        return loader
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """Return the loader of [`predict`], which is that of an evaluation."""
-        return self.get_eval_dataloader(test_dataset)
-
-    def _make_dataloader(self, rows, collator, batch_size: int, sampler, worker_init_fn=None) -> DataLoader:
-        args, is_training = self.args, worker_init_fn is not None
-        loader = DataLoader(
-            rows,
-            batch_size,
-            sampler=sampler,
-            collate_fn=collator,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            # Those of an evaluation would outlive it, and there is another loader for the next one.
-            persistent_workers=args.dataloader_persistent_workers and is_training,
-            multiprocessing_context=args.dataloader_multiprocessing_context,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            in_order=args.dataloader_in_order,
-            drop_last=args.dataloader_drop_last and is_training,
-            worker_init_fn=functools.partial(ignore_foreign_signals, worker_init_fn),
-        )
-        # Each process reads its share of a stream: batches that one reads for all hold tensors only, and ours have qids.
-        self.accelerator.dataloader_config.dispatch_batches = False
-        return self.accelerator.prepare(loader)
-
-    # ---- evaluation --------------------------------------------------------------------------------------------------
-
-    def train(self, *args, **kwargs) -> TrainOutput:
-        """Train as [`CheckpointingTrainer`] does, after a look at whether an evaluation finds `metric_for_best_model`.
-
-        Raises:
-            ValueError: if no evaluation will produce `metric_for_best_model`.
-            Exception: as [`CheckpointingTrainer.train`].
-        """
-        self._check_selection_metric()
-        return super().train(*args, **kwargs)
-
-    def _check_selection_metric(self) -> None:
-        args = self.args
-        # A sharded model cannot be evaluated before it is trained.
-        if not args.metric_for_best_model or args.eval_strategy == IntervalStrategy.NO or self.is_sharded:
-            return
-        wanted, found = selection_metric(args), set()
-        datasets = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
-        # The loader draws a seed for its workers, which must not change the training.
-        with torch.random.fork_rng(devices=[]):
-            for name, rows in datasets.items():
-                prefix = f"eval_{name}" if name else "eval"
-                found |= self.predict(telling_rows(rows), metric_key_prefix=prefix).metrics.keys()
-        if wanted not in found:
-            names = sorted(name.removeprefix("eval_") for name in found if not name.endswith(SPEED_METRICS))
-            raise ValueError(
-                f"metric_for_best_model is {args.metric_for_best_model!r}, which no evaluation during the training will produce; there are "
-                f"{', '.join(names)}"
-            )
-
-    @property
-    def is_sharded(self) -> bool:
-        """Whether no process has all weights."""
-        return self.is_fsdp_enabled or self.is_deepspeed_enabled
-
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """Evaluate as `Trainer` does; the results come in the order of the rows, and the loss terms are among the metrics."""
-        self._evaluated.clear()
-        self._example.clear()
-        self._evaluated_rows, self._row_order = dataloader.dataset, getattr(dataloader, "row_order", None)
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        predictions, labels = (restore_order(part, self._row_order) for part in (output.predictions, output.label_ids))
-        terms = self._evaluated_terms() if self._evaluated else {}
-        metrics = output.metrics | {f"{metric_key_prefix}_{name}": value for name, value in terms.items()}
-        split = metric_key_prefix.removeprefix("eval_")
-        if example := self._example.describe(split, dataloader.dataset, self.processing_class.clip_length):
-            self.card.note_example(example)
-        self._last_evaluation = output._replace(predictions=predictions, label_ids=labels, metrics=metrics)
-        return self._last_evaluation
-
-    def _in_callers_order(self, compute_metrics):
-        @functools.wraps(compute_metrics)
-        def compute(prediction: EvalPrediction, **kwargs) -> dict[str, float]:
-            parts = (prediction.predictions, prediction.label_ids, prediction.inputs, prediction.losses)
-            return compute_metrics(EvalPrediction(*(restore_order(part, self._row_order) for part in parts)), **kwargs)
-
-        return compute
-
-    def prediction_step(
-        self, model: nn.Module, inputs: dict, prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> tuple:
-        """Reduce the outputs to what the metrics read: moments `(B, Q, 3)` and mean saliency inside the moment."""
-        inputs = self._prepare_inputs(inputs)
-        step_loss = StepLoss(self.model, self.shine_loss)
-        counts = step_loss.counts(inputs, self._counted_rows(inputs, self.accelerator.gradient_state.remainder))
-        with torch.no_grad(), self.compute_loss_context_manager(), self._kernels(model):
-            outputs = step_loss.forward(model, inputs)
-            sums = step_loss.sums(outputs, inputs, counts)
-        for kind, values in (("sums", sums), ("counts", totals([counts]))):
-            for name, value in values.items():
-                self._evaluated[kind, name] += value
-        if prediction_loss_only:
-            return None, None, None
-        labels = inputs["labels"]
-        moments = self.processing_class.decode_moments(
-            outputs.get("logits"),
-            outputs["pred_spans"],
-            inputs["video_attention_mask"],
-            labels["durations"],
-            self.args.round_to_clip_length,
-            self.args.nms_threshold,
-            outputs["saliency_scores"],
-            outputs.get("saliency_weight"),
-        )
-        self._example.record(inputs, outputs, moments)
-        return None, (moments.float(), saliency_inside(outputs, inputs)), labels["windows"]
-
-    def _evaluated_terms(self) -> dict[str, float]:
-        """Loss and terms over all rows that were evaluated, `loss` first; a term that no row has is left out."""
-        summed = self._sum_over_processes(self._evaluated)
-        self._evaluated.clear()
-        counts = {name: total for (kind, name), total in summed.items() if kind == "counts"}
-        sums = {
-            name: total
-            for (kind, name), total in summed.items()
-            if kind == "sums" and counts.get(name, counts[ROWS]).any()
-        }
-        terms = divide(sums, {name: count.clamp(min=1) for name, count in counts.items()})
-        loss, scalars = StepLoss(self.model, self.shine_loss).weigh(terms)
-        return {LOSS: loss.item(), **{name: value.item() for name, value in scalars.items()}}
-
-    def compute_moment_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Return R1@0.3/0.5/0.7, mIoU and mAP of the moments, and how often the saliency is in the order that SHINE trains, in percent.
-
-        Rows without a window have no answer: they are not scored. Without any answer there are no figures.
-        """
-        confidence = None if self.is_in_train else CONFIDENCE
-        return score(prediction.predictions, prediction.label_ids, self._evaluated_rows, confidence)
-
-    def save_query_results(self, split: str, rows: Any) -> None:
-        """
-        Write what the last evaluation found for every query to `output_dir/queries/{split}.jsonl`: `qid`, `vid`, the first `moment`
-        `[start, end]` in seconds, its `iou` with the annotated window that it fits best, and the mean `saliency` inside the moment under the
-        query, level 1, 2, … and the irrelevant query (null for what does not exist). This is what a comparison of two models per query needs.
-
-        Args:
-            split: Name of the file.
-            rows: What was evaluated.
-        """
-        if self.is_world_process_zero():
-            path = os.path.join(self.args.output_dir, "queries", f"{split}.jsonl")
-            write_query_results(path, rows, self._last_evaluation.predictions, self._last_evaluation.label_ids)
 
     # ---- optimization --------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ class ShineTrainingArguments(TrainingArguments):
         intra_margin, inter_margin (`float`), top_k_divisor (`int`), fine_margins (`list[float]`), compare_to (`str`), fine_distance (`str`): See
             [`ShineLoss`].
         ranking_warmup_ratio (`float`): Share of the training over which the terms that compare queries (inter and fine) grow from 0 to their weight.
-            Before a model has learned what words look like, its saliency under another query tells it little. 0, as in the paper, trains
+            Before a model has learned what words look like, its saliency under another query says little. 0, as in the paper, trains
             them from the start.
         lr_drop_epoch (`int`, *optional*): Epoch after which the learning rate is a tenth; `None` leaves it to `lr_scheduler_type`.
         nms_threshold (`float`, *optional*), round_to_clip_length (`bool`): Post-processing of the moments that are evaluated.
@@ -105,7 +105,7 @@ class ShineTrainingArguments(TrainingArguments):
 
     # Else a resumed run would count its evaluations without progress from 0.
     restore_callback_states_from_checkpoint: bool = field(
-        default=True, metadata={"help": "Leave True: a resumed run goes on exactly where it was."}
+        default=True, metadata={"help": "Leave True: a resumed run continues exactly where it was."}
     )
 
     def __post_init__(self):
@@ -122,7 +122,7 @@ class ShineTrainingArguments(TrainingArguments):
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must be between 0 and 1, e.g. 0.999, got {self.ema_decay}")
         if self.early_stopping_patience is not None and self.metric_for_best_model is None:
-            raise ValueError("early_stopping_patience needs metric_for_best_model, validation_mIoU say")
+            raise ValueError("early_stopping_patience needs metric_for_best_model, e.g. validation_mIoU")
         if not self.fine_margins:
             raise ValueError("fine_margins needs at least the margin of the irrelevant query")
 

@@ -1,6 +1,6 @@
-"""Machine and data faults: after any of them, the same command resumes to exactly the results of an uninterrupted run, or explains why not.
+"""Faults of machines and of data: whatever happens, the same command leads to exactly the results of an undisturbed run, or says why not.
 
-Longer checks, e.g. kills at random times, are in `benchmarks/faults/`.
+What takes longer, e.g. kills at random times, is in `benchmarks/faults/`.
 """
 
 import contextlib
@@ -202,8 +202,8 @@ def test_early_stopped_run_keeps_its_newest_checkpoint_and_takes_no_further_step
     assert len(evaluations) == 2
 
 
-def test_sigterm_to_the_process_group_ends_the_command_with_143(data, uninterrupted, tmp_path):
-    """Signal all processes as a scheduler does, including the data loader workers."""
+def test_sigterm_to_all_processes_ends_the_command_with_143(data, undisturbed, tmp_path):
+    """As a scheduler sends it: to the workers of the data loader too."""
     output, more = tmp_path / "out", ("--dataloader_num_workers", "1", "--dataloader_persistent_workers", "true")
     process = subprocess.Popen(
         [sys.executable, str(REPOSITORY / "train.py"), *arguments(data, output, *SETTINGS, *more)],
@@ -227,7 +227,7 @@ def test_sigterm_to_the_process_group_ends_the_command_with_143(data, uninterrup
 
 
 class Killed(BaseException):
-    """Mimic SIGKILL: no code catches this exception to clean up."""
+    """Like SIGKILL: nothing here catches it to clean up."""
 
 
 def kill_instead(place, name, nth, before=lambda *args: None):
@@ -266,8 +266,8 @@ def write_half(self, path):
         (shutil, "rmtree", 2, lambda *_: None),
     ],
 )  # fmt: skip
-def test_kill_while_saving_leaves_no_partial_file_that_looks_complete(
-    train, uninterrupted, monkeypatch, place, name, nth, before
+def test_a_kill_while_saving_leaves_nothing_that_is_taken_for_complete(
+    train, undisturbed, monkeypatch, place, name, nth, before
 ):
     with monkeypatch.context() as patch:
         patch.setattr(*kill_instead(place, name, nth, before))
@@ -304,7 +304,7 @@ def largest_file(size_bytes: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-# The best model is written first; the optimizer state is about twice as large.
+# The best model and its weights are written first, the state of the optimizer is about twice as large.
 @pytest.mark.parametrize(("size_bytes", "failing"), [(4_000, "best"), (150_000, "checkpoint-8")])
 def test_full_disk_stops_training_with_advice_and_loses_nothing(
     train, uninterrupted, monkeypatch, size_bytes, failing

@@ -1,7 +1,8 @@
 """Losses and matcher synchronize with the host only if several windows must be assigned: the training step runs on `meta` tensors.
 
-On the `meta` device, anything that reads a value (`.item()`, `.cpu()`, `if tensor:`, a boolean index) raises. Code that runs there never
-reads from a GPU. This does not catch small copies to the GPU, e.g. a tensor made of Python numbers; code review has to.
+On the `meta` device there is nothing to read: whatever asks for a value (`.item()`, `.cpu()`, `if tensor:`, a boolean index) raises. So what
+runs there never reads from a GPU. (Small copies to it, e.g. a tensor made of Python numbers, look like any other operation here and are kept out
+by reading the code.)
 """
 
 import pytest

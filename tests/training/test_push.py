@@ -95,7 +95,7 @@ def test_every_revision_is_complete(hub, online, train, data, tmp_path, strategy
 
 def test_every_revision_loads_without_the_package_and_its_card_examples_run(hub, online, train, run_client, capsys):
     train("all_checkpoints")
-    with_package, alone = python_blocks(revisions(hub)[-1][1]["README.md"])
+    with_package, without_package = python_blocks(revisions(hub)[-1][1]["README.md"])
     names = [oid for oid, _ in commits(hub)]
     code = f"""
 import sys
@@ -106,7 +106,7 @@ for revision in {names}:
     processor = AutoFeatureExtractor.from_pretrained("{REPO}", revision=revision, trust_remote_code=True)
     print(type(model).__name__, processor.video_dim)
 """
-    printed = run_client(code + alone).split("\n")
+    printed = run_client(code + without_package).split("\n")
     assert len(names) == 4 and printed[:4] == ["QDDetrForMomentRetrieval 16"] * 4 and "'start'" in printed[4]
     capsys.readouterr()
     exec(with_package, {})
@@ -147,10 +147,10 @@ def test_run_resumed_from_a_pushed_checkpoint_equals_the_original(hub, online, t
     resumed = arguments(data, tmp_path / "resumed", *STEPS, *best, "--resume_from_checkpoint", str(elsewhere))
     run_recipe(parse_recipe(resumed))
     assert losses(tmp_path / "resumed") == losses(tmp_path / "made-up")
-    whole, again = (
+    uninterrupted, again = (
         QDDetrForMomentRetrieval.from_pretrained(tmp_path / name).state_dict() for name in ("made-up", "resumed")
     )
-    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert all(torch.equal(uninterrupted[name], again[name]) for name in uninterrupted)
 
 
 def test_only_the_main_process_pushes(hub, online, train, monkeypatch):

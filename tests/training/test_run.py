@@ -1,4 +1,4 @@
-"""Complete runs, from annotation files to `from_pretrained`, on a made-up dataset with simulated features."""
+"""The entire job, from annotation files to `from_pretrained`, on a made-up dataset with simulated features."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def test_every_split_is_evaluated_on_all_its_queries(finished):
     assert set(results) == {"validation", "test_trivial", "novel_composition", "novel_word"}
     for metrics in results.values():
         assert {"R1@0.3", "R1@0.5", "R1@0.7", "mIoU", "loss", "loss_span", "loss_coarse_intra"} <= set(metrics)
-    # Only train rows have negatives here, so only the validation split covers the full chain.
+    # Only rows of train have negatives here, so only the validation split shows the entire chain.
     assert "positive>level1" in results["validation"] and "level1>level2" not in results["novel_word"]
     saved = json.loads((output / "novel_word_results.json").read_text())
     assert saved["novel_word_mIoU"] == results["novel_word"]["mIoU"]
@@ -191,11 +191,11 @@ def test_a_training_without_a_place_for_its_files_is_refused(tmp_path, monkeypat
     assert stopped.value.code == 2 and "unrecognized arguments: --data-dir" in capsys.readouterr().err
 
 
-def test_resumed_run_equals_uninterrupted_run_after_a_kill(data, tmp_path):
-    """SIGKILL after a checkpoint, then the same command again: losses and weights are the same as without the kill."""
+def test_a_killed_run_resumes_to_exactly_the_same_losses(data, tmp_path):
+    """SIGKILL after a checkpoint, then the same command again: same losses and same weights as without the kill."""
     more = ("--max_steps", "24", "--save_steps", "4", "--logging_steps", "4", "--eval_strategy", "no", "--keep_best", "false", "--eval_splits",
             "novel_word", "--resume_from_checkpoint", "true")  # fmt: skip
-    run_recipe(parse_recipe(arguments(data, tmp_path / "whole", *more)))
+    run_recipe(parse_recipe(arguments(data, tmp_path / "uninterrupted", *more)))
 
     command = [sys.executable, str(REPOSITORY / "train.py"), *arguments(data, tmp_path / "killed", *more)]
     process = subprocess.Popen(
@@ -213,24 +213,24 @@ def test_resumed_run_equals_uninterrupted_run_after_a_kill(data, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "killed" / "trainer_state.json").exists(), "the run finished before it could be killed"
-    # A truncated checkpoint must not be mistaken for a complete one.
+    assert not (tmp_path / "killed" / "trainer_state.json").exists(), "the run was over before it could be killed"
+    # A checkpoint that was cut short must not be taken for a complete one.
     (tmp_path / "killed" / "checkpoint-99").mkdir()
 
     run_recipe(parse_recipe(arguments(data, tmp_path / "killed", *more)))
-    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
-    whole, killed = (
-        QDDetrForMomentRetrieval.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "killed")
+    assert losses(tmp_path / "killed") == losses(tmp_path / "uninterrupted")
+    uninterrupted, killed = (
+        QDDetrForMomentRetrieval.from_pretrained(tmp_path / name).state_dict() for name in ("uninterrupted", "killed")
     )
-    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    assert all(torch.equal(uninterrupted[name], killed[name]) for name in uninterrupted)
 
 
 @pytest.mark.parametrize(
     ("lost", "named"),
     [("optimizer.pt", "optimizer"), ("scheduler.pt", "learning-rate schedule"), ("rng_state.pth", "random number generators")],
 )  # fmt: skip
-def test_checkpoint_without_its_training_state_is_rejected(data, tmp_path, lost, named):
-    """`Trainer` would silently continue without it, with other losses."""
+def test_a_checkpoint_that_came_without_its_state_is_refused(data, tmp_path, lost, named):
+    """`Trainer` would silently continue without it, to other losses."""
     checkpoint = tmp_path / "checkpoint-2"
     checkpoint.mkdir()
     for name in {"optimizer.pt", "scheduler.pt", "rng_state.pth"} - {lost}:

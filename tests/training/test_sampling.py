@@ -25,8 +25,8 @@ def test_resumed_process_draws_the_same_rest_of_the_epoch(process, skipped):
         process_index=process,
         put_on_device=False,
     )
-    whole = [batch.tolist() for batch in rows]
+    entire = [batch.tolist() for batch in rows]
     resumed = skip_first_batches(rows, skipped)
     # With several processes, the trainer's call does not reach the sampler.
     resumed.set_epoch(0)
-    assert [batch.tolist() for batch in resumed] == whole[skipped:] and len(whole) == 3
+    assert [batch.tolist() for batch in resumed] == entire[skipped:] and len(entire) == 3

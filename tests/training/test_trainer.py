@@ -122,7 +122,7 @@ def test_inter_query_terms_ramp_up_to_their_weight(splits, tmp_path):
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     after = [entry["loss"] for entry in resumed.state.log_history if "loss" in entry]
     assert after == [entry["loss"] for entry in history]
-    # Evaluation always measures the full loss.
+    # Evaluation measures the full loss, however far the training is.
     early = make_trainer(splits, tmp_path / "early", ranking_warmup_ratio=1.0, inter_margin=50.0).evaluate()
     terms = sum(early[f"eval_validation_loss_{name}"] for name in ("coarse_intra", "coarse_inter", "fine"))
     assert early["eval_validation_loss"] == pytest.approx(terms, rel=1e-4)
@@ -151,8 +151,8 @@ def test_saved_query_results_belong_to_their_query(splits, tmp_path):
     saved = [json.loads(line) for line in (tmp_path / "queries" / "all.jsonl").read_text().splitlines()]
     assert [query["qid"] for query in saved] == rows["qid"]
     for index, query in enumerate(saved):
-        alone = trainer.evaluate(rows.select([index]), metric_key_prefix="alone")
-        assert 100 * query["iou"] == pytest.approx(alone["alone_mIoU"], abs=1e-3)
+        single = trainer.evaluate(rows.select([index]), metric_key_prefix="single")
+        assert 100 * query["iou"] == pytest.approx(single["single_mIoU"], abs=1e-3)
 
 
 def test_predictions_follow_the_row_order(splits, tmp_path):
@@ -162,10 +162,10 @@ def test_predictions_follow_the_row_order(splits, tmp_path):
     together = trainer.predict(rows)
     (moments, saliency), windows = together.predictions, together.label_ids
     for index in range(0, len(rows), 5):
-        alone = trainer.predict(rows.select([index]))
-        assert moments[index] == pytest.approx(alone.predictions[0][0])
-        assert saliency[index, :2] == pytest.approx(alone.predictions[1][0, :2], rel=1e-4, nan_ok=True)
-        assert windows[index] == pytest.approx(alone.label_ids[0])
+        single = trainer.predict(rows.select([index]))
+        assert moments[index] == pytest.approx(single.predictions[0][0])
+        assert saliency[index, :2] == pytest.approx(single.predictions[1][0, :2], rel=1e-4, nan_ok=True)
+        assert windows[index] == pytest.approx(single.label_ids[0])
         assert windows[index, 0] == pytest.approx(rows[index]["relevant_windows"][0])
 
 
@@ -293,7 +293,7 @@ def test_non_finite_loss_stops_training(splits, tmp_path):
         make_trainer(splits, tmp_path, model, eval_strategy="steps", eval_steps=2).train()
 
 
-def test_model_without_negative_scores_is_rejected(splits, tmp_path):
+def test_a_model_without_scores_for_negatives_is_refused(splits, tmp_path):
     model = Toy()
     forward = model.forward
     model.forward = lambda **inputs: {k: v for k, v in forward(**inputs).items() if "negative" not in k}

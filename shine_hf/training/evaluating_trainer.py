@@ -1,0 +1,256 @@
+"""The side of [`ShineTrainer`] that evaluates: moments, saliency order and loss terms over all rows, in the order of the rows."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import EvalPrediction, IntervalStrategy
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+
+from ..losses import ShineLoss
+from .callbacks import selection_metric
+from .checkpointing_trainer import CheckpointingTrainer
+from .cpu_kernels import fast_cpu_kernels
+from .evaluation import saliency_inside, score, telling_rows, write_query_results
+from .example_recorder import ExampleRecorder
+from .model_card_callback import SPEED_METRICS
+from .sampling import longest_first, restore_order
+from .setup import read_rows
+from .step_loss import LOSS, ROWS, StepLoss, divide, totals
+from .stop_on_signal import ignore_foreign_signals
+
+CONFIDENCE = 0.95  # Of the intervals of the saliency order.
+
+
+class EvaluatingTrainer(CheckpointingTrainer):
+    """
+    A `Trainer` that evaluates moment retrieval. Results come in the order of the rows, whatever order they were computed in.
+
+    Args:
+        compute_metrics (*optional*): Of `Trainer`; [`compute_moment_metrics`] if left out.
+        reads_rows (`bool`): Read the rows that are evaluated into the schema.
+        kwargs: Of [`CheckpointingTrainer`].
+    """
+
+    shine_loss: ShineLoss | None
+
+    def __init__(
+        self,
+        *args,
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
+        reads_rows: bool = False,
+        **kwargs,
+    ):
+        compute_metrics = self._in_callers_order(compute_metrics or self.compute_moment_metrics)
+        super().__init__(*args, compute_metrics=compute_metrics, **kwargs)
+        self._reads_rows = reads_rows
+        # On the device: sums and counts of the loss terms since the start of the evaluation.
+        self._evaluated = defaultdict(float)
+        self._example = ExampleRecorder()
+        # The order in which the rows of the running evaluation are read, and the rows.
+        self._row_order, self._evaluated_rows = None, None
+
+    # ---- data --------------------------------------------------------------------------------------------------------
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Return the loader of an evaluation: the longest videos come first, and the draws of the collator are the same at every evaluation."""
+        if eval_dataset is None or isinstance(eval_dataset, str):
+            rows = self.eval_dataset[eval_dataset] if eval_dataset is not None else self.eval_dataset
+        else:
+            rows = read_rows(eval_dataset, "eval_dataset") if self._reads_rows else eval_dataset
+        if rows is None:
+            raise ValueError("ShineTrainer: evaluation needs an eval_dataset")
+        collator = self.data_collator
+        if hasattr(collator, "for_evaluation"):
+            collator = collator.for_evaluation()
+        order = longest_first(rows, self.args)
+        loader = self._make_dataloader(rows, collator, self.args.eval_batch_size, order)
+        loader.row_order = order
+        return loader
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """Return the loader of [`predict`], which is that of an evaluation."""
+        return self.get_eval_dataloader(test_dataset)
+
+    def _make_dataloader(self, rows, collator, batch_size: int, sampler, worker_init_fn=None) -> DataLoader:
+        args, is_training = self.args, worker_init_fn is not None
+        loader = DataLoader(
+            rows,
+            batch_size,
+            sampler=sampler,
+            collate_fn=collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            # Those of an evaluation would outlive it, and there is another loader for the next one.
+            persistent_workers=args.dataloader_persistent_workers and is_training,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            in_order=args.dataloader_in_order,
+            drop_last=args.dataloader_drop_last and is_training,
+            worker_init_fn=functools.partial(ignore_foreign_signals, worker_init_fn),
+        )
+        # Each process reads its share of a stream: batches that one reads for all hold tensors only, and ours have qids.
+        self.accelerator.dataloader_config.dispatch_batches = False
+        return self.accelerator.prepare(loader)
+
+    # ---- what to select on -----------------------------------------------------------------------------------------------
+
+    def train(self, *args, **kwargs) -> TrainOutput:
+        """Train as [`CheckpointingTrainer`] does, after a look at whether an evaluation finds `metric_for_best_model`.
+
+        Raises:
+            ValueError: if no evaluation will produce `metric_for_best_model`.
+            Exception: as [`CheckpointingTrainer.train`].
+        """
+        self._check_selection_metric()
+        return super().train(*args, **kwargs)
+
+    def _check_selection_metric(self) -> None:
+        args = self.args
+        # A sharded model cannot be evaluated before it is trained.
+        if not args.metric_for_best_model or args.eval_strategy == IntervalStrategy.NO or self.is_sharded:
+            return
+        wanted, found = selection_metric(args), set()
+        datasets = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        # The loader draws a seed for its workers, which must not change the training.
+        with torch.random.fork_rng(devices=[]):
+            for name, rows in datasets.items():
+                prefix = f"eval_{name}" if name else "eval"
+                found |= self.predict(telling_rows(rows), metric_key_prefix=prefix).metrics.keys()
+        if wanted not in found:
+            names = sorted(name.removeprefix("eval_") for name in found if not name.endswith(SPEED_METRICS))
+            raise ValueError(
+                f"metric_for_best_model is {args.metric_for_best_model!r}, which no evaluation during the training will produce; there are "
+                f"{', '.join(names)}"
+            )
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether no process has all weights."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+
+    # ---- evaluation --------------------------------------------------------------------------------------------------
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Evaluate as `Trainer` does; the results come in the order of the rows, and the loss terms are among the metrics."""
+        self._evaluated.clear()
+        self._example.clear()
+        self._evaluated_rows, self._row_order = dataloader.dataset, getattr(dataloader, "row_order", None)
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        predictions, labels = (restore_order(part, self._row_order) for part in (output.predictions, output.label_ids))
+        terms = self._evaluated_terms() if self._evaluated else {}
+        metrics = output.metrics | {f"{metric_key_prefix}_{name}": value for name, value in terms.items()}
+        split = metric_key_prefix.removeprefix("eval_")
+        if example := self._example.describe(split, dataloader.dataset, self.processing_class.clip_length):
+            self.card.note_example(example)
+        self._last_evaluation = output._replace(predictions=predictions, label_ids=labels, metrics=metrics)
+        return self._last_evaluation
+
+    def _in_callers_order(self, compute_metrics):
+        @functools.wraps(compute_metrics)
+        def compute(prediction: EvalPrediction, **kwargs) -> dict[str, float]:
+            parts = (prediction.predictions, prediction.label_ids, prediction.inputs, prediction.losses)
+            return compute_metrics(EvalPrediction(*(restore_order(part, self._row_order) for part in parts)), **kwargs)
+
+        return compute
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple:
+        """Reduce the outputs to what the metrics read: moments `(B, Q, 3)` and mean saliency inside the moment."""
+        inputs = self._prepare_inputs(inputs)
+        step_loss = StepLoss(self.model, self.shine_loss)
+        counts = step_loss.counts(inputs, self._counted_rows(inputs, self.accelerator.gradient_state.remainder))
+        with torch.no_grad(), self.compute_loss_context_manager(), self._kernels(model):
+            outputs = step_loss.forward(model, inputs)
+            sums = step_loss.sums(outputs, inputs, counts)
+        for kind, values in (("sums", sums), ("counts", totals([counts]))):
+            for name, value in values.items():
+                self._evaluated[kind, name] += value
+        if prediction_loss_only:
+            return None, None, None
+        labels = inputs["labels"]
+        moments = self.processing_class.decode_moments(
+            outputs.get("logits"),
+            outputs["pred_spans"],
+            inputs["video_attention_mask"],
+            labels["durations"],
+            self.args.round_to_clip_length,
+            self.args.nms_threshold,
+            outputs["saliency_scores"],
+            outputs.get("saliency_weight"),
+        )
+        self._example.record(inputs, outputs, moments)
+        return None, (moments.float(), saliency_inside(outputs, inputs)), labels["windows"]
+
+    def _evaluated_terms(self) -> dict[str, float]:
+        """Loss and terms over all rows that were evaluated, `loss` first; a term that no row has is left out."""
+        summed = self._sum_over_processes(self._evaluated)
+        self._evaluated.clear()
+        counts = {name: total for (kind, name), total in summed.items() if kind == "counts"}
+        sums = {
+            name: total
+            for (kind, name), total in summed.items()
+            if kind == "sums" and counts.get(name, counts[ROWS]).any()
+        }
+        terms = divide(sums, {name: count.clamp(min=1) for name, count in counts.items()})
+        loss, scalars = StepLoss(self.model, self.shine_loss).weigh(terms)
+        return {LOSS: loss.item(), **{name: value.item() for name, value in scalars.items()}}
+
+    def compute_moment_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Return R1@0.3/0.5/0.7, mIoU and mAP of the moments, and how often the saliency is in the order that SHINE trains, in percent.
+
+        Rows without a window have no answer: they are not scored. Without any answer there are no figures.
+        """
+        confidence = None if self.is_in_train else CONFIDENCE
+        return score(prediction.predictions, prediction.label_ids, self._evaluated_rows, confidence)
+
+    def save_query_results(self, split: str, rows: Any) -> None:
+        """
+        Write what the last evaluation found for every query to `output_dir/queries/{split}.jsonl`: `qid`, `vid`, the first `moment`
+        `[start, end]` in seconds, its `iou` with the annotated window that it fits best, and the mean `saliency` inside the moment under the
+        query, level 1, 2, … and the irrelevant query (null for what does not exist). This is what a comparison of two models per query needs.
+
+        Args:
+            split: Name of the file.
+            rows: What was evaluated.
+        """
+        if self.is_world_process_zero():
+            path = os.path.join(self.args.output_dir, "queries", f"{split}.jsonl")
+            write_query_results(path, rows, self._last_evaluation.predictions, self._last_evaluation.label_ids)
+
+    # ---- what steps of training and evaluation share ------------------------------------------------------------------
+
+    def _kernels(self, model) -> contextlib.AbstractContextManager[None]:
+        """Faster layers for a step on a CPU. A compiled model has its own, and would be compiled again for ours."""
+        uses_ours = self.args.device.type == "cpu" and not self.args.torch_compile
+        return fast_cpu_kernels(model) if uses_ours else contextlib.nullcontext()
+
+    def _counted_rows(self, inputs, remainder: int) -> torch.Tensor | None:
+        """Which rows count, `(B,)` bool, None for all: Accelerate fills up the last batches of the processes, which have `remainder` rows in all,
+        with rows from the start of the data."""
+        is_last = self.accelerator.gradient_state.end_of_dataloader
+        if self.accelerator.num_processes == 1 or not is_last or remainder <= 0:
+            return None
+        rows = torch.arange(len(inputs["video_attention_mask"]), device=self.args.device)
+        return rows + self.accelerator.process_index * len(rows) < remainder
+
+    def _sum_over_processes(self, values: dict) -> dict:
+        """Sums `(K,)` of all processes, which have the same names and sizes, in one transfer."""
+        summed = self.accelerator.reduce(torch.cat([value.float() for value in values.values()]), "sum")
+        return dict(zip(values, summed.split([len(value) for value in values.values()])))
