@@ -1,12 +1,12 @@
-"""Random reads, start-up and size of the packed form of features against other forms, in one run.
+"""Compare random reads, start-up time and size of packed features with other formats, in one run.
 
     python benchmarks/feature_stores.py [--videos 600] [--dim 1024]
 
-Features are random numbers of 30 to 100 clips, as those of Charades. All files are in the page cache: the work per read is compared, not the
-disk. Each read is summed, so that memory-mapped forms pay for their pages. All stores but Parquet check what they read.
+Features are random numbers for 30 to 100 clips, as in Charades. All files are in the page cache, so the work per read is compared, not the
+disk. Each read is summed, so memory-mapped formats pay for their pages. All stores except Parquet validate what they read.
 
-Measured (600 videos of 1,024 channels, one thread, a busy machine): a random read takes 127 us packed; 1.3 times as long from safetensors (the
-packed form before Arrow), 3.7 from float16, 7.7 from Parquet, 9 from `.npy` files, 15 from HDF5, and 19 times through `datasets` indexing.
+Measured with 600 videos of 1,024 channels, one thread, on a busy machine: a random packed read takes 127 us. It takes 1.3 times as long from
+safetensors (the packed format before Arrow), 3.7 from float16, 7.7 from Parquet, 9 from `.npy` files, 15 from HDF5, and 19 through `datasets`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ROUNDS = 5
 
 
 class SafetensorsFile(FeatureStore):
-    """All clips in one tensor, and an index that says where each video lies: the packed form before Arrow."""
+    """All clips in one tensor with an index of the videos: the packed format before Arrow."""
 
     def __init__(self, path: Path):
         self.spec = f"safetensors:{path}"
@@ -52,7 +52,7 @@ class SafetensorsFile(FeatureStore):
 
 
 class DatasetRows(FeatureStore):
-    """The packed file through `datasets` indexing."""
+    """The packed file, read through `datasets` indexing."""
 
     def __init__(self, path: Path):
         self.spec = f"datasets:{path}"
@@ -70,7 +70,7 @@ class DatasetRows(FeatureStore):
 
 
 class ParquetFile:
-    """One row group per video in a Parquet file."""
+    """A Parquet file with one row group per video."""
 
     def __init__(self, path: Path, dim: int):
         self.file, self.dim = pq.ParquetFile(path), dim
@@ -82,7 +82,7 @@ class ParquetFile:
 
 
 def write_all(root: Path, videos: int, dim: int) -> dict[str, tuple[Path, Callable]]:
-    """Write the same features in every form: name -> its path, and how it is opened."""
+    """Write the same features in every format. Return name -> path and how to open it."""
     rng = np.random.default_rng(0)
     arrays = {f"v{i}": rng.standard_normal((rng.integers(30, 101), dim), dtype=np.float32) for i in range(videos)}
     (root / "npy").mkdir()
@@ -113,7 +113,7 @@ def write_all(root: Path, videos: int, dim: int) -> dict[str, tuple[Path, Callab
 
 
 def measure(open_store: Callable, keys: list[str]) -> tuple[float, float]:
-    """Return seconds to open and read one video, and seconds per read, the best of some rounds."""
+    """Return the seconds to open a store and read one video, and the seconds per read (best of several rounds)."""
     start = time.perf_counter()
     store = open_store()
     float(store[keys[0]].sum())

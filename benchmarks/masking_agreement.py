@@ -1,4 +1,4 @@
-"""How often our masked queries equal the authors' published ones, string for string.
+"""Measure how often our masked queries equal the authors' published ones exactly.
 
     python benchmarks/masking_agreement.py PATH/charades_cg_gpt_train.jsonl.gz [--spacy-model NAME_OR_FOLDER]
 
@@ -18,7 +18,7 @@ from shine_hf.negatives.language.tagging import Tagger
 
 
 def agreement(rows: list[dict], tagger: Tagger, options: MaskingOptions) -> list[float]:
-    """Percent of the rows whose masked query is exactly the published one: each level, then all levels at once."""
+    """Return the percentage of rows whose masked query equals the published one, for each level and for all levels at once."""
     hits = [
         [ours == theirs for ours, theirs in zip(mask_query(tagged, options).masked_queries(), row["masked_queries"])]
         for row, tagged in zip(rows, tagger.tag(row["query"] for row in rows))

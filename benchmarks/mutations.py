@@ -1,9 +1,9 @@
-"""Which tests notice a fault in the code? Plants one fault after another and runs the tests, without ../shared.
+"""Mutation testing: plant one fault after another in the code and find a test that fails, without ../shared.
 
     python -m benchmarks.mutations [--only PART] [--output FILE.md]
 
-Each mutation replaces one piece of one file in a copy of the repository. Its tests then run until the first failure, which is what catches
-it. A mutation that nothing catches is a hole in the tests. torch and transformers are imported once; each mutation runs in a fork.
+Each mutation replaces one piece of code in a copy of the repository. Its tests run until the first failure, which catches the mutation. A
+mutation that nothing catches is a gap in the tests. torch and transformers are imported only once; each mutation runs in a fork.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NETWORK = ("tests/golden/test_network.py", "tests/losses", "tests/modeling")
-# Of the tests of a room, those that take long and look at something else.
+# Slow tests that check something else.
 IGNORED = ("tests/modeling/test_export.py",)
 
 
 class Mutation(NamedTuple):
-    """A fault: in `file` (below shine_hf), `old` becomes `new`; `tests` should fail."""
+    """A fault: in `file` (relative to shine_hf), `old` becomes `new`; `tests` should fail."""
 
     file: str
     old: str
@@ -120,7 +120,7 @@ MUTATIONS = [
     Mutation(PROCESSING, "foreground = logits[..., 0].float() - logits[..., 1].float()", "foreground = logits[..., 1].float() - logits[..., 0].float()"),
     Mutation(PROCESSING, "scores.argsort(dim=1, descending=True, stable=True)", "scores.argsort(dim=1, stable=True)"),
     Mutation(PROCESSING, "(windows / self.clip_length).round()", "(windows / self.clip_length).floor()"),
-    # Elsewhere: what survived once.
+    # Other places: mutations that survived in the past.
     Mutation(HIERARCHY, "levels[:, index] > levels[:, index + 1]", "levels[:, index] >= levels[:, index + 1]", METRICS_TESTS),
     Mutation(HIERARCHY, "(holds | ~present[:, 1:])", "holds", METRICS_TESTS),
     Mutation(HIERARCHY, "share_interval(holds[counts], videos[counts], confidence)", "share_interval(holds[counts], None, confidence)", METRICS_TESTS),
@@ -144,7 +144,7 @@ def plant(mutation: Mutation, root: Path) -> None:
     """Write the fault into the copy at `root`.
 
     Raises:
-        ValueError: The text to replace does not occur exactly once.
+        ValueError: `old` does not occur exactly once.
     """
     path = root / "shine_hf" / mutation.file
     text = path.read_text(encoding="utf-8")
@@ -154,7 +154,7 @@ def plant(mutation: Mutation, root: Path) -> None:
 
 
 def first_failure(root: Path, tests: tuple[str, ...], log: Path) -> str | None:
-    """Run tests of the copy at `root` in a fork until one fails, and name it."""
+    """Run tests of the copy at `root` in a fork until one fails, and return its name."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -195,7 +195,7 @@ def _run_pytest(tests: tuple[str, ...]) -> str | None:
 
 
 def run(mutations: list[Mutation]) -> list[tuple[Mutation, str | None, float]]:
-    """Each mutation with the test that caught it, None for none, and the seconds it took."""
+    """Yield each mutation with the test that caught it (or None) and the seconds it took."""
     os.environ["SHINE_SHARED"] = os.devnull
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch
@@ -216,7 +216,7 @@ def run(mutations: list[Mutation]) -> list[tuple[Mutation, str | None, float]]:
             path = root / "shine_hf" / mutation.file
             original = path.read_bytes()
             plant(mutation, root)
-            # A file of the same size and second would be taken for the compiled one.
+            # Python would reuse the compiled file if size and mtime (in seconds) were unchanged.
             shutil.rmtree(path.parent / "__pycache__", ignore_errors=True)
             caught_by = first_failure(root, mutation.tests, root / "log")
             path.write_bytes(original)
@@ -227,7 +227,7 @@ def run(mutations: list[Mutation]) -> list[tuple[Mutation, str | None, float]]:
 
 
 def table(results: list[tuple[Mutation, str | None, float]]) -> str:
-    """A Markdown table: file, what was changed to what, and the first test that failed."""
+    """Return a Markdown table: file, original code, mutation, and the first test that failed."""
 
     def code(text: str) -> str:
         return f"`{' '.join(text.split()).replace('|', chr(92) + '|')}`"

@@ -1,17 +1,17 @@
-"""Does the generation of negatives with a language model withstand a bad server? Two studies with a local one.
+"""Stress test for generating negatives with a language model: two studies with a faulty local server.
 
     python benchmarks/negatives_server.py rate
     python benchmarks/negatives_server.py kill --data-dir ../shared/data [--limit N]
 
-`rate`: how much of what a server allows is used, at concurrency 64, for a server with a latency and for servers with a
-rate limit (429 with Retry-After beyond it).
+`rate`: the share of the allowed rate that is used at concurrency 64, for a server with a latency and for servers with a
+rate limit (429 with Retry-After above it).
 
-`kill`: `shine-hf negatives generate` for the training split of Charades-CG against a server that spoils 20 % of its answers and
-limits the rate; the process is killed (-9) five times and started again. Reported are the answers that were paid twice or lost,
-the peak memory of every process, and the rate while it ran.
+`kill`: `shine-hf negatives generate` for the training split of Charades-CG against a server that corrupts 20 % of its answers and
+limits the rate. The process is killed (-9) five times and restarted. Prints the answers that were paid for twice or lost,
+the peak memory of every process, and the rate.
 
-The server (tests/negatives/llm/llm_server.py) runs in a process of its own on the same cores, so rates beyond about 500
-requests a second say more about the machine than about the client.
+The server (tests/negatives/llm/llm_server.py) runs in its own process on the same cores, so rates above about 500
+requests per second measure the machine rather than the client.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def study_rate(args: argparse.Namespace) -> None:
 
 
 def steady_rate(per_second: dict[str, int], start: float = 0.0, end: float = float("inf")) -> float:
-    """Mean rate over the full seconds of a period, without its first (a full bucket) and its last two."""
+    """Return the mean rate over the full seconds of a period, without the first one (a full bucket) and the last two."""
     counts = {int(second): count for second, count in per_second.items() if start <= int(second) < end}
     if len(counts) < 5:
         return float("nan")
@@ -104,10 +104,10 @@ def study_kill(args: argparse.Namespace) -> None:
                 process.send_signal(signal.SIGKILL)
             _, status, usage = os.wait4(process.pid, 0)
             ended = time.monotonic()
-            time.sleep(0.5)  # for what is on its way to the closed sockets
+            time.sleep(0.5)  # for replies in flight to the closed sockets
             stats = server.stats()
             kept = ids_in(cache)
-            assert received <= kept, "answers that were in the cache are gone"
+            assert received <= kept, "cached answers are gone"
             received = kept
             rate = steady_rate(stats["taken_per_second"], began, ended if run < args.kills else float("inf"))
             how = f"exit {os.waitstatus_to_exitcode(status)}"
@@ -125,10 +125,10 @@ def study_kill(args: argparse.Namespace) -> None:
     empty = sum(map(len, stats["empty"].values()))
     print(f"requests at the server {stats['requests']}: answers delivered {len(delivered)}, in the cache {len(kept)}")
     print(f"replies with status 200 and without an answer (error, refusal, nothing), not kept: {empty}")
-    print(f"asked again although the answer was in the cache: {asked_again}")
-    # The system frees the memory of a killed process before it closes its connections; what comes in between is lost.
+    print(f"asked again although the answer was cached: {asked_again}")
+    # The OS frees the memory of a killed process before closing its connections; replies in between are lost.
     print(f"delivered to a process that was being killed: {len(delivered) - len(kept)} in {args.kills} kills")
-    print(f"came back before Retry-After was over: {len(stats['early'])}")
+    print(f"retried before Retry-After was over: {len(stats['early'])}")
     print(f"output: {sum(1 for _ in output.open())} rows of {rows}")
     print("\n".join(line for line in log.read_text().splitlines() if "negatives/s" not in line))
     shutil.rmtree(folder)
@@ -143,7 +143,7 @@ def count_answers(path: Path) -> int:
         with AnswerCache(path) as cache:
             return len(cache)
     except ValueError:
-        return 0  # just being made
+        return 0  # still being created
 
 
 def ids_in(path: Path) -> set[str]:

@@ -1,9 +1,9 @@
-"""A training with two processes of which one dies: the other must not wait forever, and the run must continue afterwards.
+"""Train with two processes and kill one: the other must not wait forever, and the run must be resumable.
 
     python -m benchmarks.faults.dying_rank [--steps 100]
 
-Prints how long the launcher takes to end with an error, and whether the resumed run has the losses and weights of an undisturbed one.
-A process that is frozen (SIGSTOP) instead of dead is another matter: with gloo the other waited longer than `--ddp_timeout`.
+Prints how long the launcher takes to exit with an error, and whether the resumed run has the losses and weights of an uninterrupted one.
+A frozen process (SIGSTOP) is a different case: with gloo, the other one waited longer than `--ddp_timeout`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LAUNCHER = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 def ranks(launcher: int) -> list[int]:
-    """Processes of the training, rank 0 first."""
+    """Return the training processes, rank 0 first."""
     children = subprocess.run(["pgrep", "-P", str(launcher)], capture_output=True, text=True).stdout.split()
     return sorted(int(child) for child in children)
 
@@ -50,13 +50,13 @@ def main() -> None:
             start = time.monotonic()
             status = process.wait()
             seconds = time.monotonic() - start
-            assert status != 0, "the launcher ended without an error"
+            assert status != 0, "the launcher exited without an error"
             step = run.last_complete_step()
             run.finish()
             same = run.is_same_as(undisturbed)
             all_same &= same
             print(
-                f"{name}: status {status} after {seconds:.0f} s, complete up to step {step}; resumed: {'the same bit for bit' if same else 'DIFFERENT'}",
+                f"{name}: status {status} after {seconds:.0f} s, complete up to step {step}; resumed: {'identical bit for bit' if same else 'DIFFERENT'}",
                 flush=True,
             )
         raise SystemExit(not all_same)

@@ -1,8 +1,8 @@
-"""Trainings on a disk that is too small, of many sizes, so that it is full at many places of a save. Needs root, for a tmpfs.
+"""Train on disks that are too small, of many sizes, so that they fill up at many points of a save. Needs root, for a tmpfs.
 
     sudo python -m benchmarks.faults.full_disk [--steps 30] [--sizes-kib 200 400 600 …]
 
-After each failure the disk grows, the same command continues, and the result is compared with that of a run with enough space.
+After each failure, the disk is enlarged and the same command is run again. The result is compared with that of a run with enough space.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
                 same = run.is_same_as(enough)
                 all_same &= same
                 print(
-                    f"{size} KiB: status {status}, complete up to step {step}; resumed: {'the same bit for bit' if same else 'DIFFERENT'}"
+                    f"{size} KiB: status {status}, complete up to step {step}; resumed: {'identical bit for bit' if same else 'DIFFERENT'}"
                 )
                 print(
                     f"    {said[0].replace(str(run.output), 'OUT') if said else run.log().strip().splitlines()[-1]}",

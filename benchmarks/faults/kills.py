@@ -1,9 +1,9 @@
-"""Kill a real training again and again at random times, and compare its result with that of an uninterrupted run.
+"""Kill a real training run repeatedly at random times, and compare its result with that of an uninterrupted run.
 
     python -m benchmarks.faults.kills [--kills 20] [--steps 400] [--seed 0]
 
-Every other kill is a SIGTERM, after which the run has to end by itself with status 143 and a checkpoint; the others are SIGKILL. A kill comes up to two
-checkpoints' time after the first sign of a new checkpoint, so that many of them meet a save.
+Every other kill is a SIGTERM, after which the run must exit with status 143 and a checkpoint; the others are SIGKILL. A kill comes within the time
+of two checkpoints after the first sign of a new one, so many kills hit a save.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
                 time.sleep(0.002)
             time.sleep(rng.uniform(0, 2 * interval_seconds))
             if process.poll() is not None:
-                print(f"kill {number}: the run was over; take more steps")
+                print(f"kill {number}: the run has finished; use more steps")
                 break
             process.send_signal(kind)
             status = process.wait()
@@ -59,7 +59,7 @@ def main() -> None:
         killed.finish()
         same = killed.is_same_as(left_alone)
         print(
-            f"{half_written} half-written checkpoints; losses and weights are {'the same to the bit' if same else 'DIFFERENT'}"
+            f"{half_written} half-written checkpoints; losses and weights are {'identical bit for bit' if same else 'DIFFERENT'}"
         )
         raise SystemExit(not same)
 

@@ -1,4 +1,4 @@
-"""A small real training, from `train.py` on, that the scripts of this folder disturb; and whether it came out as if nobody had."""
+"""A small real training run of `train.py` for the fault scripts of this folder, and a comparison with an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SAVE_STEPS = 10
 
 class Run:
     """
-    A training in its own folder, by a command that continues from the last complete checkpoint however often it is run.
+    A training run in its own folder, by a command that always resumes from the last complete checkpoint.
 
     Args:
-        folder: For `data`, which the runs of a script share, and the output `name`.
-        max_steps: With a checkpoint and an evaluation every `SAVE_STEPS`.
-        launcher: What starts `train.py`; Python if left out.
-        more: Further options of `train.py`.
+        folder: Holds `data`, which all runs of a script share, and the output folder `name`.
+        max_steps: Number of steps; every `SAVE_STEPS`, there is a checkpoint and an evaluation.
+        launcher: Command that starts `train.py`; default: Python.
+        more: More options of `train.py`.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class Run:
         """Run the command and wait for its end.
 
         Raises:
-            RuntimeError: if it fails; with the end of the log.
+            RuntimeError: The command fails; the message has the end of the log.
         """
         if self.start().wait() != 0:
             raise RuntimeError(self.log()[-2000:])
 
     def log(self) -> str:
-        """Return what all starts of the command printed."""
+        """Return the output of all starts of the command."""
         return self.output.with_suffix(".log").read_text(errors="replace")
 
     def last_step(self) -> int:
@@ -77,7 +77,7 @@ class Run:
         return max(steps, default=0)
 
     def is_same_as(self, other: Run) -> bool:
-        """Return whether the losses of all steps and all weights are the same bit for bit."""
+        """Return whether all losses and weights are identical bit for bit."""
         weights, others = load_file(self.output / "model.safetensors"), load_file(other.output / "model.safetensors")
         return self.losses() == other.losses() and all(torch.equal(weights[name], others[name]) for name in others)
 

@@ -1,12 +1,17 @@
-"""Everything that needs a GPU, in one command of eight minutes, without network.
+"""Run everything that needs a GPU in one command: eight minutes, no network.
 
     python -m benchmarks.gpu --output OUT [--seconds 470] [--study charades_real --data-dir ../shared/data --runs 10]
     python -m benchmarks.gpu --output OUT --device cpu --tiny
 
-In this order: checks of models, losses and trainer against the CPU; the training step in float32, bfloat16, as a CUDA graph and compiled, against a step in the style of
-the public code, with a profile; the paper's schedule of 51,800 steps, extrapolated from 2,000; then, for the rest of the time, a study with many runs side by side (a run
-is bound by the launches of its kernels, so that a card takes many). Each part writes its JSON as soon as it is done, and a part that fails or finds no time left does
-not end the others. Prepare the files of the study beforehand (`python -m benchmarks.study NAME --prepare-only`), and bring `outputs/studies` along. `--tiny` tries the script out with tiny sizes.
+The parts, in order:
+
+1. Checks of models, losses and trainer against the CPU.
+2. The training step in float32, in bfloat16, as a CUDA graph and compiled, with a profile, against a step in the style of the public code.
+3. The paper's schedule of 51,800 steps, extrapolated from 2,000.
+4. For the remaining time, a study with many parallel runs (a run is bound by kernel launches, so one GPU can host many).
+
+Each part writes its JSON when it is done. A part that fails or runs out of time does not stop the others. Prepare the files of the study first
+(`python -m benchmarks.study NAME --prepare-only`), and copy `outputs/studies` to the GPU machine. `--tiny` tests the script with tiny sizes.
 """
 
 from __future__ import annotations
@@ -30,22 +35,22 @@ from .checks import TINY, run_checks
 from .steps import measure_steps
 from .training import measure_schedule
 
-# What a study needs to save its runs and write its tables after it was stopped.
+# Time that a stopped study needs to save its runs and write its tables.
 SECONDS_TO_STOP = 45
 
 
 def run_study(
     name: str, data_dir: Path, runs: int, output: Path, until: float, overrides: Sequence[str]
 ) -> dict[str, object]:
-    """Run a study until the time (`time.monotonic`) is over.
+    """Run a study until a given time (`time.monotonic`).
 
     Args:
-        name: Of a study, or a path.
-        data_dir: Folder of the original annotations.
-        runs: Runs side by side.
-        output: Gets its tables and log.
-        until: When everything must be written.
-        overrides: Options of the recipe, as after `--`.
+        name: Name of a study, or a path.
+        data_dir: Folder with the original annotations.
+        runs: Number of parallel runs.
+        output: Folder for its tables and log.
+        until: Time by which everything must be written.
+        overrides: Recipe options, as after `--`.
     """
     command = [
         sys.executable,
@@ -76,7 +81,7 @@ def run_study(
 
 
 def describe_machine(device: str) -> dict[str, object]:
-    """Return what the figures were measured on."""
+    """Return a description of the machine."""
     found: dict[str, object] = {
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -93,7 +98,7 @@ def describe_machine(device: str) -> dict[str, object]:
 
 
 def write_part(output: Path, name: str, part: Callable[[], object]) -> bool:
-    """Run a part and write what it found, or how it failed; return whether it succeeded."""
+    """Run a part and write its result or its error; return whether it succeeded."""
     begin = time.monotonic()
     print(f"{name} …", flush=True)
     try:
@@ -107,29 +112,31 @@ def write_part(output: Path, name: str, part: Callable[[], object]) -> bool:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
+    """Return the command-line parser."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the JSON files and logs")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--seconds", type=float, default=470, help="all parts together")
-    parser.add_argument("--steps", type=int, default=2000, help="of the schedule that are measured")
-    parser.add_argument("--workers", type=int, default=4, help="processes that load data")
-    parser.add_argument("--study", help="study to run for the rest of the time; none if left out")
-    parser.add_argument("--data-dir", type=Path, default=Path("../shared/data"), help="of the original annotations")
-    parser.add_argument("--runs", type=int, default=10, help="runs of the study side by side")
-    parser.add_argument("--tiny", action="store_true", help="tiny sizes, to try the script out")
+    parser.add_argument("--steps", type=int, default=2000, help="measured steps of the schedule")
+    parser.add_argument("--workers", type=int, default=4, help="data loader processes")
+    parser.add_argument("--study", help="study to run for the remaining time (default: none)")
+    parser.add_argument(
+        "--data-dir", type=Path, default=Path("../shared/data"), help="folder with the original annotations"
+    )
+    parser.add_argument("--runs", type=int, default=10, help="number of parallel runs of the study")
+    parser.add_argument("--tiny", action="store_true", help="use tiny sizes to test the script")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run all parts. Return 0, or 1 if one failed, also if a check found a difference."""
+    """Run all parts. Return 0, or 1 if a part failed or a check found a difference."""
     argv = list(sys.argv[1:] if argv is None else argv)
     own, overrides = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     args = make_parser().parse_args(own)
     if args.device == "cuda" and not torch.cuda.is_available():
-        print("there is no GPU: give --device cpu --tiny to try the script out", file=sys.stderr)
+        print("there is no GPU: pass --device cpu --tiny to test the script", file=sys.stderr)
         return 2
     args.output.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + args.seconds

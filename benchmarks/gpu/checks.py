@@ -1,4 +1,4 @@
-"""Do models, losses and trainer compute the same on a device as on the CPU?"""
+"""Check that models, losses and trainer compute the same on a device as on the CPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODELS = {
 
 
 def check_model(name: str, device: str) -> None:
-    """Outputs, loss and gradients of both devices agree to 1e-3 (float32 without TF32), with padding."""
+    """Check that outputs, loss and gradients on both devices agree to 1e-3 (float32 without TF32, with padding)."""
     config_class, model_class = MODELS[name]
     torch.manual_seed(0)
     model = model_class(config_class(video_dim=VIDEO_DIM, text_dim=TEXT_DIM, **TINY)).eval()
@@ -51,7 +51,7 @@ def check_model(name: str, device: str) -> None:
 
 
 def check_bfloat16(name: str, device: str) -> None:
-    """Under autocast the loss is within 5 % of that in float32, and every gradient is finite."""
+    """Check that the loss under autocast is within 5 % of the float32 loss and every gradient is finite."""
     config_class, model_class = MODELS[name]
     torch.manual_seed(0)
     model = model_class(config_class(video_dim=VIDEO_DIM, text_dim=TEXT_DIM, **TINY)).to(device).eval()
@@ -68,7 +68,7 @@ def check_bfloat16(name: str, device: str) -> None:
 
 
 def check_trainer(device: str, folder: Path) -> None:
-    """A run learns, and one that is resumed in its middle ends with the same loss."""
+    """Check that a run learns, and that a run resumed halfway ends with the same loss."""
     losses = []
     for name, resume in (("entire", None), ("resumed", folder / "entire" / "checkpoint-6")):
         trainer = make_trainer(
@@ -91,7 +91,7 @@ def check_trainer(device: str, folder: Path) -> None:
 
 
 def run_checks(device: str, folder: Path) -> dict[str, str]:
-    """Return check -> `ok` or what went wrong."""
+    """Run all checks. Return check -> `ok` or the error."""
     checks: dict[str, Callable[[], None]] = {}
     for name in MODELS:
         checks[f"{name} as on the CPU"] = lambda name=name: check_model(name, device)

@@ -1,4 +1,4 @@
-"""The training step in float32, in bfloat16, compiled and as a CUDA graph, against a step in the style of the public code."""
+"""Measure the training step in float32, in bfloat16, compiled and as a CUDA graph against a step in the style of the public code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def compiled_step(inputs: dict, device: str) -> Run:
 
 
 def graphed_step(inputs: dict, device: str, bf16: bool) -> Run:
-    """Return our step as one CUDA graph: forward, backward, clipping and optimizer are launched at once."""
+    """Return our step as one CUDA graph that contains forward, backward, clipping and optimizer."""
     step = Step(our_loss, inputs, ShineLoss(), device, bf16=bf16)
     step.optimizer = torch.optim.AdamW(step.model.parameters(), lr=1e-4, fused=True, capturable=True)
     side = torch.cuda.Stream()
@@ -40,13 +40,13 @@ def graphed_step(inputs: dict, device: str, bf16: bool) -> Run:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    # The graph reads and writes the tensors of the step, which must outlive it.
+    # The graph reads and writes the tensors of the step, so they must stay alive.
     graph.step = step
     return graph.replay
 
 
 def variants(device: str, sizes: dict[str, int]) -> dict[str, Callable[[], Run]]:
-    """Return name -> how to make the step; on a CPU only those in float32."""
+    """Return name -> step factory; on a CPU, only the float32 variants."""
     inputs = make_batch(device=device, **sizes)
     shine = ShineLoss()
     found: dict[str, Callable[[], Run]] = {
@@ -64,17 +64,17 @@ def variants(device: str, sizes: dict[str, int]) -> dict[str, Callable[[], Run]]
 
 
 def measure_steps(device: str, sizes: dict[str, int], repeats: int, until: float) -> dict[str, dict[str, float | str]]:
-    """Return for each variant its time, profile and memory.
+    """Return the time, profile and memory of each variant.
 
     Args:
         device: `cuda` or `cpu`.
         sizes: Arguments of `make_batch`.
-        repeats: Turns of each variant; they take turns.
-        until: Time (`time.monotonic`) after which no further variant is made.
+        repeats: Turns of each variant; the variants alternate.
+        until: Time (`time.monotonic`) after which no more variants are started.
 
     Returns:
-        Variant -> milliseconds, ratio to the reference style, kernels and host synchronizations per step, utilization, memory; or the
-        error that it raised.
+        Variant -> milliseconds, ratio to the reference style, kernels and host synchronizations per step, utilization, memory; or its
+        error.
     """
     found: dict[str, dict[str, float | str]] = {}
     steps: dict[str, Run] = {}
@@ -108,9 +108,9 @@ def measure_steps(device: str, sizes: dict[str, int], repeats: int, until: float
 
 
 def profile_step(step: Run, device: str, count: int = 3) -> dict[str, float]:
-    """Return kernels, copies and synchronizations per step, the share of the time in which the device is busy, and peak memory in MiB.
+    """Return kernels, copies and synchronizations per step, the busy share of the device, and peak memory in MiB.
 
-    On a CPU, operators take the place of kernels.
+    On a CPU, operators are counted instead of kernels.
     """
     is_cuda = device == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_cuda else [])]
@@ -127,7 +127,7 @@ def profile_step(step: Run, device: str, count: int = 3) -> dict[str, float]:
     if not is_cuda:
         return {"operators per step": sum(count for name, count in names.items() if name.startswith("aten::")) / count}
     kernels = [event for event in on_device if not event.name.startswith(("Memcpy", "Memset"))]
-    # The last synchronization of the block is ours.
+    # The last synchronization of the block is from this function.
     waits = sum(number for name, number in names.items() if name in _SYNCHRONIZING) - 1
     return {
         "kernels per step": len(kernels) / count,
@@ -139,7 +139,7 @@ def profile_step(step: Run, device: str, count: int = 3) -> dict[str, float]:
 
 
 def _seconds(step: Run, device: str, at_least: float = 0.2) -> float:
-    """Return the mean seconds of as many steps as fill `at_least` seconds."""
+    """Return the mean seconds per step over at least `at_least` seconds."""
     begin, steps, elapsed = time.perf_counter(), 0, 0.0
     while elapsed < at_least:
         # Several steps between two synchronizations, as in training.

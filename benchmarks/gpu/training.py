@@ -1,4 +1,4 @@
-"""A training of the paper's size on made-up data, with the real loader: how long does its schedule take?"""
+"""Measure a training run of the paper's size on made-up data with the real loader, to estimate the time of the full schedule."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAPER_STEPS, ROWS, VIDEOS = 51_800, 8281, 3555
 
 
 class Deadline(TrainerCallback):
-    """Ends the training at a time (`time.monotonic`), and notes the steps and seconds after the first ones, which warm up."""
+    """Stop training at a given time (`time.monotonic`), and record the steps and seconds after the warm-up."""
 
     def __init__(self, until: float, warm_up: int):
         self.until, self.warm_up = until, warm_up
@@ -49,11 +49,11 @@ def make_trainer(
     """Return a trainer of QD-DETR with SHINE on made-up packed features of 1,024 channels.
 
     Args:
-        folder: Gets the features and whatever is saved.
+        folder: Folder for the features and all saved files.
         device: `cuda` or `cpu`.
-        rows, videos: Queries and videos.
-        steps: Of the training.
-        model: Fields of the configuration that differ from the paper's.
+        rows, videos: Numbers of queries and videos.
+        steps: Number of training steps.
+        model: Configuration fields that differ from the paper's.
         settings: Training arguments.
     """
     rng = random.Random(0)
@@ -82,10 +82,10 @@ def make_trainer(
 def measure_schedule(
     folder: Path, device: str, until: float, steps: int, workers: int, **sizes: int
 ) -> dict[str, float]:
-    """Train for some steps and extrapolate the paper's schedule.
+    """Train for some steps and extrapolate to the paper's schedule.
 
     Returns:
-        Steps that were measured, milliseconds per step, and minutes of the paper's 51,800 steps.
+        Measured steps, milliseconds per step, and minutes for the paper's 51,800 steps.
     """
     warm_up = min(50, steps // 4)
     trainer = make_trainer(

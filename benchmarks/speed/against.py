@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed.against COMMIT [--repeats 7] [--threads 2] [--device cpu]
 
-The two take turns. CPU time is compared, because other processes on the machine change it less than wall time.
+The two alternate. CPU time is compared because other processes affect it less than wall time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# Older commits have the step in another place.
+# Older commits have the step in another module.
 SERVE_STEP = """
 import time, torch
 try:

@@ -1,8 +1,8 @@
-"""How fast features are extracted: frames per second with 0, 1 and 2 decoding workers, against the decoder by itself.
+"""Measure feature extraction: frames per second with 0, 1 and 2 decoding workers, and for the decoder without an encoder.
 
     OMP_NUM_THREADS=1 python benchmarks/speed/extraction.py VIDEO… [--encoder clip:MODEL] [--clip-length 2]
 
-Without `--encoder` a randomly initialized CLIP of the size of ViT-B/32 is made. Frames are those of the videos, not those that are encoded.
+Without `--encoder`, a randomly initialized CLIP of the size of ViT-B/32 is used. Frames are counted in the videos, not after sampling.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", nargs="+", type=Path)
-    parser.add_argument("--encoder", help="specification of a video encoder")
+    parser.add_argument("--encoder", help="spec of a video encoder")
     parser.add_argument("--clip-length", type=float, default=2.0, metavar="SECONDS")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def count_frames(path: Path) -> int:
-    """Return the number of frames of a video, by its packets."""
+    """Return the number of frames of a video, counted by packets."""
     with import_av().open(str(path)) as container:
         return sum(packet.size > 0 for packet in container.demux(video=0))
 

@@ -1,9 +1,9 @@
-"""Peak memory and speed of the pipeline on a long video file.
+"""Measure peak memory and speed of the pipeline on a long video file.
 
     python benchmarks/speed/long_video.py [--hours 2]
 
-A minute of moving noise is encoded and repeated; a small QD-DETR with random weights is asked three queries by pixels of one-second
-clips. Memory and seconds do not depend on the weights. Prints one JSON line.
+A minute of moving noise is encoded and repeated. A small QD-DETR with random weights answers three queries on pixel features of one-second
+clips; memory and time do not depend on the weights. Prints one JSON line.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def write_minute(path: Path) -> None:
 
 
 def repeat(source: Path, target: Path, times: int) -> None:
-    """Yield the packets of a video again and again, without encoding them again."""
+    """Yield the packets of a video repeatedly, without re-encoding."""
     with av.open(str(target), "w") as output:
         stream = None
         for turn in range(times):

@@ -1,10 +1,10 @@
-"""Speed of our scorer against one that loops over the queries in Python, as the field's public scorers do.
+"""Compare the speed of our scorer with one that loops over queries in Python, as public scorers do.
 
     python benchmarks/speed/metrics.py --queries 1550 --repeats 5
     python benchmarks/speed/metrics.py --submission preds.jsonl.gz --ground-truth gt.jsonl
 
-The two take turns in one process, on one thread, and must agree on every figure; the ratio is that of the medians. `loop_scorer` also
-serves the tests as an independent second opinion.
+The two alternate in one process, on one thread, and must agree on every metric; the ratio is that of the medians. The tests also use
+`loop_scorer` as an independent implementation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RANGES = {"full": None, "long": (30, 150), "middle": (10, 30), "short": (0, 10)}
 
 
 def loop_scorer(submission: list[dict], ground_truth: list[dict]) -> dict[str, float]:
-    """The figures of `evaluate_submission`, one query, threshold and clip at a time."""
+    """Compute the metrics of `evaluate_submission`, one query, threshold and clip at a time."""
     truth = {row["qid"]: row for row in ground_truth}
     metrics = {}
     for name, limits in RANGES.items():
@@ -46,7 +46,7 @@ def loop_scorer(submission: list[dict], ground_truth: list[dict]) -> dict[str, f
 
 
 def score_moments(queries: list[tuple[list, list]]) -> dict[str, float]:
-    """Recall, mIoU and mAP of `(predictions, windows)` pairs, in percent."""
+    """Return recall, mIoU and mAP of `(predictions, windows)` pairs, in percent."""
     fits = []
     for predictions, windows in queries:
         fit = []
@@ -67,7 +67,7 @@ def score_moments(queries: list[tuple[list, list]]) -> dict[str, float]:
 
 
 def moment_precision(predictions: list, windows: list) -> np.ndarray:
-    """Interpolated average precision of one query at each threshold."""
+    """Return the interpolated average precision of one query at each threshold."""
     if not predictions:
         return np.zeros(len(AVERAGE_PRECISION_THRESHOLDS))
     predictions = sorted(predictions, key=lambda prediction: -prediction[2])
@@ -89,7 +89,7 @@ def moment_precision(predictions: list, windows: list) -> np.ndarray:
 
 
 def area(precision: np.ndarray, recall: np.ndarray) -> float:
-    """Area under the precision envelope."""
+    """Return the area under the precision envelope."""
     precision, recall = np.concatenate([[0], precision, [0]]), np.concatenate([[0], recall, [1]])
     for index in range(len(precision) - 2, -1, -1):
         precision[index] = max(precision[index], precision[index + 1])
@@ -98,21 +98,21 @@ def area(precision: np.ndarray, recall: np.ndarray) -> float:
 
 
 def cross_iou(prediction: list, window: list) -> float:
-    """Intersection over the sum of the lengths less the intersection; 0 for windows of no length."""
+    """Return the intersection over the sum of the lengths minus the intersection; 0 for empty windows."""
     shared = max(0.0, min(prediction[1], window[1]) - max(prediction[0], window[0]))
     union = (prediction[1] - prediction[0]) + (window[1] - window[0]) - shared
     return shared / union if union else 0.0
 
 
 def hull_iou(prediction: list, window: list) -> float:
-    """Intersection over the hull; 0 for windows of no length."""
+    """Return the intersection over the hull; 0 for empty windows."""
     shared = max(0.0, min(prediction[1], window[1]) - max(prediction[0], window[0]))
     hull = max(prediction[1], window[1]) - min(prediction[0], window[0])
     return shared / hull if hull else 0.0
 
 
 def score_highlights(queries: list[tuple[list, dict]]) -> dict[str, float]:
-    """mAP and HIT@1 of `(scores, annotation)` pairs, in percent."""
+    """Return mAP and HIT@1 of `(scores, annotation)` pairs, in percent."""
     metrics = {}
     for name, grade in {"Fair": 2, "Good": 3, "VeryGood": 4}.items():
         precisions, hits = [], []
@@ -130,7 +130,7 @@ def score_highlights(queries: list[tuple[list, dict]]) -> dict[str, float]:
 
 
 def clip_precision(is_highlight: np.ndarray, scores: np.ndarray) -> float:
-    """Interpolated precision of one annotator's highlights, averaged over the levels of recall."""
+    """Return the interpolated precision of one annotator's highlights, averaged over recall levels."""
     if is_highlight.all() or not is_highlight.any():
         return float(is_highlight.all())
     order = np.argsort(-scores, kind="stable")
@@ -143,7 +143,7 @@ def clip_precision(is_highlight: np.ndarray, scores: np.ndarray) -> float:
 
 
 def made_up_benchmark(num_queries: int, seed: int = 0) -> tuple[list[dict], list[dict]]:
-    """A submission and its ground truth, in the manner of QVHighlights: 150 s, 2 s clips, 1 to 5 windows, 10 predictions."""
+    """Make a submission and its ground truth in the style of QVHighlights: 150 s, 2 s clips, 1 to 5 windows, 10 predictions."""
     rng = np.random.default_rng(seed)
     submission, ground_truth = [], []
     for qid in range(num_queries):
@@ -174,7 +174,7 @@ def made_up_benchmark(num_queries: int, seed: int = 0) -> tuple[list[dict], list
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--queries", type=int, default=1550, help="size of the made-up benchmark")
-    parser.add_argument("--submission", type=Path, help="score this file instead")
+    parser.add_argument("--submission", type=Path, help="submission to score instead of the made-up one")
     parser.add_argument("--ground-truth", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()

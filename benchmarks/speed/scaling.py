@@ -1,11 +1,11 @@
-"""How the time of a SHINE training step grows with hard negatives, clips and batch, as numbers and in one figure.
+"""Measure how the time of a SHINE training step grows with hard negatives, clips and batch size, as numbers and in one figure.
 
     python -m benchmarks.speed.scaling [--repeats 3] [--threads 2] [--output benchmarks/speed/results/scaling]
 
-Each panel changes one size of the reference size of step.py (batch 32, 64 clips, three hard negatives and an irrelevant query) and times our step,
-in float32 on a CPU. Along the clips the batch shrinks, so that every step has 2,048 clips and the longest fits into memory (about 10 GB): shown is the time
-per video. All points take turns, and the medians are shown. The growth exponent is the slope in double-logarithmic scale: 1 is growth
-in proportion, 2 the square. Writes OUTPUT.json and OUTPUT.png.
+Each panel changes one size of the reference batch of step.py (batch 32, 64 clips, three hard negatives and an irrelevant query) and times our step
+in float32 on a CPU. For more clips the batch is smaller, so that every step has 2,048 clips and the longest videos fit into memory (about 10 GB); this
+panel shows the time per video. All points alternate, and medians are shown. The growth exponent is the slope on log-log axes: 1 is linear growth,
+2 is quadratic. Writes OUTPUT.json and OUTPUT.png.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CLIPS_PER_STEP, MOST_HARD_NEGATIVES = BATCH * CLIPS, 8
 
 @dataclass(frozen=True)
 class Curve:
-    """Step times along one size: `batches[i]` are the arguments of `make_batch` at `sizes[i]`, and the time is shown per `per[i]`."""
+    """Step times for one varied size: `batches[i]` are the arguments of `make_batch` at `sizes[i]`, and the time is shown per `per[i]`."""
 
     name: str
     unit: str
@@ -46,7 +46,7 @@ def curves() -> list[Curve]:
     batches = [1, 2, 4, 8, 16, 32, 64]
     return [
         Curve(
-            # The query itself and the irrelevant one are encoded anyway: in proportion to 2 + hard negatives is the best possible.
+            # The query and the irrelevant query are always encoded, so growth in proportion to 2 + hard negatives is optimal.
             f"queries encoded per video (2 + hard negatives); batch {BATCH}, {CLIPS} clips",
             "s per step",
             [2 + count for count in hard_negatives],
@@ -71,8 +71,8 @@ def curves() -> list[Curve]:
 
 
 def measure(repeats: int) -> list[dict]:
-    """For each curve its name, unit, sizes, seconds, and the exponents of growth over all points and between the last two."""
-    # A margin for each of the most hard negatives and for the irrelevant query.
+    """Return for each curve its name, unit, sizes, seconds, and growth exponents over all points and between the last two."""
+    # One margin for each hard negative (at most) and for the irrelevant query.
     most = max(batch.get("negatives", 1) for curve in curves() for batch in curve.batches)
     step = our_step(ShineLoss(fine_margins=(0.25,) * most), "cpu")
     points = [(curve, index) for curve in curves() for index in range(len(curve.sizes))]
@@ -82,7 +82,7 @@ def measure(repeats: int) -> list[dict]:
             step.inputs = make_batch(**curve.batches[index])
             begin = time.perf_counter()
             step()
-            if turn:  # The first turn warms up.
+            if turn:  # The first turn is a warm-up.
                 seconds[curve.name, index].append((time.perf_counter() - begin) / curve.per[index])
     measured = []
     for curve in curves():

@@ -1,12 +1,12 @@
-"""How long a training step and an evaluation take, against a step in the style of the public code.
+"""Measure a training step and an evaluation against the style of the public code.
 
     python -m benchmarks.speed.step [--repeats 7] [--threads 2] [--device cpu] [--output FILE.json]
 
 Shape: batch 32, 64 clips of 1,024 features and 2 endpoint features, 12 words, three hard negatives and an irrelevant query, full base loss.
-The reference style is made of our own modules and gives the same loss (checked before anything is timed): a separate pass, with decoder, for the
-query and for each negative, torch's own kernels, plain attention, glibc's defaults, and losses in a loop over the samples. Each variant has its own
-process, because memory is set per process. The variants take turns, and the medians are compared. The time of only the matrix products of our
-step, in the same shapes and layouts, with our kernels and with torch's, is the lower bound for any arrangement of the rest.
+The reference style uses our own modules and gives the same loss (checked before timing): a separate pass, with decoder, for the query and for
+each negative, torch's own kernels, plain attention, glibc's defaults, and a loop over the samples for the losses. Each variant has its own process,
+because malloc settings apply per process. The variants alternate, and medians are compared. The time of only the matrix products of our step,
+in the same shapes and layouts, with our kernels and with torch's, is a lower bound for the entire step.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ VIDEO_DIM, TEXT_DIM = 1024, 512
 
 
 def make_model(device: str = "cpu", **overrides) -> QDDetrForMomentRetrieval:
-    """QD-DETR of the paper's size."""
+    """Return a QD-DETR of the paper's size."""
     torch.manual_seed(0)
     return QDDetrForMomentRetrieval(QDDetrConfig(video_dim=VIDEO_DIM, text_dim=TEXT_DIM, **overrides)).to(device)
 
 
 def make_batch(batch=BATCH, clips=CLIPS, words=WORDS, negatives=HARD_NEGATIVES + 1, device="cpu") -> dict:
-    """Made-up inputs of one training step; the moment is the second quarter of each video."""
+    """Return made-up inputs of one training step; the moment is the second quarter of each video."""
     generator = torch.Generator().manual_seed(0)
     saliency = torch.zeros(batch, clips)
     saliency[:, clips // 4 : clips // 2] = 1
@@ -79,7 +79,7 @@ def our_loss(model, inputs, shine: ShineLoss | None) -> torch.Tensor:
 
 
 def reference_style_loss(model, inputs, shine: ShineLoss | None) -> torch.Tensor:
-    """The same loss, from a pass with decoder per query and a loop over the samples."""
+    """Compute the same loss with one pass (including the decoder) per query and a loop over the samples."""
     video, mask, labels = inputs["video_features"], inputs["video_attention_mask"], inputs["labels"]
     text, text_mask = inputs["negative_text_features"], inputs["negative_text_attention_mask"]
     if shine is None:
@@ -112,7 +112,7 @@ def reference_style_loss(model, inputs, shine: ShineLoss | None) -> torch.Tensor
 
 
 class Step:
-    """One kind of training step, ready to be repeated."""
+    """One kind of training step that can be repeated."""
 
     def __init__(
         self,
@@ -139,14 +139,14 @@ class Step:
 
 
 class MatrixProducts(TorchDispatchMode):
-    """Records the matrix products of what runs under it, forward and backward, and repeats them on made-up numbers."""
+    """Record the matrix products that run in its context, forward and backward, and repeat them on random numbers."""
 
     OPERATORS = {
         torch.ops.aten.mm,
         torch.ops.aten.addmm,
         torch.ops.aten.bmm,
         torch.ops.aten.baddbmm,
-        # Linear maps, see shine_hf/training/cpu_kernels.py.
+        # Linear layers, see shine_hf/training/cpu_kernels.py.
         torch.ops.aten.convolution,
         torch.ops.aten.convolution_backward,
     }
@@ -174,7 +174,7 @@ class MatrixProducts(TorchDispatchMode):
             func(*args)
 
 
-# ---- variants: each is made, and then repeated, in its own process ---------------------------------------------------
+# ---- variants: each one is created and repeated in its own process ----------------------------------------------------
 
 
 def our_step(shine: ShineLoss | None, device: str, bf16: bool = False) -> Step:
@@ -194,7 +194,7 @@ def reference_style_step(shine: ShineLoss | None, device: str) -> Step:
 
 
 class Evaluation:
-    """Moments of a batch, without labels; the reference style also encodes and decodes an irrelevant query, as the public code does."""
+    """Inference on a batch without labels; the reference style also encodes and decodes an irrelevant query, like the public code."""
 
     def __init__(self, batch: int, device: str, in_reference_style: bool):
         if not in_reference_style:
@@ -213,7 +213,7 @@ class Evaluation:
 
 
 def check_same_loss(device: str) -> None:
-    """Both styles give the same loss, or a comparison of their time would mean nothing."""
+    """Check that both styles give the same loss, so that comparing their time is meaningful."""
     model, inputs, shine = make_model(device).eval(), make_batch(batch=4, device=device), ShineLoss()
     with torch.no_grad():
         ours, reference = our_loss(model, inputs, shine), reference_style_loss(model, inputs, shine)
@@ -221,7 +221,7 @@ def check_same_loss(device: str) -> None:
 
 
 def measure(repeats: int, threads: int, device: str) -> tuple[dict[str, float], dict[str, float]]:
-    """Seconds of every variant, and the ratios that matter, by name; a target is part of the name."""
+    """Return the seconds of every variant and the important ratios by name; targets are part of the name."""
     check_same_loss(device)
     shine = ShineLoss()
     seconds = interleaved(
@@ -290,7 +290,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, help="write the figures as JSON")
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     seconds, ratios = measure(args.repeats, args.threads, args.device)

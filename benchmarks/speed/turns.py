@@ -1,4 +1,4 @@
-"""Time several variants side by side: each has its own process, and they take turns, so that what disturbs the machine disturbs all of them."""
+"""Time several variants in alternation, each in its own process, so that other load on the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 class Worker:
-    """A process that makes a variant and runs it on its turn."""
+    """A process that creates a variant and runs it on its turn."""
 
     def __init__(self, make: Callable[[], Callable[[], None]], threads: int, device: str):
         context = multiprocessing.get_context("spawn")
@@ -23,7 +23,7 @@ class Worker:
         far_end.close()
 
     def take_turn(self) -> float:
-        """Return the seconds of one run, the mean over as many as fill a fifth of a second."""
+        """Return the mean seconds per run, over at least a fifth of a second."""
         self.connection.send("run")
         return self.connection.recv()
 
@@ -47,7 +47,7 @@ class Worker:
 
 
 def interleaved(variants: dict[str, Callable], repeats: int, threads: int, device: str, warm_up=3) -> dict[str, float]:
-    """Return the median seconds of each variant; they take turns, so that what disturbs the machine disturbs all."""
+    """Return the median seconds of each variant; the variants alternate, so that other load affects all of them."""
     workers = {name: Worker(make, threads, device) for name, make in variants.items()}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(warm_up + repeats):

@@ -2,12 +2,13 @@
 
     python -m benchmarks.study NAME [--data-dir ../shared/data] [--workers 2] [--seeds 0 1] [--variants base shine] [--report-only] [--results DIR] [-- --max_steps 51800 --video_features I3D …]
 
-NAME is a file in benchmarks/study/studies (or a path). Each run is a `train.py` in its own process, under `outputs/studies/NAME`; the workers share the cores. A study that was
-stopped or killed continues where it was when it is started again: finished runs are kept, others are resumed from their last checkpoint. Each run leaves a JSON in
-`benchmarks/study/results/NAME/runs`; from these and from the results of every query come the tables and figures. The card of the best model is kept in `model_cards/studies`.
+NAME is a file in benchmarks/study/studies (or a path). Each run is a `train.py` in its own process, under `outputs/studies/NAME`; the workers share the cores. The same
+command resumes a study that was stopped or killed: finished runs are kept, others are resumed from their last checkpoint. Each run writes a JSON to
+`benchmarks/study/results/NAME/runs`. Tables and figures are made from these and from the results of every query. The card of the best model is kept in
+`model_cards/studies`.
 
-What comes after `--` overrides the recipe of every run, e.g. for the same study on other features. It needs its own `--results` folder, whose name the runs take too, and
-`--features` to say what the tables are of.
+Options after `--` override the recipe of every run, e.g. for the same study on other features. They need their own `--results` folder, whose name is also used for the
+runs, and `--features` to describe the features in the tables.
 """
 
 from __future__ import annotations
@@ -26,42 +27,44 @@ from .spec import REPOSITORY, RESULTS, Run, Study, read_study
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of what comes before `--`."""
+    """Return the parser of the options before `--`."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", metavar="NAME", help="of a file in benchmarks/study/studies, or a path")
-    parser.add_argument("--data-dir", type=Path, default=Path("../shared/data"), help="of the original annotations")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs at a time (default: one per core)")
-    parser.add_argument("--seeds", type=int, nargs="+", help="run only these (the tables hold all that is finished)")
+    parser.add_argument("name", metavar="NAME", help="name of a file in benchmarks/study/studies, or a path")
     parser.add_argument(
-        "--variants", nargs="+", metavar="VARIANT", help="run only these (the tables hold all that is finished)"
+        "--data-dir", type=Path, default=Path("../shared/data"), help="folder with the original annotations"
+    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="parallel runs (default: one per core)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="run only these (the tables include all finished runs)")
+    parser.add_argument(
+        "--variants", nargs="+", metavar="VARIANT", help="run only these (the tables include all finished runs)"
     )
     parser.add_argument("--results", type=Path, help="folder for the tables (default: benchmarks/study/results/NAME)")
-    parser.add_argument("--features", help="what the features are, for the tables, if they are overridden")
-    parser.add_argument("--prepare-only", action="store_true", help="make the files of the study, run nothing")
-    parser.add_argument("--report-only", action="store_true", help="write the tables of what is finished, run nothing")
+    parser.add_argument("--features", help="description of overridden features, for the tables")
+    parser.add_argument("--prepare-only", action="store_true", help="only make the files of the study")
+    parser.add_argument("--report-only", action="store_true", help="only write the tables of finished runs")
     return parser
 
 
 def save_best_card(study: Study, runs: Sequence[Run], folder: Path) -> Path:
-    """Keep the card of the model that was best on the validation videos; its weights stay where they are."""
+    """Copy the card of the model that was best on the validation videos; its weights are not moved."""
     best = max(runs, key=lambda run: run.results[f"{SELECTED_ON}_mIoU"])
     folder.mkdir(parents=True, exist_ok=True)
     return Path(shutil.copy(study.run_folder(best.variant, best.seed) / "README.md", folder / f"{study.name}.md"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a study and write its tables. Return 0, 1 if no run is finished, 130 if it was stopped."""
+    """Run a study and write its tables. Return 0, 1 if no run is finished, or 130 if it was stopped."""
     argv = list(sys.argv[1:] if argv is None else argv)
     own, overrides = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     parser = make_parser()
     args = parser.parse_args(own)
     if overrides and not args.results:
-        parser.error("overrides need a --results folder, or their runs would mix with those of the study as it is")
+        parser.error("overrides need a --results folder, or their runs would mix with those of the original study")
     overridden = any(option.partition("=")[0].replace("-", "_") == "__video_features" for option in overrides)
     if overridden != bool(args.features):
-        parser.error("--features says what the tables are of if, and only if, --video_features is overridden")
+        parser.error("--features is required if, and only if, --video_features is overridden")
     folder = Path("outputs/studies") / (args.results.name if overrides else Path(args.name).stem)
     study = read_study(args.name, overrides=overrides, folder=folder)
     if overrides:
@@ -81,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 0
             runner.run_all(seeds, variants)
         except Stop:
-            print(f"{study.name}: stopped; the same command continues from here", file=sys.stderr)
+            print(f"{study.name}: stopped; run the same command again to resume", file=sys.stderr)
             return 130
     runs = study.finished_runs()
     if not runs:

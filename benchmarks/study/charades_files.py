@@ -1,12 +1,12 @@
-"""The files that the studies on Charades-CG share, made from the original annotations.
+"""Make the files shared by the studies on Charades-CG from the original annotations.
 
     python -m benchmarks.study.charades_files --data-dir ../shared/data --output outputs/studies/files/charades_cg
 
 * `train.jsonl`, `test_trivial.jsonl`, `novel_composition.jsonl`, `novel_word.jsonl`: the splits. The test rows have lexical negatives, whatever a
-  model is trained with, so that the order of the saliency is measured on the same sentences for all.
-* `calibration/{train,seen,novel}.jsonl`: a copy of what the benchmark does, inside its training split, to choose the strengths of simulated
-  features on without a look at the test splits. Some training videos are set apart; some pairs of a verb and a noun of their queries are declared novel and
-  every other query with one of these pairs is left out of training, while each word of the pair stays in it.
+  model is trained with, so the saliency order is measured on the same sentences for all models.
+* `calibration/{train,seen,novel}.jsonl`: the protocol of the benchmark applied inside its training split, to choose the strengths of simulated
+  features without using the test splits. Some training videos are held out. Some verb-noun pairs of their queries are declared novel: all other queries
+  with such a pair are removed from training, while each word of the pair still occurs there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from shine_hf.negatives.splits import generate_for_splits
 DATASET = "charades_cg"
 SET_APART = 0.15
 NOVEL_ROWS = 300
-# A word that is left in fewer training queries than this would be a novel word.
+# A word with fewer training queries than this would count as a novel word.
 MIN_TRAINING_QUERIES = 10
 SEED = 0
 
@@ -40,14 +40,14 @@ def write_jsonl(rows: Iterable[dict], path: Path) -> None:
 
 
 def pairs_of(query: TaggedQuery) -> set[tuple[str, str]]:
-    """Return every verb of a query with every noun of it, except for the people who act."""
+    """Return all verb-noun pairs of a query, except for nouns of the acting people."""
     words = [(token.lower(), tag) for token, tag in zip(query.tokens, query.parts_of_speech)]
     verbs, nouns = ({word for word, tag in words if tag == kind} for kind in ("VERB", "NOUN"))
     return set(product(verbs, nouns - {"person", "people", "man", "woman"}))
 
 
 def calibration_splits(rows) -> dict[str, list[dict]]:
-    """Return split name -> rows: `train`, `seen` and `novel` of [the module's docstring](benchmarks/study/charades_files.py)."""
+    """Return split name -> rows for the calibration splits `train`, `seen` and `novel`; see the docstring of this module."""
     train, apart = (list(part) for part in split_validation(rows, SET_APART, SEED))
     tagger = Tagger()
     train_pairs, apart_pairs = (

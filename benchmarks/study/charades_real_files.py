@@ -1,13 +1,13 @@
-"""The files of the study on real features: CLIP features of Charades videos, and the queries of Charades-CG that they cover.
+"""Make the files of the study on real features: CLIP features of Charades videos and the Charades-CG queries that they cover.
 
     python -m benchmarks.study.charades_real_files --data-dir ../shared/data --rows outputs/studies/files/charades_cg --output outputs/studies/files/charades_real
 
-* `video/VID.npz`, `all/VID.npz`: the features, a row per second. In `video` each channel has the mean 0 within each video, in `all` over all training videos; both are divided by the
-  channel's standard deviation over the training videos. Frames of one video look alike to CLIP, so that what changes within a video is a small part of the raw features.
+* `video/VID.npz`, `all/VID.npz`: the features, one row per second. Each channel has mean 0 within each video (`video`) or over all training videos (`all`); both are divided by the
+  channel's standard deviation over the training videos. CLIP features of one video are very similar: changes within a video are a small part of the raw features.
 * `SPLIT.jsonl`: the rows of `--rows` (see charades_files.py) whose video is covered. `gpt-3.5-turbo.jsonl`: the authors' negatives of these training rows.
 * `glove.safetensors`, `glove.txt`: word vectors and their words.
 
-The features are research data without a stated license: nothing of them, and no model trained on them, is published.
+The features are research data without a stated license: we publish neither them nor models trained on them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NEGATIVES = "gpt-3.5-turbo.jsonl"
 
 
 def read_features(folder: Path) -> dict[str, np.ndarray]:
-    """Return video -> `(seconds, channels)` float32, of a folder with one safetensors file of all rows and an index of ids."""
+    """Return video -> `(seconds, channels)` float32, read from a folder with one safetensors file of all rows and an index of ids."""
     (table,), (index,) = folder.glob("*.safetensors"), folder.glob("*_index.json")
     arrays, ids = load_file(table), json.loads(index.read_text(encoding="utf-8"))["video_ids"]
     offsets = arrays["offsets"]
@@ -36,7 +36,7 @@ def read_features(folder: Path) -> dict[str, np.ndarray]:
 
 
 def standardized(features: dict[str, np.ndarray], training: set[str]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield each video with its features centered within it, and over all training videos; statistics are of the training videos only."""
+    """Yield each video with its features centered within the video and over all training videos; statistics use training videos only."""
     rows = np.concatenate([features[vid] for vid in sorted(training)])
     centered = np.concatenate([features[vid] - features[vid].mean(axis=0) for vid in sorted(training)])
     mean, deviation, within = rows.mean(axis=0), rows.std(axis=0) + 1e-6, centered.std(axis=0) + 1e-6
@@ -52,7 +52,7 @@ def read_jsonl(path: Path) -> list[dict]:
 def main() -> None:
     """Write the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", required=True, type=Path, help="with charades_clip and glove")
+    parser.add_argument("--data-dir", required=True, type=Path, help="folder with charades_clip and glove")
     parser.add_argument("--rows", required=True, type=Path, help="folder that charades_files.py wrote")
     parser.add_argument("--output", required=True, type=Path)
     args = parser.parse_args()

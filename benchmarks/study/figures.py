@@ -17,17 +17,17 @@ CURVE = "eval_validation_R1@0.5"
 
 
 def values_of(runs: Sequence[Run], variant: str, metric: str) -> list[float]:
-    """Return a metric of every run of a variant that has it."""
+    """Return a metric for each run of a variant that has it."""
     return [run.results[metric] for run in runs if run.variant == variant and metric in run.results]
 
 
 def curve(run: Run) -> list[tuple[int, float]]:
-    """Return step and R1@0.5 on the validation split, during training."""
+    """Return steps and R1@0.5 on the validation split during training."""
     return [(entry["step"], round(entry[CURVE], 2)) for entry in run.log_history if CURVE in entry]
 
 
 def results_figure(study: Study, runs: Sequence[Run]) -> Figure:
-    """Draw R1@0.5, mIoU and the order of the saliency: a line per variant, a color per split, a dot per seed and a ring at their mean."""
+    """Draw R1@0.5, mIoU and the saliency order: a row per variant, a color per split, a dot per seed and a ring at the mean."""
     shown = [
         name
         for name in ("R1@0.5", "mIoU", "positive>level1")
@@ -68,7 +68,7 @@ def results_figure(study: Study, runs: Sequence[Run]) -> Figure:
 
 
 def validation_figure(study: Study, runs: Sequence[Run]) -> Figure:
-    """Draw R1@0.5 on the validation split over the steps, the mean over the seeds."""
+    """Draw R1@0.5 on the validation split over the steps, averaged over seeds."""
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     axes = figure.subplots()
     variants = [variant for variant in study.variants if any(run.variant == variant and curve(run) for run in runs)]
@@ -88,7 +88,7 @@ def validation_figure(study: Study, runs: Sequence[Run]) -> Figure:
 
 
 def _colors(count: int) -> list:
-    """Return colors that color-blind readers can tell apart; a scale if there are too many for that."""
+    """Return colors that color-blind readers can distinguish, or a color scale if there are too many."""
     if count <= len(SERIES_COLORS):
         return list(SERIES_COLORS[:count])
     return [colormaps["viridis"](index / (count - 1)) for index in range(count)]

@@ -1,9 +1,9 @@
-"""How well a model finds a query's moment in a long video: held-out videos are joined, and each query is asked of the joined video.
+"""Measure how well a model finds moments in long videos: join held-out videos, and search each joined video for each query.
 
     python -m benchmarks.study.joined_videos --model MODEL --dataset novel_composition.jsonl --video-features npz:FEATURES [--join 8]
 
-Everything goes through the pipeline, in windows of the model's length. A query may be true of another of the joined videos too, which counts as
-a miss: the figures are lower bounds. Prints a JSON line per number of joined videos: 1 is the baseline.
+The pipeline searches in windows of the model's length. A query may also match another of the joined videos, which counts as a miss, so the
+results are lower bounds. Prints a JSON line per number of joined videos; 1 is the baseline.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shine_hf.metrics import temporal_iou
 
 
 def measure(find, rows, features, join: int) -> dict[str, float]:
-    """R1@0.5, R5@0.5 and how often the first moment lies in the right video, all in percent."""
+    """Return R1@0.5, R5@0.5 and how often the first moment is in the right video, all in percent."""
     rows_of = defaultdict(list)
     for row in rows:
         rows_of[row["vid"]].append(row)
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--dataset", required=True, help="jsonl with qid, vid, query, relevant_windows")
     parser.add_argument("--video-features", required=True)
-    parser.add_argument("--join", type=int, nargs="+", default=[1, 8], help="videos per film (default: 1 8)")
+    parser.add_argument("--join", type=int, nargs="+", default=[1, 8], help="videos per joined video (default: 1 8)")
     args = parser.parse_args()
     find = pipeline(TASK, model=args.model, device="cpu")
     rows, features = list(read_annotations(args.dataset)), FeatureStore.from_spec(args.video_features)

@@ -1,4 +1,4 @@
-"""Tables of a study: means and deviations over the seeds, and paired intervals."""
+"""Tables of a study: means and standard deviations over seeds, and paired intervals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEADLINE = ("R1@0.5", "R1@0.7", "mIoU")
 ORDER = ("positive>level1", "level1>level2", "level2>level3", "chain")
 REPORTED = (*HEADLINE, *ORDER)
 SELECTED_ON = "validation"
-# Metric -> its value for a query, of the result that the trainer saves; NaN if the query has none.
+# Metric -> its value in the saved result of a query, or NaN.
 QUERY_METRICS: dict[str, Callable[[dict], float]] = {
     "R1@0.5": lambda query: 100.0 * (query["iou"] >= 0.5),
     "R1@0.7": lambda query: 100.0 * (query["iou"] >= 0.7),
@@ -55,7 +55,7 @@ def write_report(study: Study, runs: Sequence[Run], folder: Path) -> str:
 
 
 def results_table(study: Study, runs: Sequence[Run]) -> str:
-    """Return Markdown: a line per split and variant, mean ± sample standard deviation over the seeds."""
+    """Return a Markdown table: a row per split and variant, mean ± sample standard deviation over seeds."""
     metrics = [
         name for name in REPORTED if any(f"{split}_{name}" in run.results for run in runs for split in study.splits)
     ]
@@ -70,7 +70,7 @@ def results_table(study: Study, runs: Sequence[Run]) -> str:
 
 
 def compare(study: Study, runs: Sequence[Run]) -> Iterator[dict]:
-    """Yield paired comparisons over the seeds that both sides have."""
+    """Yield paired comparisons over the seeds that both variants have."""
     by_key = {(run.variant, run.seed): run for run in runs}
     for variant, baseline in study.comparisons:
         seeds = [seed for seed in study.seeds if (variant, seed) in by_key and (baseline, seed) in by_key]
@@ -100,13 +100,13 @@ def compare(study: Study, runs: Sequence[Run]) -> Iterator[dict]:
 
 
 def comparison_table(comparisons: Sequence[dict]) -> str:
-    """Return Markdown: a line per pair and split, the difference with its interval; bold if 0 is outside the interval."""
+    """Return a Markdown table: a row per pair and split, the difference with its interval; bold if the interval excludes 0."""
     if not comparisons:
         return ""
     metrics = list(dict.fromkeys(entry["metric"] for entry in comparisons))
     lines = [
         "Differences in points, with 95 % intervals of a paired bootstrap over videos and seeds, widened by Student's t for few seeds "
-        "(bold: 0 is outside). With a single seed the interval is over the videos only: another training may well end elsewhere.",
+        "(bold: 0 is outside). With a single seed, the interval covers only the videos: another training run may give another result.",
         "",
         f"| split | variant − baseline | seeds | {' | '.join(metrics)} |",
         "|---|---|---:|" + "---:|" * len(metrics),
@@ -132,7 +132,7 @@ def _mean_and_deviation(values: Sequence[float]) -> str:
 
 
 def _reported(study: Study, run: Run) -> dict[str, float]:
-    """Return the figures of the splits of a study, and what the model was selected by."""
+    """Return the metrics on the splits of a study, and the metric that selected the model."""
     kept = {
         f"{split}_{name}"
         for split in (*study.splits, SELECTED_ON)

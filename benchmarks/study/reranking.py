@@ -1,9 +1,9 @@
-"""Does it help to let the saliency count in the choice of the moment? On the trained models of a study, without training again.
+"""Rerank moments by saliency with the trained models of a study, without retraining.
 
     python -m benchmarks.study.reranking NAME [--variants …] [--weights 0.5 1 2 4 8 16] [--results DIR]
 
-The processor of a model raises the score of a moment by `saliency_weight` times the contrast of the saliency inside and outside of it. The weight of each variant of the study NAME is
-chosen on the validation videos (mean mIoU of its seeds), and used on the test splits once. Tables and figures are those of `python -m benchmarks.study`.
+The processor raises the score of a moment by `saliency_weight` times the contrast between the saliency inside and outside it. The weight of each variant is chosen on the validation videos
+(mean mIoU of its seeds) and then used once on the test splits. Tables and figures have the format of `python -m benchmarks.study`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHOSEN_BY = f"{VALIDATION}_mIoU"
 
 
 def rerank(study: Study, runs: Sequence[Run], weights: Sequence[float]) -> Iterator[tuple[str, float, list[Run]]]:
-    """For each variant its name, the weight that was chosen, and its runs with it."""
+    """Yield for each variant its name, the chosen weight, and its runs with that weight."""
     with tempfile.TemporaryDirectory() as scratch:
         for variant in study.variants:
             seeds = [run.seed for run in runs if run.variant == variant]
@@ -55,7 +55,7 @@ def rerank(study: Study, runs: Sequence[Run], weights: Sequence[float]) -> Itera
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", metavar="NAME", help="of a study whose runs are finished")
+    parser.add_argument("name", metavar="NAME", help="study with finished runs")
     parser.add_argument("--variants", nargs="+", help="these only")
     parser.add_argument("--weights", type=float, nargs="+", default=[0.5, 1.0, 2.0, 4.0, 8.0, 16.0])
     parser.add_argument(

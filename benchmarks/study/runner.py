@@ -1,4 +1,4 @@
-"""Starts the processes of a study, and ends them all when one fails or the study is stopped."""
+"""Start the processes of a study, and stop them all when one fails or the study is stopped."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .spec import RECIPE_FILE, REPOSITORY, Study
 
 
 class Stop(Exception):
-    """The study was asked to stop, and so were its runs."""
+    """The study and its runs were asked to stop."""
 
 
 class Runner:
-    """Runs what is not finished of a study.
+    """Run the unfinished runs of a study.
 
     Args:
-        study: What to run.
-        workers: Runs at a time; they share the cores.
-        data_dir: Folder of the original annotations.
+        study: Study to run.
+        workers: Number of parallel runs; they share the cores.
+        data_dir: Folder with the original annotations.
     """
 
     def __init__(self, study: Study, workers: int, data_dir: Path):
@@ -36,7 +36,7 @@ class Runner:
         self._stopped = threading.Event()
 
     def prepare(self) -> None:
-        """Run the commands that make the files of the study, each of them once."""
+        """Run each command that makes the files of the study once."""
         done = self.study.folder / "prepared.json"
         finished = json.loads(done.read_text()) if done.is_file() else []
         for command in self.study.prepare:
@@ -48,7 +48,7 @@ class Runner:
                 done.write_text(json.dumps(finished, indent=2) + "\n")
 
     def run_all(self, seeds: Sequence[int], variants: Sequence[str]) -> None:
-        """Run what is not finished. Seeds are the outer loop: a study that is cut short has compared all variants on some seeds."""
+        """Run what is unfinished. Seeds are the outer loop, so a study that is stopped early has all variants for some seeds."""
         study = self.study
         runs = [(variant, seed) for seed in seeds for variant in variants]
         left = [run for run in runs if study.results(*run) is None]
@@ -57,13 +57,13 @@ class Runner:
             ThreadPoolExecutor(self.workers) as pool,
         ):
             futures = [pool.submit(self._run, variant, seed, progress) for variant, seed in left]
-            # A run that fails ends the others: their errors must not hide why.
+            # A failed run stops the others; their errors must not hide the cause.
             errors = [error for future in futures if (error := future.exception())]
             if errors:
                 raise next((error for error in errors if not isinstance(error, Stop)), errors[0])
 
     def stop(self, *_: object) -> None:
-        """End the processes; they save a checkpoint first."""
+        """Stop the processes; they save a checkpoint first."""
         self._stopped.set()
         for process in list(self._processes):
             process.terminate()
@@ -83,7 +83,7 @@ class Runner:
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
         with open(log, "a", encoding="utf-8") as file:
-            # Its own session: Ctrl-C reaches only this process, which then has the runs save themselves.
+            # A separate session: Ctrl-C reaches only this process, which then makes the runs save a checkpoint.
             process = subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
             )
@@ -98,7 +98,7 @@ class Runner:
 
 
 def _python_command(command: str) -> list[str]:
-    """Return the words of a command; `python` is the one that runs this, `shine-hf` the one of its environment."""
+    """Return the words of a command, with `python` and `shine-hf` from the current environment."""
     first, *words = shlex.split(command)
     ours = {"python": sys.executable, "shine-hf": str(Path(sys.executable).with_name("shine-hf"))}
     return [ours.get(first, first), *words]

@@ -1,16 +1,16 @@
-"""A study: what is trained how often, and what is compared.
+"""A study: which variants are trained with which seeds, and which are compared.
 
-A study file (`benchmarks/study/studies/NAME.yaml`) says:
+The keys of a study file (`benchmarks/study/studies/NAME.yaml`):
 
     extends            (optional) another file of the folder, whose keys are the defaults: `recipe` is merged key by key, and the commands
-                       of `prepare` are added to its commands. A file whose name begins with an underscore is only extended.
-    title, features    what it is, and on which features (next to every table)
-    prepare            commands that make the files it needs, each run once; {data_dir} is the folder of the original annotations
-    recipe             keys of a recipe that all runs share
-    seeds              of the training
-    splits             that are reported
-    variants           name -> keys of the recipe that differ
-    comparisons        [variant, baseline] pairs, tested query by query
+                       of `prepare` are appended. Files whose names start with an underscore are only for extending.
+    title, features    title and description of the features, shown with every table
+    prepare            commands that make its files, each run once; {data_dir} is the folder with the original annotations
+    recipe             recipe keys shared by all runs
+    seeds              training seeds
+    splits             splits to report
+    variants           name -> recipe keys that differ
+    comparisons        [variant, baseline] pairs, compared query by query
     note               (optional) a paragraph for the reader of the tables
 """
 
@@ -29,9 +29,9 @@ import yaml
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 STUDIES, RESULTS = HERE / "studies", HERE / "results"
-# Of a run: its recipe, its figures, and the curve of its validation.
+# Files of a run: its recipe, its metrics, and its validation curve.
 RECIPE_FILE, RESULTS_FILE, STATE_FILE = "recipe.yaml", "all_results.json", "trainer_state.json"
-# What every run needs so that it can be resumed and compared query by query.
+# Every run needs these keys to be resumable and comparable query by query.
 RUN_KEYS = {
     "do_train": True,
     "resume_from_checkpoint": "true",
@@ -43,7 +43,7 @@ RUN_KEYS = {
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its figures (`{split}_{metric}`), what it logged, and split -> the result of every query."""
+    """A finished run: its metrics (`{split}_{metric}`), its log history, and split -> the result of every query."""
 
     variant: str
     seed: int
@@ -54,7 +54,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """A study file (see the docstring of this module for its keys), the folder of its runs, and what overrides its recipe."""
+    """A study file (see the docstring of this module for its keys), the folder of its runs, and recipe overrides."""
 
     name: str
     title: str
@@ -68,7 +68,7 @@ class Study:
     note: str = ""
     overrides: Sequence[str] = ()
     folder: Path = Path()
-    # What makes the tables; named under them.
+    # The command that makes the tables, named below them.
     command: str = ""
 
     def __post_init__(self) -> None:
@@ -85,23 +85,23 @@ class Study:
         return self.folder / f"{variant}_seed{seed}"
 
     def recipe_of(self, variant: str, seed: int) -> str:
-        """Return the recipe file of a run; what overrides it is in a comment."""
+        """Return the recipe file of a run; overrides are in a comment."""
         folder = self.run_folder(variant, seed)
         keys = {**self.recipe, **self.variants[variant], **RUN_KEYS, "seed": seed, "output_dir": str(folder)}
         comment = f"# overridden: {shlex.join(self.overrides)}\n" if self.overrides else ""
         return comment + yaml.safe_dump(keys, sort_keys=False)
 
     def results(self, variant: str, seed: int) -> dict[str, float] | None:
-        """Return the figures of a run, None until it is finished: the file is rewritten after the training and after each split.
+        """Return the metrics of a run, or None until it is finished: the file is rewritten after training and after each split.
 
         Raises:
-            ValueError: if the folder of the run holds one of other settings.
+            ValueError: The folder holds a run with other settings.
         """
         folder = self.run_folder(variant, seed)
         recipe = folder / RECIPE_FILE
         if recipe.is_file() and _settings(recipe.read_text("utf-8")) != _settings(self.recipe_of(variant, seed)):
             raise ValueError(
-                f"{folder} was begun with other settings than {self.name} has now (see its {RECIPE_FILE}): remove the folder to run it again"
+                f"{folder} was started with other settings than {self.name} has now (see its {RECIPE_FILE}): remove the folder to run it again"
             )
         path = folder / RESULTS_FILE
         results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -122,7 +122,7 @@ class Study:
         return runs
 
     def overridden(self, features: str | None, results: Path) -> Study:
-        """Return the study with tables that say what of it was overridden."""
+        """Return the study with tables that list the overrides."""
         overrides = shlex.join(self.overrides)
         return dataclasses.replace(
             self,
@@ -134,12 +134,12 @@ class Study:
 
 
 def _settings(recipe: str) -> tuple[list[str], dict]:
-    """Return the comments (what is overridden) and the keys of a recipe file; order and layout do not matter."""
+    """Return the comments (overrides) and the keys of a recipe file, for a comparison that ignores order and layout."""
     return [line for line in recipe.splitlines() if line.startswith("#")], yaml.safe_load(recipe)
 
 
 def read_queries(folder: Path, split: str) -> list[dict]:
-    """Return the result of every query of a split, of a run's folder."""
+    """Return the result of every query of a split from a run's folder."""
     return [json.loads(line) for line in (folder / "queries" / f"{split}.jsonl").read_text().splitlines()]
 
 
@@ -147,8 +147,8 @@ def read_study(name: str, **settings: Any) -> Study:
     """Read a study file.
 
     Args:
-        name: Of a file in `studies`, or a path.
-        settings: Fields of [`Study`] that replace those of the file.
+        name: Name of a file in `studies`, or a path.
+        settings: Fields of [`Study`] that override those of the file.
 
     Raises:
         FileNotFoundError: if there is none. ValueError: for a key that a study does not have, or lacks.

@@ -1,4 +1,4 @@
-"""The model of a finished run of a study, for scripts that look at it again."""
+"""The model of a finished run of a study, for scripts that evaluate it again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .spec import RECIPE_FILE, read_queries
 
 
 class TrainedRun:
-    """The model of a finished run, ready to be evaluated with other weights of the saliency."""
+    """The model of a finished run, to evaluate it with other saliency weights."""
 
     def __init__(self, folder: Path, scratch: Path):
         recipe = ["--config", str(folder / RECIPE_FILE), "--model", str(folder), "--output_dir", str(scratch)]
@@ -22,12 +22,12 @@ class TrainedRun:
         self.scratch = scratch
 
     def evaluate(self, split: str, weight: float) -> dict[str, float]:
-        """Figures of a split, `{split}_{metric}`; those of every query are in `queries/{split}.jsonl` of the scratch folder."""
+        """Return the metrics of a split as `{split}_{metric}`; results per query are written to `queries/{split}.jsonl` in the scratch folder."""
         self.trainer.model.config.saliency_weight = weight
         metrics = self.trainer.evaluate(self.splits[split], metric_key_prefix=split)
         self.trainer.save_query_results(split, self.splits[split])
         return metrics
 
     def queries(self, split: str) -> list[dict]:
-        """Return what the last evaluation of a split found."""
+        """Return the results per query of the last evaluation of a split."""
         return read_queries(self.scratch, split)

@@ -117,11 +117,11 @@ def test_error_names_the_failed_run_and_not_the_runs_stopped_with_it(study):
 
 def test_runs_with_other_settings_are_not_resumed_or_reported(study):
     assert main(study(comparisons=[], variants={"shine": {}})) == 0
-    with pytest.raises(ValueError, match=r"made_up/shine_seed0 was begun with other settings.*remove the folder"):
+    with pytest.raises(ValueError, match=r"made_up/shine_seed0 was started with other settings.*remove the folder"):
         main(study(comparisons=[], variants={"shine": {"learning_rate": 1e-3}}))
     command = study(comparisons=[], variants={"shine": {}})
     assert main([*command, "--", "--max_steps", "1"]) == 0
-    with pytest.raises(ValueError, match=r"results/shine_seed0 was begun with other settings.*remove the folder"):
+    with pytest.raises(ValueError, match=r"results/shine_seed0 was started with other settings.*remove the folder"):
         main([*command, "--", "--max_steps", "3"])
 
 
@@ -138,7 +138,7 @@ def test_stopped_study_saves_and_resumes(study, tmp_path):
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command continues from here" in errors
+    assert process.returncode == 130 and "run the same command again to resume" in errors
     (checkpoint,) = folder.glob("checkpoint-*")
     assert main(command) == 0
     assert f"resuming from outputs/studies/made_up/shine_seed0/{checkpoint.name}" in (folder / "log.txt").read_text()
@@ -159,7 +159,7 @@ def test_overrides_require_their_own_results_folder(study, capsys):
     assert "overrides need a --results folder" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["made_up.yaml", "--results", "other", "--", "--video_features", "i3d:X"])
-    assert "--features says what the tables are of" in capsys.readouterr().err
+    assert "--features is required" in capsys.readouterr().err
 
 
 def test_tables_list_the_overrides(study, tmp_path):
