@@ -1,8 +1,8 @@
-"""The Space that shows a model: a video and a query in; moments to play, frames, and saliency out.
+"""Demo Space of a model: takes a video and a query; shows playable moments, frames, and saliency.
 
     SHINE_MODEL=FOLDER_OR_REPOSITORY python app.py
 
-Every answer follows from what the page sends. The features of the last videos stay in memory; uploads and cuts are deleted after an hour.
+Every answer depends only on the request. The features of the last videos stay in memory; uploads and cuts are deleted after an hour.
 """
 
 import os
@@ -27,7 +27,7 @@ MAX_SECONDS = float(os.environ.get("SHINE_DEMO_MAX_SECONDS", 900))
 MAX_UPLOAD = os.environ.get("SHINE_DEMO_MAX_UPLOAD", "200mb")
 MAX_COUNTER_QUERIES = 5
 CUT_FPS, CUT_HEIGHT = 12, 360
-# Players of this height (pixels) leave the rest of the page in sight, whatever the shape of the video.
+# At this player height (pixels), the rest of the page stays visible for any aspect ratio.
 PLAYER_HEIGHT = 320
 PLAY = "▶ play"
 MOMENT_COLUMNS = ["", "start (s)", "end (s)", "score"]
@@ -35,7 +35,7 @@ SENTENCE_COLUMNS = ["sentence", "saliency rank inside the best moment (%)"]
 
 
 class Refusal(gr.Error):
-    """What a visitor reads in a pop-up. It is not logged."""
+    """An error shown to the visitor in a pop-up and not logged."""
 
     def __init__(self, message: str):
         super().__init__(message, print_exception=False)
@@ -47,7 +47,7 @@ def find_moments(find: VideoMomentRetrievalPipeline, video: str | None, query: s
         raise Refusal("Upload a video or pick an example first.")
     query = (query or "").strip()
     if not query:
-        raise Refusal("Type what to look for.")
+        raise Refusal("Describe what to look for.")
     counters = dict.fromkeys(line.strip() for line in (counter_queries or "").splitlines() if line.strip())
     counters.pop(query, None)
     if len(counters) > MAX_COUNTER_QUERIES:
@@ -82,13 +82,13 @@ def compare_sentences(result: RetrievalResult, others: Sequence[RetrievalResult]
 
 
 def cut(video: str, start: float, end: float) -> str:
-    """Write the part of a video between two times (seconds), at least one frame, without sound, as an MP4 file that any browser plays."""
+    """Write the part of a video between two times (seconds; at least one frame, without audio) as an MP4 file that any browser plays."""
     height, width = frame_size(video, CUT_HEIGHT)
     first = int(start * CUT_FPS)
     clips = islice(read_clips(video, 1 / CUT_FPS, 1, (height, width)), first, max(first + 1, ceil(end * CUT_FPS)))
     if (opening := next(clips, None)) is None:
         raise ValueError(f"{video}: the video ends before {start:.1f} s")
-    # In Gradio's own folder, where `delete_cache` finds it.
+    # Write into Gradio's own folder, which `delete_cache` cleans up.
     Path(get_upload_folder()).mkdir(parents=True, exist_ok=True)
     target = Path(tempfile.mkdtemp(dir=get_upload_folder())) / "moment.mp4"
     with av.open(str(target), "w") as container:
@@ -103,7 +103,7 @@ def cut(video: str, start: float, end: float) -> str:
 def cut_chosen(video: str | None, rows, event: gr.SelectData) -> str:
     """Return the file of the moment in the row that was clicked."""
     if not video:
-        raise Refusal("The video is gone; choose it again.")
+        raise Refusal("The video has been deleted; choose it again.")
     try:
         return cut(video, *map(float, rows[event.index[0]][1:3]))
     except (ValueError, OSError) as error:
@@ -111,7 +111,7 @@ def cut_chosen(video: str | None, rows, event: gr.SelectData) -> str:
 
 
 def _without_folder(error: Exception, video: str) -> Refusal:
-    """Return the error without the folder in which the server keeps uploads."""
+    """Return the error message without the server's upload folder."""
     return Refusal(str(error).replace(str(Path(video).parent) + os.sep, ""))
 
 
@@ -133,7 +133,7 @@ def build_app(find: VideoMomentRetrievalPipeline, examples: list[list[str]]) -> 
     with gr.Blocks(title="Find a moment in a video", delete_cache=(600, 3600)) as app:
         gr.Markdown(
             "# Find a moment in a video\n"
-            "Choose a video and say what to look for. Counter-queries differ from the query by a word or two: a model that reads "
+            "Choose a video and describe what to look for. Counter-queries differ from the query by a word or two: a model that reads "
             "every word gives them less saliency inside the moment."
         )
         with gr.Row():
@@ -173,7 +173,7 @@ def build_app(find: VideoMomentRetrievalPipeline, examples: list[list[str]]) -> 
 
         outputs = [figure, table, sentences, moment]
         gr.on([button.click, query.submit], ask, [video, query, counters], outputs, api_name="find")
-        # What was found in the last video says nothing about this one.
+        # Results of the previous video do not apply to this one.
         video.change(lambda: (None,) * 4, outputs=outputs, api_name=False, queue=False)
         table.select(cut_chosen, [video, table], moment, api_name=False)
     return app.queue(default_concurrency_limit=2, max_size=20)
@@ -184,7 +184,7 @@ def main() -> None:
     if not model:
         raise SystemExit("set SHINE_MODEL to the folder or repository of a trained model, e.g. outputs/shapes_cg/…")
     find = pipeline(TASK, model=model, kept_videos=8)
-    _ = find.video_encoder, find.text_encoder  # Load them now, so that the first visitor does not wait.
+    _ = find.video_encoder, find.text_encoder  # Load them now so the first visitor does not wait.
     with tempfile.TemporaryDirectory() as folder:
         build_app(find, make_examples(Path(folder))).launch(max_file_size=MAX_UPLOAD, allowed_paths=[folder])
 

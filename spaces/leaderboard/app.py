@@ -1,4 +1,4 @@
-"""The leaderboard Space: what models on the Hub report for the benchmarks, read from their `.eval_results`.
+"""Leaderboard Space: results that models on the Hub report for the benchmarks, read from their `.eval_results`.
 
 SHINE_BENCHMARKS=shine/charades-cg-negatives python app.py
 """
@@ -26,7 +26,7 @@ def read_leaderboard(api: HfApi, dataset_id: str, splits) -> list[dict]:
     """Return one row per model and setting, best first.
 
     Raises:
-        HfHubHTTPError: if the Hub cannot be read.
+        HfHubHTTPError: The Hub cannot be read.
     """
     columns = {task_id(split, metric): column(split, metric) for split in splits for metric in BENCHMARK_METRICS}
     rows: dict[tuple[str, str], dict] = {}
@@ -55,7 +55,7 @@ def as_table(rows: list[dict], splits) -> list[list]:
 
 
 def build_app(api: HfApi, benchmarks: dict) -> gr.Blocks:
-    """Build the page: one tab per benchmark, read again at every visit."""
+    """Build the page: one tab per benchmark, reloaded at every visit."""
     with gr.Blocks(title="Compositional moment retrieval") as app:
         gr.Markdown(
             "# Compositional moment retrieval\n"

@@ -1,4 +1,4 @@
-"""The Space of the metric: two jsonl files in, the tables and the official JSON out. Uploads are deleted after an hour."""
+"""Space of the metric: takes two jsonl files; shows the tables and the official JSON. Uploads are deleted after an hour."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from shine_hf.metrics import evaluate_submission, official_layout, read_rows
 
 
 def score(submission: str | None, ground_truth: str | None) -> tuple[str, str]:
-    """Paths of two jsonl files -> the tables and the JSON, as text."""
+    """Return the tables and the JSON, as text, for the paths of two jsonl files."""
     if not submission or not ground_truth:
         raise gr.Error("Choose both files first.")
     try:
@@ -30,7 +30,7 @@ def build_app() -> gr.Blocks:
             ground_truth = gr.File(label="Ground truth (.jsonl)", file_types=[".jsonl", ".gz"])
         button = gr.Button("Score", variant="primary")
         tables = gr.Code(label="Metrics in percent, by length of the window", language=None, interactive=False)
-        output = gr.Code(label="Every figure, as in the official JSON", language="json", interactive=False)
+        output = gr.Code(label="All metrics, as in the official JSON", language="json", interactive=False)
         button.click(score, [submission, ground_truth], [tables, output], api_name="score")
         with gr.Accordion("About this metric", open=False):
             gr.Markdown(description)

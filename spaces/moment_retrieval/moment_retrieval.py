@@ -1,4 +1,4 @@
-"""Video moment retrieval and highlight detection for `evaluate.load`, with the figures of the official QVHighlights scorer."""
+"""Video moment retrieval and highlight detection for `evaluate.load`, with the metrics of the official QVHighlights scorer."""
 
 import datasets
 import evaluate
@@ -7,7 +7,7 @@ from shine_hf.metrics import evaluate_submission
 
 _DESCRIPTION = """\
 Recall (R1, R5), mean IoU and mean average precision of predicted moments, by length of the moment, and highlight detection (mAP, HIT@1),
-in percent, as counted by the official scorer of QVHighlights.
+in percent, as computed by the official scorer of QVHighlights.
 """
 
 _INPUTS = """
@@ -53,7 +53,7 @@ _REFERENCE = {
 
 
 class MomentRetrieval(evaluate.Metric):
-    """Gathers rows of predictions and references over batches and processes, and scores them together."""
+    """Collect rows of predictions and references over batches and processes, and score them together."""
 
     def _info(self):
         return evaluate.MetricInfo(
@@ -65,11 +65,11 @@ class MomentRetrieval(evaluate.Metric):
         )
 
     def add(self, *, prediction=None, reference=None):
-        """Add one row of each."""
+        """Add one prediction and one reference."""
         super().add(prediction=_row(prediction, _PREDICTION), reference=_row(reference, _REFERENCE))
 
     def add_batch(self, *, predictions=None, references=None):
-        """Add as many rows of each."""
+        """Add a batch of predictions and as many references."""
         super().add_batch(
             predictions=[_row(row, _PREDICTION) for row in predictions],
             references=[_row(row, _REFERENCE) for row in references],
@@ -80,7 +80,7 @@ class MomentRetrieval(evaluate.Metric):
 
 
 def _row(row, features):
-    """Bring a row of a submission or annotation file into the fixed columns: numeric qids as text, what is absent as None."""
+    """Convert a row of a submission or annotation file to the fixed columns: numeric qids as text, missing values as None."""
     if row.get("qid") is None:
         raise ValueError(f"a row without qid: {row!r:.200}")
     return {name: row.get(name) for name in features} | {"qid": str(row["qid"])}

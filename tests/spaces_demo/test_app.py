@@ -52,7 +52,7 @@ def test_errors_are_shown_without_server_paths(server, film, tmp_path):
     with pytest.raises(Exception, match=r"not a video|[Ii]nvalid") as caught:
         ask(server, tmp_path, notes)
     assert "/gradio" not in str(caught.value) and str(tmp_path) not in str(caught.value)
-    with pytest.raises(gradio_client.exceptions.AppError, match="Type what to look for"):
+    with pytest.raises(gradio_client.exceptions.AppError, match="Describe what to look for"):
         ask(server, tmp_path, film, query=" ")
     with pytest.raises(gradio_client.exceptions.AppError, match="At most 5"):
         ask(server, tmp_path, film, counters="\n".join(f"query {i}" for i in range(6)))
