@@ -165,7 +165,7 @@ def test_predict_handles_several_queries_and_a_plot(finished, data, tmp_path, ca
 
 
 def test_model_can_be_evaluated_without_training(finished, data, tmp_path, monkeypatch, capsys):
-    """However the options are spelled; nothing is written where the user did not say."""
+    """Accept any spelling of the options, and write nothing except to the requested paths."""
     output, results, _ = finished
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
@@ -182,7 +182,7 @@ def test_model_can_be_evaluated_without_training(finished, data, tmp_path, monke
     assert saved["novel_composition"]["mIoU"] == pytest.approx(results["novel_composition"]["mIoU"])
 
 
-def test_a_training_without_a_place_for_its_files_is_refused(tmp_path, monkeypatch, capsys):
+def test_training_without_an_output_folder_is_rejected(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--model", "qd_detr", "--video-features", "simulated:"]) == 2
     assert "--output-dir is missing" in capsys.readouterr().err
