@@ -2,8 +2,8 @@
 
     python dataset_scripts/activitynet_cg_negatives.py --output-dir DIR [--data-dir FOLDER] [--push-to-hub --repo-id OWNER/NAME]
 
-The negatives that the authors of SHINE released are the config `gpt-3.5-turbo`, built where it is asked for (`--configs gpt-3.5-turbo`): from
-their repository, or from `shine/anet_cg/anet_cg_gpt_train.jsonl` under the data folder.
+The negatives that the authors of SHINE released are the config `gpt-3.5-turbo`. It is only built on request (`--configs gpt-3.5-turbo`), from
+their repository or from `shine/anet_cg/anet_cg_gpt_train.jsonl` in the data folder.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Build Shapes-CG: annotations, MP4 files and a contact sheet to look at.
+"""Build Shapes-CG: annotations, MP4 files and a contact sheet for inspection.
 
 python dataset_scripts/shapes_cg.py --output-dir DIR [--seed 0] [--train-videos 3000 …]
 """
@@ -23,24 +23,24 @@ CONTACT_SHEET_VIDEOS = 3
 
 @dataclasses.dataclass
 class ShapesConfig(datasets.BuilderConfig):
-    """A seed and sizes.
+    """The seed and the sizes of a benchmark.
 
     Args:
-        world: Which benchmark.
+        world: The benchmark.
     """
 
     world: ShapesCG = dataclasses.field(default_factory=ShapesCG)
 
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
-        """Identify a config by its settings as plain values, so that other settings are not answered from the cache."""
+        """Identify a config by its settings, so that a cached build with other settings is not reused."""
         settings = {name: getattr(self.world, name) for name in SETTINGS}
         return super().create_config_id({**config_kwargs, "world": settings}, custom_features)
 
 
 class ShapesCGBuilder(datasets.GeneratorBasedBuilder):
-    """The rows of Shapes-CG in the columns of `shine_hf.schema.FEATURES`; nothing is downloaded.
+    """Build the rows of Shapes-CG with the columns of `shine_hf.schema.FEATURES`, without downloads.
 
-    `ShapesCGBuilder(world=ShapesCG(seed=1), cache_dir=…).download_and_prepare()`, then `as_dataset()`.
+    Call `ShapesCGBuilder(world=ShapesCG(seed=1), cache_dir=…).download_and_prepare()`, then `as_dataset()`.
     """
 
     BUILDER_CONFIG_CLASS = ShapesConfig
@@ -50,7 +50,7 @@ class ShapesCGBuilder(datasets.GeneratorBasedBuilder):
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(
-            description="A made-up video benchmark of compositional temporal grounding.", features=FEATURES
+            description="A synthetic video benchmark of compositional temporal grounding.", features=FEATURES
         )
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
@@ -61,7 +61,7 @@ class ShapesCGBuilder(datasets.GeneratorBasedBuilder):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the benchmark into a folder: `{split}.jsonl`, `videos/{vid}.mp4`, `contact_sheet.png`."""
+    """Write the benchmark to a folder: `{split}.jsonl`, `videos/{vid}.mp4`, `contact_sheet.png`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", required=True)
     for name, field in SETTINGS.items():

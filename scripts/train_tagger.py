@@ -2,10 +2,9 @@
 
     python scripts/train_tagger.py --train en_ewt-ud-train.conllu --dev en_ewt-ud-dev.conllu --output tagger
 
-Captions are not what treebanks are made of: their verbs follow bare nouns ("person opens the door"). So the training
-sentences are taken as they are, in lower case, and with their subject pronouns turned into noun phrases ("he opens" ->
-"a person opens"). The result is a spaCy pipeline for `shine-hf negatives … --spacy-model tagger`; the treebank's license
-goes with it.
+Captions differ from the texts in treebanks, e.g. verbs follow bare nouns ("person opens the door"). So the training data has each
+sentence as it is; some sentences also in lower case; and sentences with subject pronouns also with noun phrases instead ("he opens"
+-> "a person opens"). The result is a spaCy pipeline for `shine-hf negatives … --spacy-model tagger`, under the license of the treebank.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def read_conllu(path: Path) -> Iterator[list[Word]]:
     """Yield the sentences of a CoNLL-U file. Words of a contraction ("they're") follow each other without a space.
 
     Raises:
-        ValueError: for a line that does not have ten columns; names file and line.
+        ValueError: for a line that does not have ten columns. Names the file and the line.
     """
     sentence: list[Word] = []
     contraction_end, space_after_contraction = 0, True
@@ -61,9 +60,9 @@ def read_conllu(path: Path) -> Iterator[list[Word]]:
                 continue
             columns = line.split("\t")
             if len(columns) != 10:
-                raise ValueError(f"{path}, line {number}: {len(columns)} columns, CoNLL-U has 10")
+                raise ValueError(f"{path}, line {number}: {len(columns)} columns, but CoNLL-U has 10")
             index, space = columns[0], "SpaceAfter=No" not in columns[9]
-            if "." in index:  # an empty node of the enhanced dependencies
+            if "." in index:  # An empty node of the enhanced dependencies.
                 continue
             if "-" in index:
                 contraction_end, space_after_contraction = int(index.split("-")[1]), space
@@ -76,12 +75,12 @@ def read_conllu(path: Path) -> Iterator[list[Word]]:
 
 
 def lower_cased(sentence: list[Word]) -> list[Word]:
-    """The sentence as captions are written."""
+    """Return the sentence in lower case, as captions are written."""
     return [Word(word.form.lower(), word.tag, word.relation, word.space_after) for word in sentence]
 
 
 def as_caption(sentence: list[Word], chooser: random.Random) -> list[Word] | None:
-    """The sentence with noun phrases for subject pronouns, in lower case; None if it has no such pronoun."""
+    """Return the sentence in lower case with noun phrases for subject pronouns; None if it has no subject pronoun."""
     result, replaced = [], False
     for word in sentence:
         form = word.form.lower()
@@ -96,7 +95,7 @@ def as_caption(sentence: list[Word], chooser: random.Random) -> list[Word] | Non
 
 
 def training_sentences(treebank: list[list[Word]], seed: int) -> list[list[Word]]:
-    """The treebank, a share of it in lower case, and its captions, shuffled."""
+    """Return the sentences of the treebank, a share of them in lower case, and their captions, shuffled."""
     chooser = random.Random(seed)
     result = list(treebank)
     for sentence in treebank:
@@ -110,7 +109,7 @@ def training_sentences(treebank: list[list[Word]], seed: int) -> list[list[Word]
 
 
 def build_pipeline(width: int, depth: int, embed_size: int) -> Language:
-    """An untrained pipeline of a small convolutional network over hashed sub-words, and a tagger of UPOS only."""
+    """Return an untrained pipeline: a small convolutional network over hashed subwords, and a tagger for UPOS only."""
     nlp = spacy.blank("en")
     embedding = {
         "@architectures": "spacy.HashEmbedCNN.v2",
@@ -143,9 +142,9 @@ def train(nlp: Language, sentences: list[list[Word]], dev: list[list[Word]], ste
         if step % evaluate_every == 0 or step == steps:
             with nlp.use_params(optimizer.averages):
                 accuracy = nlp.evaluate(dev_examples)["pos_acc"]
-                if accuracy >= best:  # of equals the longest trained, which has seen more captions
+                if accuracy >= best:  # Prefer the longest training among equals, which has seen more captions.
                     best, best_weights = accuracy, nlp.to_bytes()
-            print(f"step {step:,}: {100 * accuracy:.2f} % of the words of the development part")
+            print(f"step {step:,}: accuracy {100 * accuracy:.2f} % on the development set")
     nlp.from_bytes(best_weights)
     return best
 
@@ -157,10 +156,11 @@ def _example(nlp: Language, sentence: list[Word]) -> Example:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Train a tagger and write it to a folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", type=Path, required=True, help="CoNLL-U file to train on")
-    parser.add_argument("--dev", type=Path, required=True, help="CoNLL-U file to choose the best weights by")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the pipeline")
+    parser.add_argument("--dev", type=Path, required=True, help="CoNLL-U file for selecting the best weights")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write the pipeline to")
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--width", type=int, default=48)
@@ -173,7 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
     nlp.meta |= {"name": "caption_pos", "description": f"UPOS tagger for captions, trained on {args.train.name}"}
     nlp.meta["performance"] = {"pos_acc": accuracy}
     nlp.to_disk(args.output)
-    print(f"{args.output}: {100 * accuracy:.2f} % of the words of {args.dev.name}")
+    print(f"{args.output}: accuracy {100 * accuracy:.2f} % on {args.dev.name}")
 
 
 if __name__ == "__main__":

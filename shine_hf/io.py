@@ -1,4 +1,4 @@
-"""What several rooms need to read and write safely: atomic files and folders, hidden paths, retries. Imports nothing of the package."""
+"""Helpers for safe reading and writing: atomic files and folders, hidden paths, retries. Imports nothing from the package."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
     A reader never sees a half-written file, and the previous file survives a failure. Parent folders are created.
 
     Args:
-        path: Where the file goes.
+        path: The file to write.
         mode: `"w"` for UTF-8 text, `"wb"` for bytes.
 
     Raises:
@@ -34,12 +34,12 @@ def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own for each writer, so that two processes that write the same file do not mix their bytes.
+    # Each writer gets a unique temporary file, so two processes that write the same path do not mix their bytes.
     descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     try:
         with open(descriptor, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
-        # `mkstemp` makes files private; give the new file the mode of the old one, or the one that `open` would have chosen.
+
         os.chmod(partial, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~UMASK)
         os.replace(partial, path)
     except BaseException:
@@ -53,11 +53,11 @@ def atomic_dir(folder: str | os.PathLike, is_writer: bool = True) -> Iterator[st
     """Yield a new folder that replaces `folder` only when the block ends without an error.
 
     A reader finds the old folder or the new one (or, between two renames, none), but never a half-written one. An interrupted write leaves
-    `_{name}` beside the folder; the next write removes it, and pushes to the Hub skip names with a leading underscore.
+    `_{name}` next to the folder. The next write removes it, and pushes to the Hub skip names with a leading underscore.
 
     Args:
-        folder: Where the folder goes.
-        is_writer: False for the processes of a distributed run that only take part in the block.
+        folder: The folder to write.
+        is_writer: False in the processes of a distributed run that enter the block but do not write the folder.
 
     Raises:
         OSError: if the folder cannot be written; `folder` is unchanged.
@@ -78,9 +78,9 @@ def atomic_dir(folder: str | os.PathLike, is_writer: bool = True) -> Iterator[st
 
 
 def hide_path(text: str) -> str:
-    """Return the last part of a path on this machine; anything else, e.g. a Hub name, unchanged.
+    """Return the last part of a local path; return anything else, e.g. a Hub name, unchanged.
 
-    For whatever leaves the machine: cards, configurations, logs of a run.
+    Used for everything that leaves the machine: cards, configurations, logs of a run.
     """
     if text and (os.path.isabs(text) or text.startswith("~") or os.path.exists(text)):
         return os.path.basename(os.path.normpath(text))
@@ -88,7 +88,7 @@ def hide_path(text: str) -> str:
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """Return how long a reply asks to wait with `Retry-After` (seconds or an HTTP date) or `retry-after-ms`; None if it does not."""
+    """Return the seconds to wait that a response gives in `Retry-After` (seconds or an HTTP date) or `retry-after-ms`; None without either."""
     with contextlib.suppress(TypeError, ValueError):
         return max(0.0, float(headers.get("retry-after-ms")) / 1000)
     value = headers.get("retry-after") or headers.get("Retry-After")
@@ -102,7 +102,7 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 def pause_seconds(attempt: int, headers: Mapping[str, str] | None = None) -> float:
-    """Return the pause after failed attempt number `attempt` (from 1): what the reply asks for, else exponential with jitter."""
+    """Return the pause after failed attempt number `attempt` (from 1): what the response asks for, else exponential with jitter."""
     asked = retry_after_seconds(headers) if headers is not None else None
     if asked is None:
         asked = 2.0 ** (attempt - 1) * random.uniform(0.75, 1.0)
@@ -122,10 +122,11 @@ def retry(
 
     Args:
         action: What to do.
-        is_transient: Whether an error may pass by itself; others are raised at once.
-        attempts: How often to try.
-        headers_of: The headers of the reply that an error carries, for `Retry-After`.
+        is_transient: Whether to retry after an error. Others are raised at once.
+        attempts: The maximum number of attempts.
+        headers_of: Gets the headers of the response that caused an error, for `Retry-After`.
         on_pause: Called before each pause with the error and the seconds, e.g. to log a warning.
+        sleep: Waits for a number of seconds.
 
     Raises:
         Exception: the last error of `action`.
@@ -148,5 +149,5 @@ def _read_umask() -> int:
     return umask
 
 
-# Read once: it can only be read by setting it, for all threads.
+# Read at import: reading the umask means setting it, for all threads.
 UMASK = _read_umask()

@@ -1,7 +1,7 @@
-"""The columns of every dataset here: how a row is read, whatever file it comes from, and what it must satisfy.
+"""The columns of every dataset: how to read and check a row, whatever file it comes from.
 
-A value is converted where its meaning is clear (a number as an id, `[1, 5]` for one window); anything else is an error that names the
-file, the line, the field, what was found and what was expected. Imports nothing of the package.
+A value is converted if its meaning is clear (a number as an id, `[1, 5]` for a single window). Anything else is an error that names the
+file, the line, the field, what was found and what was expected. Imports nothing from the package.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ FEATURES = Features(
         "composition_words": List(List(Value("string"))),
     }
 )
-"""`relevant_windows` in seconds; `masked_queries`, `negative_queries` and `negative_flags` by level (all of one length, or empty);
-`composition_types` and `composition_words` in parallel, one entry per pair of words."""
+"""`relevant_windows` are in seconds. `masked_queries`, `negative_queries` and `negative_flags` have one entry per level, or are empty.
+`composition_types` and `composition_words` are parallel, with one entry per pair of words."""
 
 SALIENCY_FEATURES = Features(
     {"relevant_clip_ids": List(Value("int64")), "saliency_scores": List(List(Value("float64")))}
 )
-"""QVHighlights' graded saliency, which only some files have: the clips that are relevant, and the grades of each by every annotator."""
+"""Graded saliency of QVHighlights, which only some files have: the relevant clips, and the grades of each by every annotator."""
 
 SALIENCY_CLIP_LENGTH = 2.0
-"""Seconds per clip of graded saliency and of `pred_saliency_scores` (QVHighlights), whatever the clip length of a model is."""
+"""Seconds per clip of graded saliency and of `pred_saliency_scores` (QVHighlights), independent of the clip length of a model."""
 
 VALIDATION = "validation"
-"""The split on which a model is selected."""
+"""The split that is used to select a model."""
 
 SPLIT_ALIASES = {"val": VALIDATION, "valid": VALIDATION, "dev": VALIDATION}
-"""What people call it."""
+"""Other common names of the split."""
 
 REQUIRED_COLUMNS = ("qid", "vid", "query", "duration")
 NEGATIVE_COLUMNS = ("masked_queries", "negative_queries", "negative_flags")
 
-# Flags of windows that nothing can be learned from.
+# Flags of rows that are skipped in training.
 UNTRAINABLE_FLAGS = frozenset({"window_empty", "window_reversed", "window_outside", "no_window"})
 
-# What the columns are called elsewhere. Only a hint in an error: in another file such a name may mean something else.
+# Names of the columns in other formats. They only give a hint in an error: in another file, such a name may mean something else.
 OTHER_NAMES = {
     "qid": ("id", "query_id", "question_id", "annotation_id"),
     "vid": ("video", "video_id", "video_name", "vid_name"),
@@ -67,15 +67,15 @@ OTHER_NAMES = {
 
 
 def canonical_split(name: str) -> str:
-    """Return the name of a split here: `val`, `valid` and `dev` are `validation`."""
+    """Return the canonical name of a split: `validation` for `val`, `valid` and `dev`."""
     return SPLIT_ALIASES.get(name, name)
 
 
 def annotation_flags(duration: float, windows: Sequence[Sequence[float]]) -> list[str]:
-    """Return what is odd about the windows (seconds) of a video of `duration` seconds, sorted.
+    """Return the flags of odd windows (seconds) in a video of `duration` seconds, sorted.
 
-    `window_after_end` ends after the video and is cut to it in training; `window_before_start` likewise. `window_empty`,
-    `window_reversed`, `window_outside` (entirely after the end) and `no_window` cannot be trained on.
+    A window with `window_after_end` or `window_before_start` extends beyond the video; training clips it. Rows with `window_empty`,
+    `window_reversed`, `window_outside` (entirely outside the video) or `no_window` cannot be trained on.
     """
     found = set() if len(windows) else {"no_window"}
     for start, end in windows:
@@ -93,7 +93,7 @@ def annotation_flags(duration: float, windows: Sequence[Sequence[float]]) -> lis
 
 
 def trainable(row: Mapping) -> bool:
-    """Return whether a row can be trained on: every window has something inside the video."""
+    """Return whether a row can be trained on: it has windows, and each of them overlaps the video."""
     return UNTRAINABLE_FLAGS.isdisjoint(annotation_flags(row["duration"], row["relevant_windows"]))
 
 
@@ -101,11 +101,11 @@ def parse_row(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Read one row.
 
     Args:
-        raw: Field -> value, as it was written. `recomposed_queries` is another name of `negative_queries`; unknown fields are ignored.
-        where: File and line, for messages.
+        raw: Field -> value, as in the file. `recomposed_queries` is accepted as `negative_queries`. Unknown fields are ignored.
+        where: File and line, for error messages.
 
     Returns:
-        Every column of [`FEATURES`], empty where it was not given, and those of [`SALIENCY_FEATURES`] where the row has saliency.
+        Every column of [`FEATURES`], empty if missing, and those of [`SALIENCY_FEATURES`] if the row has saliency.
 
     Raises:
         ValueError: for a field that is missing or cannot be understood.
@@ -114,14 +114,21 @@ def parse_row(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     row["annotation_flags"] = annotation_flags(row["duration"], row["relevant_windows"])
     if len(row["composition_types"]) != len(row["composition_words"]):
         counts = f"{len(row['composition_types'])} and {len(row['composition_words'])}"
-        raise ValueError(f"{_at(where, row)}: composition_types and composition_words must be as many, not {counts}")
+        raise ValueError(
+            f"{_at(where, row)}: composition_types and composition_words must have the same length, not {counts}"
+        )
     return {name: row[name] for name in FEATURES} | _saliency(raw, row, where)
 
 
 def parse_fields(
     raw: Mapping[str, Any], where: str, names: Iterable[str], required: Collection[str]
 ) -> dict[str, Any]:
-    """Read some fields of a row, see [`parse_row`]; those that are not required and not given are empty lists.
+    """Read some fields of a row, see [`parse_row`]. Optional fields that are missing become empty lists.
+
+    Args:
+        raw, where: See [`parse_row`].
+        names: The fields to read.
+        required: Those of them that must be given.
 
     Raises:
         ValueError: as [`parse_row`].
@@ -149,16 +156,16 @@ def parse_fields(
 
 
 def parse_rows(raw_rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """Read rows that belong together, e.g. of one file.
+    """Read the rows of a split, e.g. of one file, and check them against each other.
 
     Args:
-        raw_rows: Where a row is, for messages, and the row.
+        raw_rows: Pairs of file and line (for error messages) and row.
 
     Yields:
-        What [`parse_row`] returns.
+        The rows as returned by [`parse_row`].
 
     Raises:
-        ValueError: as [`parse_row`]; for a qid that is used twice, and for negatives whose levels do not agree.
+        ValueError: as [`parse_row`]; also for duplicate qids, and for rows with different numbers of negatives.
     """
     seen: dict[str, str] = {}
     first_levels: tuple[int, str] | None = None
@@ -177,10 +184,10 @@ def parse_rows(raw_rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[di
 
 
 def check_levels(row: Mapping[str, Any], where: str) -> int:
-    """Return the number of levels of negatives of a row.
+    """Return the number of levels of negatives in a row.
 
     Raises:
-        ValueError: where there are not as many masked queries, or flags, as negatives.
+        ValueError: if the columns of negatives have different lengths.
     """
     levels = {name: len(row[name]) for name in NEGATIVE_COLUMNS if row[name]}
     if len(set(levels.values())) > 1:
@@ -190,11 +197,11 @@ def check_levels(row: Mapping[str, Any], where: str) -> int:
 
 
 def check_rows(rows: Iterable[Mapping[str, Any]], source: str) -> None:
-    """Refuse rows that break the schema. Odd windows are not refused but flagged, see [`annotation_flags`].
+    """Raise an error for rows that break the schema. Odd windows are no error, see [`annotation_flags`].
 
     Args:
         rows: Rows of the schema.
-        source: Where they come from, for the message.
+        source: Where they come from, for the error message.
 
     Raises:
         ValueError: as [`parse_rows`]; names the source, the row and the qid.
@@ -204,7 +211,7 @@ def check_rows(rows: Iterable[Mapping[str, Any]], source: str) -> None:
 
 
 class _NotUnderstood(Exception):
-    """A value has no clear meaning. The argument, if there is one, says what was expected; otherwise the field's own text does."""
+    """A value cannot be interpreted. The argument says what was expected; without one, use the description of the field."""
 
 
 def _at(where: str, row: Mapping) -> str:
@@ -216,18 +223,18 @@ def _bad_field(where: str, row: Mapping, name: str, expected: str, found: object
 
 
 def _shown(value: object) -> str:
-    """Return a value as JSON, cut short."""
+    """Return a value as JSON, truncated."""
     text = json.dumps(_plain(value), ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _plain(value: Any) -> Any:
-    """Return arrays and tensors, which formatted datasets give, as lists and numbers."""
+    """Convert arrays and tensors, which formatted datasets return, to lists and numbers."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _other_name(name: str, raw: Mapping) -> str | None:
-    """Return the field of a row that seems to be meant by a missing one."""
+    """Return the field of a row that probably holds the missing field `name`."""
     if name == "negative_queries" or name not in OTHER_NAMES:
         return None
     unknown = [key for key in raw if isinstance(key, str) and key not in _FIELDS and key not in SALIENCY_FEATURES]
@@ -265,20 +272,20 @@ def _text(value: Any) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise _NotUnderstood("text without half a surrogate pair") from None
+        raise _NotUnderstood("text without unpaired surrogates") from None
     return value
 
 
 def _query(value: Any) -> str:
     if isinstance(value, list | tuple):
         if len(value) != 1:
-            raise _NotUnderstood("one sentence; write a row for each")
+            raise _NotUnderstood("one sentence; write one row per sentence")
         (value,) = value
     return _text(value).strip()
 
 
 def _list(value: Any) -> list:
-    """Return a list, also one that a CSV file holds as JSON."""
+    """Return the value as a list; a string may contain the list as JSON, e.g. in a CSV file."""
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
         try:
             value = json.loads(value)
@@ -305,7 +312,7 @@ def _window(item: Any) -> list[float]:
 
 
 def _texts(value: Any) -> list[str]:
-    """Return texts; an empty one, e.g. of a missing level, stays in its place."""
+    """Return a list of texts. Empty ones, e.g. for a missing level, keep their place."""
     return [_text(item) if item else "" for item in _list(value)]
 
 
@@ -316,21 +323,21 @@ def _lists_of_texts(value: Any) -> list[list[str]]:
 _FIELDS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "qid": (_identifier, "an id of the query, text or an integer"),
     "vid": (_identifier, "an id of the video, text or an integer"),
-    "query": (_query, "a sentence that is not empty"),
+    "query": (_query, "a non-empty sentence"),
     "duration": (_duration, "the length of the video, a positive number of seconds"),
     "relevant_windows": (_windows, "[[start, end], …] in seconds, finite numbers"),
     "masked_queries": (_texts, "a list of texts, one per level"),
     "negative_queries": (_texts, "a list of sentences, one per level"),
-    "negative_flags": (_lists_of_texts, "a list per level of the names of flags"),
+    "negative_flags": (_lists_of_texts, "a list of flag names per level"),
     "composition_types": (_texts, "a list of texts"),
     "composition_words": (_lists_of_texts, "a list of lists of words"),
 }
 
 
 def _saliency(raw: Mapping, row: Mapping, where: str) -> dict[str, list]:
-    """Return the graded saliency of a row, if it has any: for each relevant clip of 2 s the grades of its annotators.
+    """Return the graded saliency of a row, if it has any: the grades of each annotator for each relevant clip of 2 s.
 
-    One number per clip is taken as one annotator's grade. Without ids, the scores must be those of every clip of the video.
+    A single number per clip is the grade of a single annotator. Without ids, there must be a score for every clip of the video.
     """
     scores, ids = _plain(raw.get("saliency_scores")), _plain(raw.get("relevant_clip_ids"))
     if scores is None:
@@ -339,7 +346,7 @@ def _saliency(raw: Mapping, row: Mapping, where: str) -> dict[str, list]:
         scores = [[_number(grade) for grade in _list(_plain(grades))] for grades in _list(scores)]
     except _NotUnderstood:
         raise _bad_field(where, row, "saliency_scores", "a list of numbers for each relevant clip", scores) from None
-    # A video whose length is no multiple of 2 s ends with a shorter clip.
+    # A video whose length is not a multiple of 2 s ends with a shorter clip.
     clips = math.ceil(row["duration"] / SALIENCY_CLIP_LENGTH - 1e-6)
     if not ids and len(scores) == clips:
         return {"relevant_clip_ids": list(range(clips)), "saliency_scores": scores}

@@ -1,7 +1,7 @@
-"""The one parser of specifications such as `npz:FOLDER`, `clip:MODEL,frames=2`, `simulated:dim=64,noise=1`, and several joined by `+`.
+"""Parse specifications such as `npz:FOLDER`, `clip:MODEL,frames=2`, `simulated:dim=64,noise=1`, and several joined by `+`.
 
-A specification is `kind:where,option=value,…`. The kind may be missing where it can be detected (a path, a Hub name). Imports nothing of
-the package but [`~shine_hf.io`].
+A specification is `kind:where,option=value,…`. The kind may be omitted if it can be detected (a path, a Hub name). Imports only
+[`~shine_hf.io`] from the package.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class Spec:
     """One parsed specification.
 
     Args:
-        kind: What comes before the colon; empty where the text names none of the known kinds.
-        where: A path, a Hub name, or nothing.
+        kind: The part before the colon; empty if it is not a known kind.
+        where: A path, a Hub name, or empty.
         options: Option -> converted value.
     """
 
@@ -33,12 +33,12 @@ class Spec:
         """Parse one specification.
 
         Args:
-            text: `kind:where,option=value,…`. A path or Hub name may hold commas, equals signs and colons: only trailing parts that name an
-                option of the kind are options.
+            text: `kind:where,option=value,…`. A path or Hub name may contain commas, equals signs and colons: only trailing parts that name
+                an option of the kind are options.
             kinds: Kind -> option -> how to convert its value.
 
         Raises:
-            ValueError: for a value that cannot be converted, and for an unknown option of a kind that takes options only.
+            ValueError: for a value that cannot be converted.
         """
         kind, colon, rest = text.partition(":")
         if not colon or kind not in kinds:
@@ -60,7 +60,7 @@ class Spec:
 
     @staticmethod
     def parse_all(text: str, kinds: Mapping[str, Mapping[str, Callable[[str], Any]]]) -> list[Spec]:
-        """Parse several specifications joined by `+`. A plus sign in a path is safe: only one before `kind:` separates.
+        """Parse specifications joined by `+`. A plus sign in a path is safe: only one before `kind:` is a separator.
 
         Raises:
             ValueError: as [`Spec.parse`].
@@ -68,17 +68,17 @@ class Spec:
         return [Spec.parse(part, kinds) for part in split_specs(text, kinds)]
 
     def without_where(self) -> Spec:
-        """Return this specification, of a kind that takes options only.
+        """Return this specification after checking that it only has options.
 
         Raises:
-            ValueError: if something that is no option was given, e.g. a misspelled name.
+            ValueError: if it has anything else, e.g. a misspelled option.
         """
         if self.where:
             raise ValueError(f"{self.kind}: has no option {self.where!r}; write {self.kind}:NAME=VALUE,…")
         return self
 
     def public(self) -> str:
-        """Return the specification with only the last part of a path on this machine."""
+        """Return the specification with a local path reduced to its last part."""
         return str(Spec(self.kind, hide_path(self.where), self.options))
 
     def __str__(self) -> str:
@@ -88,7 +88,7 @@ class Spec:
 
 
 def split_specs(text: str, kinds: Collection[str]) -> list[str]:
-    """Split specifications joined by `+`, at each plus sign that is followed by a known kind and a colon."""
+    """Split specifications joined by `+`, at each plus sign followed by a known kind and a colon."""
     return re.split(rf"\+(?=(?:{'|'.join(map(re.escape, kinds))}):)", text)
 
 

@@ -45,7 +45,7 @@ def test_flagged_rows_pass_the_check():
     ("changes", "message"),
     [
         ({"qid": "video0_train_0"}, "the same qid as file.json, row 0"),
-        ({"query": "   "}, "field query: expected a sentence that is not empty"),
+        ({"query": "   "}, "field query: expected a non-empty sentence"),
         ({"query": None}, "field query: .*found null"),
         ({"vid": ""}, "field vid: expected an id"),
         ({"duration": 0.0}, "field duration: expected the length of the video, a positive number"),

@@ -1,4 +1,4 @@
-"""`datasets` builders of the compositional datasets with hard negatives: one config per source of negatives."""
+"""`datasets` builders for the compositional datasets with hard negatives, with one config per source of negatives."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class NegativesConfig(datasets.BuilderConfig):
     """One source of negatives.
 
     Args:
-        generator: `lexical` or `random_words` generate the negatives of every split while building; None for the authors' released
-            negatives, or those of `negatives_files`.
-        negatives_files: Exports of `shine-hf negatives generate`, one per split.
-        videos: A folder of videos named `{vid}.mp4` (or .mkv, .webm, …), which become the column `video`.
-        seed: Seed of a generator.
+        generator: `lexical` or `random_words` to generate the negatives of every split during the build; None for the negatives that the
+            authors released, or those in `negatives_files`.
+        negatives_files: Files written by `shine-hf negatives generate`, one per split.
+        videos: A folder of videos named `{vid}.mp4` (or .mkv, .webm, …) for the column `video`.
+        seed: Seed of the generator.
     """
 
     generator: str | None = None
@@ -35,7 +35,7 @@ class NegativesConfig(datasets.BuilderConfig):
     seed: int = 0
 
     def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
-        """Identify a config by its options and the state of the files that are read: changed files must not be answered from a cache."""
+        """Identify a config by its options and the state of its files, so that a cached build is not reused after a file has changed."""
         files = [*map(Path, self.negatives_files), *(Path(self.data_dir).rglob("*.json*") if self.data_dir else ())]
         stamps = [
             f"{path}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in sorted(files) if path.is_file()
@@ -44,20 +44,20 @@ class NegativesConfig(datasets.BuilderConfig):
 
 
 class CompositionalNegatives(datasets.GeneratorBasedBuilder):
-    """Rows in the columns of `shine_hf.schema.FEATURES`.
+    """Build rows with the columns of `shine_hf.schema.FEATURES`.
 
-    With `data_dir` the original files are read from there, without it they are downloaded; either way their SHA-256 is checked.
+    The original files are read from `data_dir`, or downloaded without it. Their SHA-256 is checked in both cases.
 
     Args:
-        dataset: Of a subclass, in its class statement: a name in `shine_hf.data.datasets.DATASETS`, from which everything else follows.
+        dataset: A name in `shine_hf.data.datasets.DATASETS`, from which everything else follows. Subclasses pass it in the class statement.
     """
 
     BUILDER_CONFIG_CLASS = NegativesConfig
     VERSION = datasets.Version("1.0.0")
     spec: DatasetSpec
-    """The facts about the dataset."""
+    """Facts about the dataset."""
     ON_DEMAND: tuple[str, ...] = ()
-    """Configs that are built only where they are asked for by name, since their files cannot be had everywhere."""
+    """Configs that are only built when requested by name, since their files are not always available."""
 
     def __init_subclass__(cls, dataset: str | None = None, **options):
         super().__init_subclass__(**options)
@@ -77,7 +77,7 @@ class CompositionalNegatives(datasets.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         data_dir, download = self.config.data_dir, dl_manager.download
-        # As it stands now: tests replace the originals by made-up files.
+        # Looked up now and not at import: tests replace the original files by generated ones.
         spec = DATASETS[self.spec.name]
         rows = {
             split: as_dataset(raw_rows(file.locate(data_dir, download), split), f"{spec.name} {split}").to_list()
@@ -120,12 +120,12 @@ class CompositionalNegatives(datasets.GeneratorBasedBuilder):
             }
         source = self.spec.authors_negatives
         return {
-            "model": "GPT-3.5 Turbo, asked by the authors of SHINE; the snapshot and the date are not stated",
-            "prompt_version": "the authors' own; their repository holds no generation script",
-            "tagger": "the authors' own, not stated",
+            "model": "GPT-3.5 Turbo, queried by the authors of SHINE; the snapshot and the date are not stated",
+            "prompt_version": "the authors' prompt; their repository contains no generation script",
+            "tagger": "the authors' tagger, not stated",
             "cost": "not stated",
             "released": f"github.com/{source.repository[0]}, {source.path}, commit {source.repository[1]}",
-            "flags": "`negative_flags` are by shine_hf; the texts are as they were released",
+            "flags": "`negative_flags` were added by shine_hf; the texts are as released",
         }
 
     def _generate_examples(self, rows: _Rows, videos: Mapping[str, str]) -> Iterator[tuple[int, dict]]:
@@ -138,13 +138,13 @@ class CompositionalNegatives(datasets.GeneratorBasedBuilder):
 
 @dataclass
 class _Rows:
-    """Rows as one argument: `datasets` takes a plain list for shards."""
+    """Wrap the rows: `datasets` would interpret a plain list as shards."""
 
     rows: list[dict] = field(default_factory=list)
 
 
 def negatives_configs() -> list[NegativesConfig]:
-    """Return the sources of negatives that every compositional dataset has."""
+    """Return the configs that every compositional dataset has."""
     return [
         NegativesConfig(
             name=AUTHORS_NEGATIVES, description="the negatives that the authors of SHINE released (train)"
@@ -152,21 +152,21 @@ def negatives_configs() -> list[NegativesConfig]:
         NegativesConfig(
             name="lexical",
             generator="lexical",
-            description="words that are seen together in training queries (all splits)",
+            description="words that occur together in training queries (all splits)",
         ),
         NegativesConfig(
             name="random",
             generator="random_words",
-            description="words of the training queries of the same part of speech, drawn evenly (all splits)",
+            description="random words with the same part of speech from the training queries (all splits)",
         ),
     ]
 
 
 def find_videos(folder: str | None, vids: set[str]) -> dict[str, str]:
-    """Return vid -> video file in a folder; nothing without a folder.
+    """Return vid -> video file in a folder; empty if `folder` is None.
 
     Raises:
-        FileNotFoundError: for a folder that does not exist, or videos that are not in it; names them.
+        FileNotFoundError: if the folder does not exist, or lacks videos. Names all of them.
     """
     if folder is None:
         return {}
@@ -180,7 +180,7 @@ def find_videos(folder: str | None, vids: set[str]) -> dict[str, str]:
 
 
 def _validated(rows: list[dict]) -> list[dict]:
-    """Return the rows with `negative_flags`: what the checks of `shine_hf.negatives.validation` find."""
+    """Return the rows with the `negative_flags` that the checks of `shine_hf.negatives.validation` give."""
     from ..negatives.validation import validate_dataset
 
     return validate_dataset(datasets.Dataset.from_list(rows, features=FEATURES))[0].to_list()

@@ -1,7 +1,7 @@
-"""The tree of files that a dataset is published as, and the command line of the scripts that build it.
+"""The files that a dataset is published as, and the command line of the scripts that build them.
 
-DIR/README.md                                   the card, rendered from all `build.json`
-DIR/eval.yaml                                   makes the dataset a benchmark of the Hub: its tasks are the metrics on the test splits
+DIR/README.md                                   the card, rendered from all `build.json` files
+DIR/eval.yaml                                   makes the dataset a benchmark on the Hub, with the metrics on the test splits as tasks
 DIR/CONFIG/SPLIT-00000-of-00001.parquet         the rows
 DIR/CONFIG/build.json                           how the config was made, its statistics, its features and sizes
 DIR/CONFIG/statistics.png                       the figure of the card
@@ -32,10 +32,10 @@ FIGURE_FILE = "statistics.png"
 
 
 def write_config(builder: CompositionalNegatives, output_dir: Path) -> dict:
-    """Build one config and write its folder, which appears complete or not at all.
+    """Build one config and write its folder atomically.
 
     Returns:
-        What `build.json` holds.
+        The content of `build.json`.
     """
     name = builder.config.name
     builder.download_and_prepare()
@@ -47,7 +47,7 @@ def write_config(builder: CompositionalNegatives, output_dir: Path) -> dict:
         path = partial / f"{split}-00000-of-00001.parquet"
         rows.to_parquet(path)
         if Dataset.from_parquet(str(path), cache_dir=str(partial / "check")).data.table != rows.data.table:
-            raise OSError(f"{path} does not hold what was built: the disk may be full or faulty")
+            raise OSError(f"{path} differs from the rows that were built: the disk may be full or faulty")
     shutil.rmtree(partial / "check")
     info = builder.info.copy()
     info.download_size = sum(path.stat().st_size for path in partial.glob("*.parquet"))
@@ -73,7 +73,7 @@ def write_config(builder: CompositionalNegatives, output_dir: Path) -> dict:
 
 
 def about(spec: DatasetSpec) -> dict:
-    """Return what the card of a dataset says in words."""
+    """Return the texts for the card of a dataset."""
     return {
         "title": f"{spec.title} with hard negatives",
         "description": spec.description,
@@ -94,19 +94,23 @@ def build_tree(
     videos: str | Path | None = None,
     repo_id: str | None = None,
 ) -> Path:
-    """Build configs and write the entire tree. Configs that are already in the folder stay, and stay in the card.
+    """Build configs and write the complete tree. Configs that are already in the folder are kept, and stay in the card.
 
     Args:
-        builder_class: Of one of the `dataset_scripts`.
+        builder_class: The builder of one of the `dataset_scripts`.
         output_dir: Where to write.
-        data_dir: Folder of the public files; downloaded where it is None.
-        configs: Names; by default all whose files are available, or none if `negatives_files` is given.
-        negatives_files: Configs of your own: name -> exports of `shine-hf negatives generate`.
-        videos: A folder of videos, for the column `video`. It holds paths of this machine, so such a tree is for local use.
-        repo_id: Where the tree is going to be published, for the card's quick start.
+        data_dir: Folder with the original files; None to download them.
+        configs: Names of configs; by default all whose files are available, or none if `negatives_files` is given.
+        negatives_files: Additional configs: name -> files written by `shine-hf negatives generate`.
+        videos: A folder of videos for the column `video`. The column contains local paths, so such a tree is for local use only.
+        repo_id: Where the tree will be published, for the quick start in the card.
+
+    Returns:
+        `output_dir`.
 
     Raises:
         FileNotFoundError, ValueError: for missing or changed source files, rows that break the schema, missing videos.
+        OSError: if the files cannot be written.
     """
     output_dir, negatives_files = Path(output_dir), negatives_files or {}
     if configs is None:
@@ -116,7 +120,7 @@ def build_tree(
     own = [
         NegativesConfig(name=name, negatives_files=tuple(map(str, files))) for name, files in negatives_files.items()
     ]
-    # A new class, since `datasets` looks configs up in the class.
+    # `datasets` looks configs up in the class, so make a subclass.
     members = {"BUILDER_CONFIGS": [*builder_class.BUILDER_CONFIGS, *own], "__module__": builder_class.__module__}
     extended = type(builder_class.__name__, (builder_class,), members)
     options = {
@@ -144,12 +148,10 @@ def make_parser(builder_class: type[CompositionalNegatives]) -> argparse.Argumen
     """Return the parser of a dataset script."""
     parser = argparse.ArgumentParser(
         description=f"Build, check, write and publish {builder_class.spec.title} with hard negatives.",
-        epilog="Negatives of your own: `shine-hf negatives generate` writes the files for --negatives NAME=FILE.",
+        epilog="To add your own negatives, pass the files that `shine-hf negatives generate` writes as --negatives NAME=FILE.",
     )
-    parser.add_argument(
-        "--output-dir", required=True, metavar="DIR", help="the tree that goes to the Hub is written here"
-    )
-    parser.add_argument("--data-dir", metavar="DIR", help="folder of the public files; without it they are downloaded")
+    parser.add_argument("--output-dir", required=True, metavar="DIR", help="where to write the files for the Hub")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder with the original files (default: download them)")
     names = [config.name for config in builder_class.BUILDER_CONFIGS]
     parser.add_argument(
         "--configs", nargs="+", choices=names, help="sources of negatives (default: all whose files are available)"
@@ -159,26 +161,27 @@ def make_parser(builder_class: type[CompositionalNegatives]) -> argparse.Argumen
         action="append",
         default=[],
         metavar="NAME=FILE[,FILE…]",
-        help="a config of your own, from files of `shine-hf negatives generate`; may be repeated",
+        help="add a config from files written by `shine-hf negatives generate`; may be repeated",
     )
     parser.add_argument(
-        "--with-videos", metavar="DIR", help="add the videos of this folder as a column, for local use"
+        "--with-videos", metavar="DIR", help="add the videos in this folder as a column, for local use only"
     )
-    parser.add_argument("--push-to-hub", action="store_true", help="publish the tree after it was written")
+    parser.add_argument("--push-to-hub", action="store_true", help="publish the files after writing them")
     parser.add_argument("--repo-id", default=builder_class.spec.hub_id, help="where to publish (default: %(default)s)")
-    parser.add_argument("--private", action="store_true", help="only you can see it")
+    parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument("--revision", help="branch to publish to (default: main)")
-    parser.add_argument("--commit-message", help="message of the commit")
+    parser.add_argument("--commit-message", help="commit message")
     return parser
 
 
 def main(builder_class: type[CompositionalNegatives], argv: Sequence[str] | None = None) -> int:
-    """Build, write and publish, as the command line says. The exit status is 2 for an error that the user can fix."""
+    """Build, write and publish a dataset as the command line says. Return the exit status: 2 for an error that the user can fix."""
     args = make_parser(builder_class).parse_args(argv)
     try:
         if args.push_to_hub and args.with_videos:
             raise ValueError(
-                "--with-videos is for local use: the column holds paths of this machine, and the videos are not ours"
+                "--with-videos cannot be combined with --push-to-hub: the column contains local paths, and the videos may not be "
+                "redistributed"
             )
         output = build_tree(
             builder_class,
@@ -211,6 +214,6 @@ def _named_files(text: str) -> tuple[str, list[str]]:
         or not all(part.isalnum() for part in name.replace("-", ".").replace("_", ".").split("."))
     ):
         raise ValueError(
-            f"--negatives {text!r}: NAME=FILE[,FILE…] is needed, the name of letters, digits, '-', '_' and '.'"
+            f"--negatives {text!r}: expected NAME=FILE[,FILE…], with a name of letters, digits, '-', '_' and '.'"
         )
     return name, files.split(",")

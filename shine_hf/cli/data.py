@@ -1,4 +1,4 @@
-"""`shine-hf data`: list the datasets that are known, and convert annotations of any format to the columns of this library."""
+"""`shine-hf data`: list the known datasets, and convert annotations of any format to the columns of this library."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ EXAMPLES = (
     "shine-hf data convert --dataset train=train.json,test=val_2.json --output-dir converted --format parquet",
 )
 SUMMARIES = {
-    "list": "list the datasets that `--dataset NAME` knows, the files it looks for, and where they are published",
-    "convert": "read annotations of any format that --dataset takes, check them, and write a file per split",
+    "list": "list the known datasets, the names of their files, and where they are published",
+    "convert": "read annotations in any supported format, check them, and write one file per split",
 }
 FORMATS = ("jsonl", "parquet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the sub-commands."""
+    """Declare the actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, summary in SUMMARIES.items():
         action = actions.add_parser(name, help=summary, description=f"{summary[:1].upper()}{summary[1:]}.")
@@ -29,11 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 help="a known name, a file with a `split` column, one file per split as SPLIT=FILE,…, a folder, or a Hub name; files may "
                 "be JSON lines, JSON, CSV, Parquet, Charades-STA text, ActivityNet Captions, TACoS or DiDeMo JSON",
             )
-            action.add_argument("--data-dir", metavar="DIR", help="folder of the original files of a known dataset")
+            action.add_argument("--data-dir", metavar="DIR", help="folder with the original files of a known dataset")
             action.add_argument(
                 "--negatives",
                 default="none",
-                help="source of negatives to add, as of `shine-hf train` (default: %(default)s)",
+                help="source of negatives to add, see `shine-hf train` (default: %(default)s)",
             )
             action.add_argument(
                 "--output-dir", required=True, metavar="DIR", help="folder for SPLIT.jsonl or SPLIT.parquet"
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Run one sub-command."""
+    """Run one action."""
     {"list": _list, "convert": _convert}[args.action](args)
 
 

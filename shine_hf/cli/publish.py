@@ -1,4 +1,4 @@
-"""`shine-hf publish`: one door for publishing datasets, features and models on the Hub."""
+"""`shine-hf publish`: publish datasets, features and models on the Hub."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ EXAMPLES = (
 )
 
 SUMMARIES = {
-    "dataset": "publish a dataset tree that one of the dataset_scripts wrote",
-    "features": "publish features that `shine-hf features pack` wrote",
+    "dataset": "publish a dataset written by one of the dataset_scripts",
+    "features": "publish features written by `shine-hf features pack`",
     "model": "publish a saved model",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the sub-commands."""
+    """Declare the kinds of artifacts."""
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     for name, summary in SUMMARIES.items():
         kind = kinds.add_parser(
@@ -27,21 +27,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         kind.add_argument("folder", metavar="DIR", help="folder to publish")
         kind.add_argument(
-            "--repo-id", required=True, metavar="OWNER/NAME", help="repository on the Hub; created if there is none"
+            "--repo-id",
+            required=True,
+            metavar="OWNER/NAME",
+            help="repository on the Hub; created if it does not exist",
         )
-        kind.add_argument("--private", action="store_true", help="only you can see it")
+        kind.add_argument("--private", action="store_true", help="make the repository private")
         kind.add_argument("--revision", metavar="BRANCH", help="branch to publish to (default: main)")
-        kind.add_argument("--commit-message", metavar="TEXT", help="message of the commit on the Hub")
+        kind.add_argument("--commit-message", metavar="TEXT", help="commit message")
         if name == "features":
             kind.add_argument("--title", required=True, help="title of the card")
             kind.add_argument(
-                "--description", required=True, help="what the features are of, what extracted them, and who owns them"
+                "--description",
+                required=True,
+                help="what the features describe, how they were extracted, and who owns them",
             )
-            kind.add_argument("--license", default="other", help="for the card's header (default: %(default)s)")
+            kind.add_argument("--license", default="other", help="license in the card (default: %(default)s)")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Publish, and print where."""
+    """Publish a folder and print its URL."""
     from ..hub import publish
 
     options = {"private": args.private, "revision": args.revision, "message": args.commit_message}

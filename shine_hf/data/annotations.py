@@ -1,4 +1,4 @@
-"""Annotations -> `datasets.Dataset` in the columns of the schema, and the negatives that belong to them."""
+"""Read annotations into a `datasets.Dataset` with the columns of the schema, and add negatives to them."""
 
 from __future__ import annotations
 
@@ -25,54 +25,63 @@ from .files import RawRow, raw_rows
 
 logger = logging.getLogger(__name__)
 
-# A single file without a column `split`.
+# The split of a single file without a column `split`.
 UNNAMED_SPLIT = "test"
 
 
 def read_annotations(path: str | Path, split: str = "") -> Dataset:
-    """Read a file of annotations, in any format of [`shine_hf.data.files`].
+    """Read an annotation file in any format of [`shine_hf.data.files`].
 
     Args:
         path: The file.
-        split: What it holds, for the qids of formats that have none.
+        split: The name of the split, for the qids of formats without qids.
 
     Returns:
-        Rows in the columns of [`FEATURES`], and of [`SALIENCY_FEATURES`] where some row has saliency.
+        Rows with the columns of [`FEATURES`], and those of [`SALIENCY_FEATURES`] if any row has saliency.
 
     Raises:
-        FileNotFoundError: for a missing file. ValueError: for one that cannot be read, or rows that break the schema.
+        FileNotFoundError: for a missing file.
+        ValueError: for a file that cannot be read, or rows that break the schema.
     """
     return as_dataset(raw_rows(path, split), str(path))
 
 
 def read_splits(files: Mapping[str, str | Path]) -> dict[str, Dataset]:
-    """Read a file per split, or a single file whose rows may name their splits.
+    """Read one file per split, or a single file whose rows may name their splits.
 
     Args:
-        files: Split -> file; the name is empty for a single file, whose rows go by their field `split`, or to `test`.
+        files: Split -> file. An empty name stands for a single file: the field `split` assigns its rows to splits; without it, all rows are
+            `test`.
+
+    Returns:
+        Split name -> rows.
 
     Raises:
-        FileNotFoundError, ValueError: as [`read_annotations`]; for two files of one split, and for rows of which only some name a split.
+        FileNotFoundError, ValueError: as [`read_annotations`]; also for two files of the same split, and if only some rows name a split.
     """
     splits: dict[str, Dataset] = {}
     for name, path in files.items():
         found = {name: read_annotations(path, name)} if name else _read_split_column(path)
         for split, rows in found.items():
             if (split := canonical_split(split)) in splits:
-                raise ValueError(f"{path}: there are two files of the split {split} ({', '.join(files)}); give one")
+                raise ValueError(f"{path}: the split {split} has two files ({', '.join(files)}); give one")
             splits[split] = rows
     return splits
 
 
 def as_dataset(rows: Iterable[RawRow], source: str) -> Dataset:
-    """Check raw rows, and make a dataset of them.
+    """Check raw rows and convert them to a dataset.
+
+    Args:
+        rows: Raw rows, see [`raw_rows`].
+        source: Where they come from, for the error message.
 
     Raises:
-        ValueError: for rows that break the schema, and where there are none.
+        ValueError: for rows that break the schema, or no rows.
     """
     parsed = list(parse_rows(rows))
     if not parsed:
-        raise ValueError(f"{source} holds no rows; expected one per query")
+        raise ValueError(f"{source} contains no rows; expected one per query")
     has_saliency = any("saliency_scores" in row for row in parsed)
     features = Features({**FEATURES, **(SALIENCY_FEATURES if has_saliency else {})})
     return Dataset.from_list([{name: row.get(name) for name in features} for row in parsed], features=features)
@@ -99,19 +108,20 @@ def _read_split_column(path: str | Path) -> dict[str, Dataset]:
 
 
 def read_original(dataset: str, data_dir: str | Path, negatives: str | None = None) -> dict[str, Dataset]:
-    """Read all splits of a known dataset from the files that its authors publish.
+    """Read all splits of a known dataset from the files that its authors published.
 
     Args:
         dataset: A name in [`DATASETS`].
-        data_dir: Folder with the files, or with a folder of the dataset's name that has them; each may be gzipped.
-        negatives: `gpt-3.5-turbo` for the negatives that the authors of SHINE released, a file of `shine-hf negatives generate`, or
-            `none`; by default the released ones where they are the dataset's default.
+        data_dir: Folder that contains the files, or a subfolder with them that is named after the dataset. Files may be gzipped.
+        negatives: `gpt-3.5-turbo` for the negatives that the authors of SHINE released, a file written by `shine-hf negatives generate`, or
+            `none`. The default is the released negatives if they are the dataset's default, else `none`.
 
     Returns:
         Split name -> rows.
 
     Raises:
-        FileNotFoundError: for missing files. ValueError: for an unknown dataset or source, or rows that break the schema.
+        FileNotFoundError: for missing files.
+        ValueError: for an unknown dataset or source of negatives, or rows that break the schema.
     """
     spec = find_dataset(dataset)
     if negatives is None:
@@ -123,10 +133,11 @@ def read_original(dataset: str, data_dir: str | Path, negatives: str | None = No
 
 
 def negatives_file(dataset: str, data_dir: str | Path | None, negatives: str) -> Path:
-    """Return the file of a source of negatives: the released one of a known dataset, or a file by its path.
+    """Return the file of a source of negatives: the released file of a known dataset, or a path.
 
     Raises:
-        FileNotFoundError: where the file is missing. ValueError: for a source that is neither.
+        FileNotFoundError: if the released file is missing.
+        ValueError: for a source that is neither.
     """
     if negatives == AUTHORS_NEGATIVES:
         released = DATASETS[dataset].authors_negatives if dataset in DATASETS else None
@@ -147,21 +158,21 @@ def is_negatives_file(negatives: str) -> bool:
 
 
 def merge_negatives(splits: Mapping[str, Dataset], file: Path) -> dict[str, Dataset]:
-    """Return the splits with the negatives of a file, see [`add_negatives`]."""
+    """Return the splits with the negatives in a file, see [`add_negatives`]."""
     rows = {name: split.to_list() for name, split in splits.items()}
     add_negatives(rows, read_negatives(file), source=str(file))
     return {name: Dataset.from_list(rows[name], features=split.features) for name, split in splits.items()}
 
 
 def read_negatives(path: str | Path) -> dict[str, dict[str, Any]]:
-    """Read a file of negatives: the authors' jsonl, or our own export.
+    """Read a file of negatives: the jsonl of the authors of SHINE, or a file written by `shine-hf negatives generate`.
 
     Returns:
         qid -> `query`, `masked_queries`, `negative_queries` and `negative_flags`.
 
     Raises:
-        FileNotFoundError: for a missing file. ValueError: for one that cannot be read, a field that cannot be understood, or a qid that
-            is used twice.
+        FileNotFoundError: for a missing file.
+        ValueError: for a file that cannot be read, an invalid field, or a duplicate qid.
     """
     table: dict[str, dict[str, Any]] = {}
     for where, raw in raw_rows(path):
@@ -169,18 +180,23 @@ def read_negatives(path: str | Path) -> dict[str, dict[str, Any]]:
         check_levels(row, where)
         qid = row.pop("qid")
         if qid in table:
-            raise ValueError(f"{where}: qid {qid!r} is used twice")
+            raise ValueError(f"{where}: duplicate qid {qid!r}")
         table[qid] = row | {"negative_flags": row["negative_flags"] or [[] for _ in row["negative_queries"]]}
     return table
 
 
 def add_negatives(splits: dict[str, list[dict]], table: Mapping[str, Mapping], source: str) -> None:
-    """Put negatives into the rows they belong to, in place.
+    """Add negatives to the rows with their qids, in place.
+
+    Args:
+        splits: Split name -> rows.
+        table: Negatives as returned by [`read_negatives`].
+        source: Where they come from, for messages.
 
     Raises:
-        ValueError: where negatives belong to another sentence than the annotation of that qid, or to none at all.
+        ValueError: if no row has the qid of the negatives, or its query differs from theirs.
     """
-    # Qids are unique in a file; two files may both count from 1.
+    # Qids are only unique within a split: two splits may both count from 1.
     rows = defaultdict(list)
     for split in splits.values():
         for row in split:
@@ -191,7 +207,7 @@ def add_negatives(splits: dict[str, list[dict]], table: Mapping[str, Mapping], s
         same = [row for row in rows[qid] if row["query"] == negatives["query"]]
         if not same:
             raise ValueError(
-                f"{source}: qid {qid!r} belongs to {negatives['query']!r} there, but to {rows[qid][0]['query']!r} in the annotations"
+                f"{source}: the query of qid {qid!r} is {negatives['query']!r}, but {rows[qid][0]['query']!r} in the annotations"
             )
         for row in same:
             row.update(negatives)

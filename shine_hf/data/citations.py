@@ -1,4 +1,4 @@
-"""BibTeX of the datasets."""
+"""BibTeX entries of the datasets."""
 
 COMPOSITIONAL = """@inproceedings{li2022compositional,
   title = {Compositional Temporal Grounding with Structured Variational Cross-Graph Correspondence Learning},

@@ -1,4 +1,4 @@
-"""Rows of the data schema -> a batch of model inputs and labels, negatives included."""
+"""Collate rows of the data schema into a batch of model inputs and labels, including negatives."""
 
 from __future__ import annotations
 
@@ -21,26 +21,29 @@ MAX_DRAWS = 64
 
 @dataclasses.dataclass
 class DataCollatorForMomentRetrieval:
-    """Look up the features of each row, prepare them with the processor, build the labels and supply the negatives.
+    """Look up the features of each row and its negatives, prepare them with the processor, and compute the labels.
 
-    Everything random is drawn from (seed, epoch, qid), so batch size, accumulation, workers and processes change nothing.
+    All random draws depend only on (seed, epoch, qid), not on batch size, gradient accumulation, workers or processes.
 
     Args:
-        processor (`MomentRetrievalProcessor`): Normalizes, cuts and pads.
+        processor (`MomentRetrievalProcessor`): Normalizes, truncates and pads features.
         video_features: `video_features[vid]` -> `(T, Dv)` array, e.g. a [`FeatureStore`].
         text_features: `text_features(query=…, qid=…, level=…)` -> `(L, Dt)` array, e.g. a [`TextFeatures`]; `level` is None for the
             query itself, else the level of its negative, counted from 1.
-        query_pool (rows with `qid`, `vid`, `query`, *optional*): Where irrelevant queries are drawn from: the training set.
-        hard_negatives (`bool`): Pass on the `negative_queries` of the rows.
-        num_levels (`int`): How many levels are used, nearest first: further ones of a row are left out, missing ones are absent.
-        evaluated_levels (`int`, *optional*): How many levels the evaluation uses; `num_levels` if left out.
-        skip_flagged (`bool`): Leave out the levels that validation flagged (`negative_flags`), in training.
-        irrelevant: `"random"` draws a query of another video from `query_pool`; `"in_batch"` draws it from the batch; `"roll"` takes the next
-            row's, whatever it is, as the public code does.
+        query_pool (rows with `qid`, `vid`, `query`, *optional*): The training set, from which irrelevant queries are drawn.
+        hard_negatives (`bool`): Whether to use the `negative_queries` of the rows.
+        num_levels (`int`): How many levels of hard negatives to use, nearest first. Levels that a row lacks are masked.
+        evaluated_levels (`int`, *optional*): How many levels to use for evaluation; by default `num_levels`.
+        skip_flagged (`bool`): Leave out negatives that validation flagged (`negative_flags`) in training.
+        irrelevant: `"random"` draws a query of another video from `query_pool`; `"in_batch"` draws it from the batch; `"roll"` always takes
+            the query of the next row, as the authors' code does.
         soft_boundary_seconds (`float`): See [`saliency_targets`].
-        draw_margin_pairs (`bool`): Draw the clips of the saliency margin term.
-        seed (`int`): Seed of everything random.
-        fixed_epoch (`int`, *optional*): For evaluation: the epoch to draw for, whatever `set_epoch` said.
+        draw_margin_pairs (`bool`): Draw clips for the saliency margin term.
+        seed (`int`): Seed of all random draws.
+        fixed_epoch (`int`, *optional*): Use this epoch for all draws instead of the one from `set_epoch`, for evaluation.
+
+    Raises:
+        ValueError: for an unknown `irrelevant`, or `"random"` without a `query_pool`.
     """
 
     processor: MomentRetrievalProcessor
@@ -62,20 +65,20 @@ class DataCollatorForMomentRetrieval:
             raise ValueError(f'irrelevant must be "random", "in_batch" or "roll", got {self.irrelevant!r}')
         if self.irrelevant == "random" and self.query_pool is None:
             raise ValueError('irrelevant="random" draws from query_pool: pass the rows of the training set')
-        # A handful of strings per row: random access to an Arrow table at each draw would be far slower.
+        # Strings in memory: random access to an Arrow table for each draw would be much slower.
         self._pool = [(row["vid"], row["query"], row["qid"]) for row in self.query_pool or ()]
         self.query_pool = None
-        # Shared memory, so that persistent workers see the epoch too.
+        # In shared memory, so that persistent workers see changes of the epoch.
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch that is drawn for; the trainer calls this."""
+        """Set the epoch that random draws depend on. The trainer calls this."""
         self._epoch.fill_(epoch)
 
     def for_evaluation(self) -> DataCollatorForMomentRetrieval:
-        """Return the same collator with fixed draws, no margin pairs, and all hard negatives, flagged or not.
+        """Return a copy for evaluation: with fixed draws, without margin pairs, and with all hard negatives, flagged or not.
 
-        The order of the saliency is measured on the same sentences, whatever a model was trained with.
+        So the order of the saliency is measured on the same sentences, however a model was trained.
         """
         copy = dataclasses.replace(
             self,
@@ -90,21 +93,21 @@ class DataCollatorForMomentRetrieval:
         return copy
 
     def __call__(self, rows: Sequence[Mapping]) -> dict:
-        """Make a batch.
+        """Collate a batch.
 
         Args:
             rows: Rows of the schema (see `shine_hf.schema`).
 
         Returns:
-            The inputs of the models' `forward`, `labels` included. In addition to what the loss reads, `labels` holds `windows (B, W, 2)` in seconds
-            as annotated (padded with -1) and `durations (B,)`, for the metrics, and `qids`, a list of strings, for messages.
+            The inputs of the models' `forward`, including `labels`. In addition to what the loss reads, `labels` contains the annotated
+            `windows (B, W, 2)` in seconds (padded with -1) and `durations (B,)` for the metrics, and `qids`, a list of strings, for messages.
         """
         epoch = int(self._epoch) if self.fixed_epoch is None else self.fixed_epoch
         videos = [self.video_features[row["vid"]] for row in rows]
         texts = [self.text_features(query=row["query"], qid=row["qid"], level=None) for row in rows]
         hard_negatives = [self._hard_negatives(row) for row in rows]
         if all(features is None for row in hard_negatives for features in row):
-            # Splits without negatives, e.g. test splits: encoding padding gains nothing.
+            # No row has negatives, e.g. in a test split: do not encode padding.
             hard_negatives = [[]] * len(rows)
         negatives = [[*hard_negatives[index], self._irrelevant(index, rows, epoch)] for index in range(len(rows))]
         inputs = self.processor(videos, texts, negatives, names=[row["qid"] for row in rows])
@@ -124,7 +127,10 @@ class DataCollatorForMomentRetrieval:
         ] + absent
 
     def _irrelevant(self, index: int, rows: Sequence[Mapping], epoch: int) -> np.ndarray | None:
-        """Return features of a query of a different video that is not the same sentence; None where there is none."""
+        """Return the features of a different query of a different video; None if no draw finds one.
+
+        `irrelevant="roll"` skips these checks.
+        """
         row = rows[index]
         if self.irrelevant == "roll":
             if len(rows) == 1:
@@ -175,5 +181,5 @@ class DataCollatorForMomentRetrieval:
 
 
 def _random_bits(*key) -> int:
-    """Return 64 random bits that depend only on the key."""
+    """Return 64 pseudorandom bits that depend only on the key."""
     return int.from_bytes(hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest(), "little")

@@ -1,4 +1,4 @@
-"""What is known of each dataset: one [`DatasetSpec`] per dataset, from which readers, builders, cards and help texts take their facts."""
+"""The facts about each dataset, in one [`DatasetSpec`], from which readers, builders, cards and help texts take them."""
 
 from __future__ import annotations
 
@@ -27,21 +27,22 @@ class DatasetSpec:
     """The facts about one dataset.
 
     Args:
-        name: What users type.
-        title, description: What the dataset is called, and a sentence or two on what it is.
-        files: Split -> names of its file under the data folder, the original's first; any of them will do.
-        queries: Split -> number of queries of the original files.
+        name: The name that users type.
+        title: The name in print.
+        description: One or two sentences about the dataset.
+        files: Split -> accepted file names in the data folder, that of the original first.
+        queries: Split -> number of queries in the original files.
         clip_length: Seconds per clip of the features that the field uses.
         features: What these features are.
         source: Where the annotations are published.
-        license: Of the annotations, as far as it is stated.
-        videos: Whose the videos are, and where to get them.
+        license: License of the annotations, or "not stated".
+        videos: Where the videos come from, and who owns them.
         citation: BibTeX.
-        default_negatives: The source of negatives if none is named: `gpt-3.5-turbo`, `lexical` or None.
+        default_negatives: The default source of negatives: `gpt-3.5-turbo`, `lexical` or None.
         authors_negatives: The training negatives that the authors of SHINE released.
-        hub_id: Where the dataset with negatives is published.
-        originals: Split -> the pinned original file, where it is known to the byte.
-        known_faults: Faults of the annotations that cannot be counted by a program; the others are on the card anyway.
+        hub_id: Hub repository of the dataset with negatives.
+        originals: Split -> the original file, pinned to a commit, if available.
+        known_faults: Faults of the annotations to mention on the card, besides those that are counted automatically.
     """
 
     name: str
@@ -67,10 +68,10 @@ class DatasetSpec:
         return tuple(self.files)
 
     def find_files(self, data_dir: str | Path) -> dict[str, Path]:
-        """Return the files of the splits in a data folder, or in a folder of the dataset's name in it.
+        """Return split -> file in a data folder, or in its subfolder with the name of the dataset.
 
         Raises:
-            FileNotFoundError: where none of them is there, or one that is known to belong to the others; says where to get it.
+            FileNotFoundError: if there are no files, or one of a dataset with `originals` is missing. Says where to get it.
         """
         if not Path(data_dir).is_dir():
             raise FileNotFoundError(f"{self.title}: no folder {data_dir} (--data-dir)")
@@ -100,10 +101,10 @@ class DatasetSpec:
 
 
 def find_dataset(name: str) -> DatasetSpec:
-    """Return what is known of a dataset.
+    """Return the facts about a dataset.
 
     Raises:
-        ValueError: for an unknown name; lists the known ones.
+        ValueError: for an unknown name. Lists the known ones.
     """
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}; choose one of {', '.join(DATASETS)}")
@@ -123,12 +124,12 @@ def _released(folder: str, sha256: str | None = None) -> SourceFile:
 
 
 def _names(**splits: str) -> dict[str, tuple[str, ...]]:
-    """Return the names of files: those given, and the JSON lines that forks of Moment-DETR are distributed with."""
+    """Return split -> tuple of file names, from names separated by spaces."""
     return {split: tuple(names.split()) for split, names in splits.items()}
 
 
 _COMPOSITIONAL = (
-    "The test sentences combine known words in new ways (`novel_composition`), hold unknown words (`novel_word`), or do neither "
+    "The test queries combine known words in new ways (`novel_composition`), contain unknown words (`novel_word`), or do neither "
     "(`test_trivial`)."
 )
 
@@ -143,7 +144,7 @@ _SPECS = (
         features="I3D (1024 channels)",
         source=f"https://github.com/{COMPOSITIONAL_REPOSITORY[0]}",
         license="not stated",
-        videos="Charades (https://prior.allenai.org/projects/charades), under a license of its own for non-commercial use",
+        videos="Charades (https://prior.allenai.org/projects/charades), under its own license for non-commercial use",
         citation="\n".join((COMPOSITIONAL, CHARADES_STA, CHARADES)),
         default_negatives=AUTHORS_NEGATIVES,
         authors_negatives=_released("charades_cg", "c9910e41283771ec42193810ff35a3b6f37803f0c3c617263f113fcaac35d685"),
@@ -160,9 +161,10 @@ _SPECS = (
         ),
         known_faults=(
             "729 of the `train` videos are in the *test* set of Charades-STA: do not start from a model that was trained or selected on it.",
-            "Glued words (`door.the`, 7 training queries), double spaces (15) and slips such as `person they` (646) are as in the original.",
-            "`Novel` means unseen as a parsed pair: only 2,057 of the 3,442 `novel_composition` queries hold a pair of words that no "
-            "training query has together.",
+            "Missing spaces (`door.the`, 7 training queries), double spaces (15) and errors such as `person they` (646) are kept from the "
+            "original.",
+            "`Novel` means unseen as a parsed pair: only 2,057 of the 3,442 `novel_composition` queries contain a pair of words that do not "
+            "occur together in any training query.",
         ),
     ),
     DatasetSpec(
@@ -177,7 +179,7 @@ _SPECS = (
         license="not stated",
         videos="ActivityNet (http://activity-net.org), whose videos belong to their uploaders",
         citation="\n".join((COMPOSITIONAL, ACTIVITYNET_CAPTIONS)),
-        # The released negatives exist, but cannot be had everywhere.
+        # The authors released negatives, but they are not always available.
         default_negatives="lexical",
         authors_negatives=_released("anet_cg"),
         hub_id="shine/activitynet-cg-negatives",
@@ -192,9 +194,9 @@ _SPECS = (
             },
         ),
         known_faults=(
-            "In `train` two windows are empty (v_N7ppHQNikv8, v_4rKTw99bM8g) and two reversed (v_0bosp4-pyTM, v_rhOtqArO-3Y). The rows are "
-            "kept, flagged, and left out of training by default.",
-            "23 training queries hold characters beyond ASCII, 5 hold control characters. Spaces around a sentence are stripped; nothing "
+            "In `train`, two windows are empty (v_N7ppHQNikv8, v_4rKTw99bM8g) and two are reversed (v_0bosp4-pyTM, v_rhOtqArO-3Y). These rows "
+            "are kept and flagged, but left out of training by default.",
+            "23 training queries contain non-ASCII characters, 5 contain control characters. Spaces around a sentence are stripped; nothing "
             "else is changed.",
         ),
     ),
@@ -211,7 +213,7 @@ _SPECS = (
         features="I3D (1024 channels); SlowFast and CLIP at 1 s",
         source="https://github.com/jiyanggao/TALL",
         license="not stated",
-        videos="Charades (https://prior.allenai.org/projects/charades), under a license of its own for non-commercial use",
+        videos="Charades (https://prior.allenai.org/projects/charades), under its own license for non-commercial use",
         citation="\n".join((CHARADES_STA, CHARADES)),
         default_negatives="lexical",
         authors_negatives=_released("charades_sta"),
@@ -237,7 +239,7 @@ _SPECS = (
     DatasetSpec(
         name="tacos",
         title="TACoS",
-        description="Find the moment that a sentence describes, in long videos of people who cook.",
+        description="Find the moment that a sentence describes, in long videos of people cooking.",
         files=_names(
             train="train.json tacos_train_release.jsonl tacos_train.jsonl train.jsonl",
             validation="val.json tacos_val_release.jsonl tacos_val.jsonl val.jsonl",
@@ -255,7 +257,7 @@ _SPECS = (
     DatasetSpec(
         name="qvhighlights",
         title="QVHighlights",
-        description="Find all moments that a sentence describes, and the highlights, in vlogs and news of 150 s.",
+        description="Find all moments that a sentence describes, and the highlights, in vlogs and news videos of 150 s.",
         files=_names(
             train="highlight_train_release.jsonl",
             validation="highlight_val_release.jsonl",
@@ -269,7 +271,7 @@ _SPECS = (
         videos="YouTube, whose videos belong to their uploaders",
         citation=QVHIGHLIGHTS,
         default_negatives="lexical",
-        known_faults=("The test split has no windows: it is predicted, and scored by the authors' server.",),
+        known_faults=("The test split has no windows. Predictions are scored by the authors' server.",),
     ),
     DatasetSpec(
         name="didemo",
@@ -288,12 +290,12 @@ _SPECS = (
     DatasetSpec(
         name="shapes_cg",
         title="Shapes-CG",
-        description="A made-up video benchmark of compositional temporal grounding, rendered on this machine.",
+        description="A synthetic video benchmark of compositional temporal grounding, rendered locally.",
         files={split: (f"{split}.jsonl",) for split in ("train", "test_trivial", "novel_composition")},
         queries={},
         clip_length=1.0,
         features="pixels:size=20,frames=4",
-        source="`shine-hf demo` or dataset_scripts/shapes_cg.py write it",
+        source="generated by `shine-hf demo` or dataset_scripts/shapes_cg.py",
         license="MIT",
         videos="rendered",
         citation="",

@@ -1,7 +1,8 @@
-"""Annotation files as people have them -> raw rows, each with its place in the file.
+"""Read annotation files into raw rows, each with its position in the file for error messages.
 
-JSON lines, JSON, CSV, TSV and Parquet in the columns of the schema, and the original formats of the field (see [`shine_hf.data.formats`]),
-recognized by their content. Text may be UTF-8 with or without a byte order mark, UTF-16 or UTF-32, and gzipped.
+Supported are JSON lines, JSON, CSV, TSV and Parquet with the columns of the schema, and the original formats of the field (see
+[`shine_hf.data.formats`]), which are recognized by their content. Text may be UTF-8 with or without a byte order mark, UTF-16 or UTF-32,
+and gzipped.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .text_files import locate, read_text, suffix_of
 
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".txt", ".parquet")
 RawRow = tuple[str, Any]
-"""Where a row is, for messages, and its fields as they were written."""
+"""Where a row is, for error messages, and its fields as written in the file."""
 
 
 def is_annotation_file(path: str | Path) -> bool:
@@ -30,11 +31,12 @@ def raw_rows(path: str | Path, split: str = "") -> Iterator[RawRow]:
     """Read the rows of a file.
 
     Args:
-        path: The file; with `.gz` added where only that one exists.
-        split: What the file holds, for the qids of formats that have none.
+        path: The file; if it does not exist, `.gz` is added.
+        split: The name of the split, for the qids of formats without qids.
 
     Raises:
-        FileNotFoundError: for a missing file. ValueError: for one that cannot be read, is empty, or has an unknown format.
+        FileNotFoundError: for a missing file.
+        ValueError: for a file that cannot be read, is empty, or has an unknown format.
     """
     path = locate(path)
     if suffix_of(path) == ".parquet":
@@ -42,7 +44,7 @@ def raw_rows(path: str | Path, split: str = "") -> Iterator[RawRow]:
         return
     text = read_text(path)
     if not text.strip():
-        raise ValueError(f"{path} is empty; expected a row per query")
+        raise ValueError(f"{path} is empty; expected one row per query")
     if suffix_of(path) in (".csv", ".tsv"):
         yield from _csv_rows(text, path)
     elif is_charades_sta(text):
@@ -66,19 +68,23 @@ def raw_rows(path: str | Path, split: str = "") -> Iterator[RawRow]:
 
 
 def json_lines(text: str, path: Path) -> Iterator[RawRow]:
-    """Read one JSON value per line; blank lines do not count.
+    """Read one JSON value per line. Blank lines are skipped.
 
     Raises:
         ValueError: for a line that is not JSON.
     """
-    # Not splitlines: it also splits at separators that may occur inside a JSON string.
+    # Not `splitlines`, which also splits at separators that may occur inside a JSON string.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield f"{path}, line {number}", _parse_json(line, path, number)
 
 
 def _single_document(text: str, path: Path) -> Any | None:
-    """Return the JSON value that makes up the entire file; None where it is lines of JSON."""
+    """Return the JSON value of the entire file; None if the file is JSON lines.
+
+    Raises:
+        ValueError: for a file that is neither.
+    """
     first_line = text.lstrip().partition("\n")[0]
     if text.strip() != first_line.strip() and first_line.lstrip().startswith("{"):
         try:
@@ -108,7 +114,8 @@ def _parse_json(line: str, path: Path, number: int) -> Any:
 def _not_json(path: Path, error: json.JSONDecodeError, line: int) -> ValueError:
     found = error.doc[error.pos : error.pos + 20].split("\n")[0]
     return ValueError(
-        f"{path}, line {line}, column {error.colno}: not JSON" + (f" at {found!r}" if found else ": it ends too early")
+        f"{path}, line {line}, column {error.colno}: not JSON"
+        + (f" at {found!r}" if found else ": it ends unexpectedly")
     )
 
 
@@ -121,8 +128,8 @@ def _csv_rows(text: str, path: Path) -> Iterator[RawRow]:
         for fields in reader:
             where = f"{path}, line {reader.line_num + skipped}"
             if None in fields:
-                raise ValueError(f"{where}: more fields than the header names; quote texts that hold {delimiter!r}")
-            # An empty field is a field that was not given.
+                raise ValueError(f"{where}: more fields than in the header; quote texts that contain {delimiter!r}")
+            # An empty field counts as missing.
             yield where, {(name or "").strip(): value or None for name, value in fields.items()}
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num + skipped}: not CSV ({error})") from error

@@ -1,13 +1,13 @@
-"""The original annotation formats of the field -> raw rows in the fields of the schema.
+"""Read the original annotation formats of the field into raw rows with the fields of the schema.
 
 | Format | Content | Datasets |
 |---|---|---|
 | by video | `{vid: {"sentences", "timestamps", "duration"}}` | ActivityNet Captions, Charades-CG, ActivityNet-CG |
 | by video, in frames | the same with `num_frames` and `fps` instead of `duration` | TACoS |
-| Charades-STA text | lines `VID START END##SENTENCE`; the durations are in other files | Charades-STA |
+| Charades-STA text | lines `VID START END##SENTENCE`; the durations are in separate files | Charades-STA |
 | DiDeMo | a list of `{"annotation_id", "video", "description", "times"}`, times in segments of 5 s | DiDeMo |
 
-QVHighlights and what follows it are JSON lines in the columns of the schema already.
+QVHighlights and datasets in its format are JSON lines that already have the columns of the schema.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from .text_files import read_text
 CHARADES_STA_LINE = re.compile(r"(\S+)\s+(\S+)\s+(\S+?)\s*##(.*)")
 DIDEMO_SEGMENT_SECONDS = 5
 DIDEMO_SEGMENTS = 6
-# Where the durations of Charades videos are: the files of Charades itself, that of VSLNet, one's own.
+# Files with the durations of Charades videos: those of Charades itself, that of VSLNet, or the user's own.
 CHARADES_DURATION_FILES = ("Charades_v1_train.csv", "Charades_v1_test.csv", "charades.json", "durations.json")
-# How the qids of the authors of SHINE spell the splits.
+# Names of the splits in the qids of the authors of SHINE.
 QID_INFIX = {"test_trivial": "test", "novel_composition": "composition", "novel_word": "word"}
 
 
 def is_by_video(document: Any) -> bool:
-    """Return whether a JSON document maps videos to their sentences."""
+    """Return whether a JSON document is an object of videos with their sentences."""
     return (
         isinstance(document, Mapping)
         and "qid" not in document
@@ -43,7 +43,7 @@ def is_by_video(document: Any) -> bool:
 
 
 def rows_by_video(videos: Mapping[str, Any], source: str, split: str) -> Iterator[tuple[str, dict]]:
-    """Read a document that maps videos to their sentences, in its order. Qids are `{vid}_{split}_{i}`, as the authors of SHINE have them.
+    """Read an object of videos with their sentences, in its order. Qids are `{vid}_{split}_{i}`, as in the authors' files.
 
     Raises:
         ValueError: for a video without sentences, timestamps or duration, or with lists of different lengths.
@@ -57,14 +57,14 @@ def rows_by_video(videos: Mapping[str, Any], source: str, split: str) -> Iterato
         compositions = video.get("novels") or video.get("news") or [{}] * len(sentences)
         if not len(sentences) == len(timestamps) == len(compositions):
             raise ValueError(
-                f"{where}: {len(sentences)} sentences, {len(timestamps)} timestamps and {len(compositions)} compositions; expected as "
-                "many of each"
+                f"{where}: {len(sentences)} sentences, {len(timestamps)} timestamps and {len(compositions)} compositions; expected the "
+                "same number of each"
             )
         duration, frames_per_second = _duration(video, where)
         for index, (sentence, window, composition) in enumerate(zip(sentences, timestamps, compositions)):
             if frames_per_second:
                 window = _in_seconds(window, frames_per_second, f"{where}, timestamp {index + 1}")
-            # Novel compositions are pairs of words, novel words are single ones.
+            # Novel compositions are pairs of words, novel words are single words.
             pairs = [
                 (kind, [words] if isinstance(words, str) else list(words))
                 for kind, found in composition.items()
@@ -86,21 +86,19 @@ def rows_by_video(videos: Mapping[str, Any], source: str, split: str) -> Iterato
 
 def _list_field(video: Mapping, name: str, where: str) -> list:
     if not isinstance(video.get(name), list):
-        raise ValueError(f"{where}: expected a list {name}, beside sentences, timestamps and duration")
+        raise ValueError(f"{where}: expected the lists sentences and timestamps; {name} is not a list")
     return video[name]
 
 
 def _duration(video: Mapping, where: str) -> tuple[Any, float | None]:
-    """Return the duration, and the frames per second where the timestamps are frames."""
+    """Return the duration, and the frame rate if the timestamps are frame numbers."""
     if "duration" in video:
         return video["duration"], None
     try:
         frames, rate = float(video["num_frames"]), float(video["fps"])
         return frames / rate, rate
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        raise ValueError(
-            f"{where}: expected duration (seconds), or num_frames and fps, beside sentences and timestamps"
-        ) from None
+        raise ValueError(f"{where}: expected duration (seconds), or num_frames and fps") from None
 
 
 def _in_seconds(window: Any, frames_per_second: float, where: str) -> list[float]:
@@ -112,15 +110,16 @@ def _in_seconds(window: Any, frames_per_second: float, where: str) -> list[float
 
 
 def is_charades_sta(text: str) -> bool:
-    """Return whether a text has the lines of Charades-STA."""
+    """Return whether a text is in the format of Charades-STA."""
     return "##" in text.lstrip().partition("\n")[0] and text.lstrip()[0] not in "[{"
 
 
 def charades_sta_rows(text: str, path: Path, split: str) -> Iterator[tuple[str, dict]]:
-    """Read Charades-STA's text. Durations come from a file beside it, see [`charades_durations`].
+    """Read the text format of Charades-STA. Durations come from a file in the same folder, see [`charades_durations`].
 
     Raises:
-        FileNotFoundError: where there is no file of durations. ValueError: for another line, or a video without duration.
+        FileNotFoundError: if there is no file of durations.
+        ValueError: for a line in another format, or a video without duration.
     """
     durations = charades_durations(path.parent)
     counts: dict[str, int] = {}
@@ -150,11 +149,14 @@ def charades_sta_rows(text: str, path: Path, split: str) -> Iterator[tuple[str, 
 
 
 def charades_durations(folder: Path) -> dict[str, Any]:
-    """Return the durations in seconds of Charades videos: from `Charades_v1_{train,test}.csv` (columns `id` and `length`), `charades.json`
-    (`{vid: {"duration": seconds}}`) or `durations.json` (`{vid: seconds}`), whichever are in a folder.
+    """Read the durations of Charades videos, in seconds, from whichever of these files a folder contains.
+
+    `Charades_v1_{train,test}.csv` have the columns `id` and `length`, `charades.json` is `{vid: {"duration": seconds}}`, and
+    `durations.json` is `{vid: seconds}`.
 
     Raises:
-        FileNotFoundError: where none of them is. ValueError: for one that cannot be read.
+        FileNotFoundError: if there is none.
+        ValueError: for a file that cannot be read.
     """
     durations: dict[str, Any] = {}
     for path in (folder / name for name in CHARADES_DURATION_FILES):
@@ -176,8 +178,8 @@ def charades_durations(folder: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: expected an object of durations by video") from None
     if not durations:
         raise FileNotFoundError(
-            f"Charades-STA's text holds no durations, and {folder} has none of {_names(CHARADES_DURATION_FILES)}. The first two are "
-            "part of the annotations at https://prior.allenai.org/projects/charades; durations.json is an object of seconds by video"
+            f"Charades-STA's text files contain no durations, and {folder} has none of {_names(CHARADES_DURATION_FILES)}. The first two are "
+            "part of the annotations at https://prior.allenai.org/projects/charades; durations.json is an object {vid: seconds}"
         )
     return durations
 
@@ -197,19 +199,19 @@ def is_didemo(document: Any) -> bool:
 
 
 def didemo_rows(items: Sequence[Any], source: str) -> Iterator[tuple[str, dict]]:
-    """Read DiDeMo's annotations: several people marked each moment, `[first, last]` in segments of 5 s, both included.
+    """Read DiDeMo's annotations. Several people marked each moment as `[first, last]` in segments of 5 s, both inclusive.
 
-    The window is the mark that overlaps most with all marks, i.e. that of the majority where there is one.
+    The window is the mark with the largest total IoU with all marks, i.e. that of the majority if there is one.
 
     Raises:
-        ValueError: for an item without marks.
+        ValueError: for an item without marks, or in another format.
     """
     for number, item in enumerate(items, start=1):
         where = f"{source}, item {number}"
         try:
             marks = [(int(first), int(last) + 1) for first, last in item["times"]]
             segments = int(item.get("num_segments") or DIDEMO_SEGMENTS)
-            first, last = max(marks, key=lambda mark: sum(_overlap(mark, other) for other in marks))
+            first, last = max(marks, key=lambda mark: sum(_iou(mark, other) for other in marks))
             qid, vid, query = (item[name] for name in ("annotation_id", "video", "description"))
         except (KeyError, TypeError, ValueError, AttributeError):
             raise ValueError(
@@ -227,7 +229,7 @@ def didemo_rows(items: Sequence[Any], source: str) -> Iterator[tuple[str, dict]]
         )
 
 
-def _overlap(mark: tuple[int, int], other: tuple[int, int]) -> float:
+def _iou(mark: tuple[int, int], other: tuple[int, int]) -> float:
     common = max(0, min(mark[1], other[1]) - max(mark[0], other[0]))
     union = max(mark[1], other[1]) - min(mark[0], other[0])
     return common / union if union > 0 else 0.0

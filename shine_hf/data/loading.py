@@ -1,4 +1,4 @@
-"""From what a recipe says about data to splits and feature sources. Training, evaluation and prediction share it."""
+"""Load the splits and features that a recipe names, for training, evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_TEXT_FEATURES = "words:"
 NO_NEGATIVES = "none"
-# Files of a folder that are splits when nothing else says so.
+# Files of a folder that are read as its splits.
 SPLIT_FILE_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".tsv")
 
 
@@ -48,61 +48,67 @@ class DataArguments:
         metadata={
             "help": "charades_cg, activitynet_cg, charades_sta, activitynet_captions, tacos, qvhighlights or didemo (their original "
             "files under --data_dir); a file with a `split` column, or one file per split as SPLIT=FILE,… (JSON lines, JSON, CSV, Parquet); a "
-            "folder of such files; or a dataset in the same columns, by its Hub name or folder. A split `validation` (also val, valid, "
-            "dev) selects the model."
+            "folder of such files; or a dataset with the same columns, by its Hub name or folder. The split `validation` (also val, valid, "
+            "dev) is used to select the model."
         },
     )
     data_dir: str | None = field(
         default=None,
         metadata={
-            "help": "Folder of the original annotation files, or with a folder of the dataset's name; without it the Hub is asked."
+            "help": "Folder with the original annotation files, or with a subfolder of the dataset's name (default: load from the Hub)."
         },
     )
     negatives: str | None = field(
         default=None,
         metadata={
-            "help": "Source of the negatives: gpt-3.5-turbo (the authors'), lexical, random, none, another config name, or a file of `shine-hf negatives generate`; the dataset's default if left out."
+            "help": "Source of the negatives: gpt-3.5-turbo (the authors'), lexical, random, none, another config name, or a file written by "
+            "`shine-hf negatives generate` (default: that of the dataset)."
         },
     )
     video_features: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Feature stores, concatenated: a folder, a file or a dataset repository of the Hub, whose layout is detected (i3d:, npz:, pt:, hdf5: or packed: before it forces one), or simulated:[options]. Never chosen silently."
+            "help": "One or more feature stores, which are concatenated: a folder, a file or a dataset repository on the Hub, whose layout is "
+            "detected (put npy:, npz:, pt:, hdf5: or packed: before it to force one), or simulated:[options]. There is no default."
         },
     )
     text_features: str | None = field(
         default=None,
         metadata={
-            "help": "words:[options], clip:MODEL, or a feature store keyed by qid. If left out: words: for a new model, else the encoder that the model was trained with."
+            "help": "words:[options], clip:MODEL, or a feature store keyed by qid (default: words: for a new model, else the encoder that the "
+            "model was trained with)."
         },
     )
     validation_fraction: float = field(
         default=0.05,
         metadata={
-            "help": "Share of the training videos that is set apart to select the model on, where there is no split `validation`."
+            "help": "Share of the training videos to hold out for model selection if there is no split `validation`."
         },
     )
     eval_splits: list[str] | None = field(
-        default=None, metadata={"help": "Test splits to evaluate at the end; all if left out."}
+        default=None, metadata={"help": "Test splits to evaluate at the end (default: all)."}
     )
     eval_during_training: str = field(
         default="validation",
-        metadata={"help": "Splits that are evaluated while training: validation, or all (the test splits too)."},
+        metadata={"help": "Splits to evaluate during training: validation, or all (the test splits too)."},
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many queries only."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate so many queries per split only."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on this many queries only, the first ones."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate this many queries per split only, the first ones."}
+    )
     irrelevant: str = field(
         default="random", metadata={"help": "Where irrelevant queries come from: random, in_batch or roll."}
     )
-    num_levels: int = field(
-        default=3, metadata={"help": "Levels of hard negatives that are used, from the nearest on."}
-    )
+    num_levels: int = field(default=3, metadata={"help": "Number of levels of hard negatives to use, nearest first."})
     skip_flagged: bool = field(default=False, metadata={"help": "Leave out negatives that validation flagged."})
     soft_boundary_seconds: float = field(
-        default=0.0, metadata={"help": "Width of the transition of the saliency labels around a boundary."}
+        default=0.0,
+        metadata={"help": "Width in seconds of the transition of the saliency labels at window boundaries."},
     )
     margin_pairs: bool = field(default=True, metadata={"help": "Use the saliency margin term of the base loss."})
-    validation_seed: int = field(default=0, metadata={"help": "Seed by which the validation videos are chosen."})
+    validation_seed: int = field(default=0, metadata={"help": "Seed for choosing the validation videos."})
 
     def __post_init__(self):
         if self.eval_during_training not in ("validation", "all"):
@@ -113,7 +119,7 @@ def load_splits(args: DataArguments) -> dict[str, Dataset]:
     """Read the splits of a dataset, with negatives.
 
     Returns:
-        Split name -> rows in the columns of the schema, checked. The names `val`, `valid` and `dev` become `validation`.
+        Split name -> checked rows with the columns of the schema. `val`, `valid` and `dev` are renamed to `validation`.
 
     Raises:
         FileNotFoundError, ValueError: for missing files, rows that break the schema, or an unknown source of negatives.
@@ -146,15 +152,15 @@ def load_splits(args: DataArguments) -> dict[str, Dataset]:
 
 
 def dataset_files(text: str) -> dict[str, Path]:
-    """Parse `--dataset` as files: `SPLIT=FILE,SPLIT=FILE`, one file, or a folder of files named by their split.
+    """Parse `--dataset` as files: `SPLIT=FILE,SPLIT=FILE`, one file, or a folder of files named after their splits.
 
-    Paths may hold commas, equals signs and slashes: a comma separates only after the suffix of a file and before `SPLIT=`.
+    Paths may contain commas, equals signs and slashes: a comma is only a separator after the suffix of a file and before `SPLIT=`.
 
     Returns:
-        Split -> file, the name empty for a single file; empty where the text is a name of a dataset or a folder in its published form.
+        Split -> file, with an empty name for a single file. Empty if the text is the name of a dataset, or a folder in published form.
 
     Raises:
-        ValueError: for several files without the names of their splits, or two of the same split.
+        ValueError: for several files without split names, or two with the same one.
     """
     if not text.strip():
         raise ValueError("--dataset is empty: give a file, a folder, a Hub name or the name of a known dataset")
@@ -185,7 +191,7 @@ def dataset_files(text: str) -> dict[str, Path]:
 
 
 def _folder_files(folder: Path) -> dict[str, Path]:
-    """Return the files of a folder that is not in the published form, which has a card or Parquet files."""
+    """Return split -> file for a folder; empty for one in published form, i.e. with a card or Parquet files."""
     files = [path for path in sorted(folder.iterdir()) if path.name.lower().endswith(SPLIT_FILE_SUFFIXES)]
     if (folder / "README.md").is_file() or any(folder.glob("*.parquet")):
         return {}
@@ -200,7 +206,16 @@ def _exists(path: Path) -> bool:
 
 
 def _load_published(dataset: str, negatives: str | None) -> dict[str, Dataset]:
-    """Load a dataset of the Hub, or a local folder in its form. `negatives` is a config of it unless it is a file or `none`."""
+    """Load a dataset from the Hub, or from a local folder in the same form.
+
+    Args:
+        dataset: The name of a known dataset, a Hub name or a folder.
+        negatives: The config to load, unless it is a file or `none`.
+
+    Raises:
+        FileNotFoundError: if the dataset cannot be loaded.
+        ValueError: for a known dataset that is not on the Hub, or rows that break the schema.
+    """
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
@@ -220,14 +235,14 @@ def _load_published(dataset: str, negatives: str | None) -> dict[str, Dataset]:
     except (DatasetsError, OSError) as error:
         reason = str(error.__cause__ or error).strip().split("\n")[0]
         raise FileNotFoundError(
-            f"dataset {name!r} is neither a local folder that can be read nor available from the Hub ({reason}). "
+            f"dataset {name!r} is neither a readable local folder nor available from the Hub ({reason}). "
             "Give the folder of the original annotation files with --data_dir"
         ) from error
     return {canonical_split(split): _in_schema(rows, f"{name} {split}") for split, rows in splits.items()}
 
 
 def _in_schema(rows: Dataset, source: str) -> Dataset:
-    """Check published rows, and give them the columns that they lack; values in another form are converted."""
+    """Check published rows, convert values if necessary, and add missing columns."""
     known = [name for name in rows.column_names if name != "video"]
     raw = rows.select_columns(known)
     where = [f"{source}, row {index}" for index in range(len(raw))]
@@ -250,15 +265,19 @@ def _without_negatives(rows: Dataset) -> Dataset:
 
 
 def _generate_negatives(splits: Mapping[str, Dataset], dataset: str, source: str) -> dict[str, Dataset]:
-    """Write negatives for the training rows, here and now; `shine-hf negatives generate` writes them once into a file."""
+    """Generate negatives for the training rows in memory. (`shine-hf negatives generate` writes them to a file.)
+
+    Raises:
+        ValueError: if there are no training rows.
+    """
     from ..negatives.splits import GENERATED_SOURCES, generate_for_splits
 
     if "train" not in splits:
         raise ValueError(
-            f"{source} negatives are made of the words of the training queries, but {dataset} has no split train; there are "
+            f"{source} negatives are made from the words of the training queries, but {dataset} has no split train; its splits are "
             f"{', '.join(splits)}"
         )
-    logger.info("writing %s negatives for the training queries of %s", source, dataset)
+    logger.info("generating %s negatives for the training queries of %s", source, dataset)
     rows = {name: split.to_list() for name, split in splits.items()}
     generated = generate_for_splits(dataset, rows, GENERATED_SOURCES[source], only=["train"])["train"]
     train = [{**row, **{name: new[name] for name in NEGATIVE_COLUMNS}} for row, new in zip(rows["train"], generated)]
@@ -266,15 +285,15 @@ def _generate_negatives(splits: Mapping[str, Dataset], dataset: str, source: str
 
 
 def has_answers(rows: Dataset) -> bool:
-    """Return whether any row has a window: without one, a split can be predicted but not scored."""
+    """Return whether any row has a window. Without windows, a split can be predicted but not scored."""
     return "relevant_windows" in rows.column_names and any(map(len, rows["relevant_windows"]))
 
 
 def training_rows(rows: Dataset) -> Dataset:
-    """Return the rows that can be trained on, and log how many are left out: their window is missing, empty, reversed or outside the video.
+    """Return the rows that can be trained on, and log how many are left out, see [`~shine_hf.schema.annotation_flags`].
 
     Raises:
-        ValueError: where no row is left.
+        ValueError: if no row is left.
     """
     columns = rows.select_columns(["duration", "relevant_windows"])
     kept = rows.select([index for index, row in enumerate(columns) if trainable(row)])
@@ -292,7 +311,14 @@ def training_rows(rows: Dataset) -> Dataset:
 
 
 def split_validation(rows: Dataset, fraction: float, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """Set apart a share of the videos, since queries of one video share its features. Depends only on the set of videos and the seed.
+    """Split off a share of the videos for validation. The choice depends only on the set of videos and the seed.
+
+    Videos are split, not queries, since the queries of a video share its features.
+
+    Args:
+        rows: The training rows.
+        fraction: Share of the videos.
+        seed: Seed of the choice.
 
     Returns:
         Training rows, validation rows.
@@ -305,7 +331,9 @@ def split_validation(rows: Dataset, fraction: float, seed: int = 0) -> tuple[Dat
     videos = sorted(set(rows["vid"]))
     count = max(1, round(fraction * len(videos)))
     if count >= len(videos):
-        raise ValueError(f"cannot set apart {fraction:.0%} of {len(videos)} videos and keep one to train on")
+        raise ValueError(
+            f"cannot hold out {fraction:.0%} of {len(videos)} videos for validation and keep one to train on"
+        )
     chosen = set(np.random.default_rng(seed).permutation(videos)[:count].tolist())
     held_out = np.fromiter((vid in chosen for vid in rows["vid"]), dtype=bool, count=len(rows))
     return rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))
@@ -315,19 +343,20 @@ def video_store(args: DataArguments, splits: Mapping[str, Dataset], clip_length:
     """Open the feature store that `video_features` describes.
 
     Args:
-        args: Of the recipe.
-        splits: All splits, which `simulated:` plants into its features.
+        args: The data arguments of the recipe.
+        splits: All splits, from which `simulated:` computes its features.
         clip_length: Seconds per clip of the model.
 
     Raises:
-        ValueError: where no features are named (simulated ones are never chosen silently), or they are known to be of another clip length.
+        ValueError: if no features are named, or they are known to have another clip length.
+        FileNotFoundError: if the features do not exist.
     """
     from ..features.base import FeatureStore
 
     if not args.video_features:
         raise ValueError(
-            "no video features are named. Give --video_features a folder, a file or a dataset repository of the Hub, or simulated: to try "
-            "things out on features made from the annotations"
+            "no video features given. Pass --video_features with a folder, a file or a dataset repository on the Hub, or simulated: to try "
+            "things out with features computed from the annotations"
         )
     rows = [
         row
@@ -337,7 +366,7 @@ def video_store(args: DataArguments, splits: Mapping[str, Dataset], clip_length:
     store = FeatureStore.from_specs(args.video_features, rows=rows, clip_length=clip_length)
     if store.clip_length not in (None, clip_length):
         raise ValueError(
-            f"{store.spec} holds a clip for every {store.clip_length} s, but clip_length is {clip_length}: set clip_length to "
+            f"{store.spec} has clips of {store.clip_length} s, but clip_length is {clip_length}: set clip_length to "
             f"{store.clip_length}, or extract the features again"
         )
     return store
@@ -351,18 +380,22 @@ def text_source(args: DataArguments) -> TextFeatures:
 
 
 def text_features_of(config: PretrainedConfig, asked: str | None = None) -> str:
-    """Return the text features for a trained model: those that are asked for, else of the encoder that its configuration records.
+    """Return the text features for a trained model: the requested ones, or the encoder that its configuration records.
+
+    Args:
+        config: The configuration of the model.
+        asked: The specification that the user gave, if any.
 
     Raises:
-        ValueError: where nothing is asked for and the model was trained on features of a store, or of unknown origin.
+        ValueError: if none are requested and the model was trained on features of a store, or of unknown origin.
     """
     from ..encoders import is_text_encoder_spec
 
     recorded = config.text_encoder or ""
     if asked is None and not is_text_encoder_spec(recorded):
         raise ValueError(
-            f"the model was trained with text features of a store ({recorded or 'unknown'}): name them with --text_features"
+            f"the model was trained with text features from a store ({recorded or 'unknown'}): give them with --text_features"
         )
     if asked is not None and is_text_encoder_spec(recorded) and asked != recorded:
-        logger.warning("the model was trained with the text features %s, and is given %s", recorded, asked)
+        logger.warning("the model was trained with the text features %s, but is used with %s", recorded, asked)
     return asked or recorded

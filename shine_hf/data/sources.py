@@ -1,4 +1,4 @@
-"""Public files: pinned to a commit and checked by SHA-256, downloaded or read from a folder."""
+"""Public files, pinned to a commit and checked by SHA-256, which are downloaded or read from a folder."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class SourceFile:
     """One file of a public repository.
 
     Args:
-        repository: `owner/name` on GitHub and the commit.
-        path: Where the file is in the repository.
-        local: Where it is under a data folder, plain or with `.gz` added.
-        sha256: Of the unpacked content; None where it could not be recorded (its rows are compared with the annotations anyway).
+        repository: `owner/name` on GitHub, and the commit.
+        path: Path in the repository.
+        local: Path in a data folder; the file may also be gzipped, with `.gz` added.
+        sha256: SHA-256 of the uncompressed content; None if it is not known.
     """
 
     repository: tuple[str, str]
@@ -29,15 +29,15 @@ class SourceFile:
 
     @property
     def url(self) -> str:
-        """Where the file can be downloaded."""
+        """Download URL of the file."""
         name, commit = self.repository
         return f"https://raw.githubusercontent.com/{name}/{commit}/{self.path}"
 
     def find(self, data_dir: str | Path) -> Path:
-        """Return the file in a data folder, unchecked.
+        """Return the file in a data folder, without checking it.
 
         Raises:
-            FileNotFoundError: where it is not there; says where to get it.
+            FileNotFoundError: if it is missing. Says where to get it.
         """
         try:
             return locate(Path(data_dir) / self.local)
@@ -45,10 +45,15 @@ class SourceFile:
             raise FileNotFoundError(f"{error}. It is public: {self.url}") from None
 
     def locate(self, data_dir: str | Path | None, download: Callable[[str], str]) -> Path:
-        """Return the file, from the data folder or else by `download(url)`, checked.
+        """Return the file from the data folder, or download it if there is no folder, and check it.
+
+        Args:
+            data_dir: The data folder; None to download.
+            download: Downloads a URL and returns the path of the file.
 
         Raises:
-            FileNotFoundError: where it is not in the folder, or could not be downloaded. ValueError: for other content than recorded.
+            FileNotFoundError: if it is missing or cannot be downloaded.
+            ValueError: if its SHA-256 differs.
         """
         if data_dir is not None:
             path = self.find(data_dir)
@@ -57,7 +62,7 @@ class SourceFile:
                 path = Path(download(self.url))
             except (OSError, ValueError) as error:
                 raise FileNotFoundError(
-                    f"{self.url} could not be downloaded ({type(error).__name__}: {error}). Give the folder that holds {self.local} "
+                    f"{self.url} could not be downloaded ({type(error).__name__}: {error}). Give the folder that contains {self.local} "
                     "with --data-dir"
                 ) from error
         self._check(path)

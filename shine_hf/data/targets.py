@@ -1,4 +1,4 @@
-"""Windows in seconds -> what a model is trained on: normalized spans, clip-wise saliency, pairs of clips."""
+"""Compute training targets from windows in seconds: normalized spans, clip-wise saliency, pairs of clips."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ from ..schema import SALIENCY_CLIP_LENGTH
 
 
 def clip_windows(windows: Sequence[Sequence[float]], num_clips: int, clip_length: float) -> np.ndarray:
-    """Cut windows `(W, 2)` in seconds to the part of the video that the clips cover, and drop those with nothing left."""
-    clipped = np.asarray(windows, dtype=np.float64).reshape(-1, 2).clip(0, covered_seconds(num_clips, clip_length))
-    return clipped[clipped[:, 1] > clipped[:, 0]]
+    """Clip windows `(W, 2)` in seconds to the part of the video that the clips cover, and drop empty ones."""
+    windows = np.asarray(windows, dtype=np.float64).reshape(-1, 2).clip(0, covered_seconds(num_clips, clip_length))
+    return windows[windows[:, 1] > windows[:, 0]]
 
 
 def span_targets(windows: np.ndarray, num_clips: int, clip_length: float) -> np.ndarray:
-    """Turn clipped windows `(W, 2)` into `(W, 2)` center and width as fractions of the covered video, float32."""
+    """Convert clipped windows `(W, 2)` to center and width `(W, 2)`, as fractions of the covered video, float32."""
     start, end = (windows / covered_seconds(num_clips, clip_length)).T
     return np.stack([(start + end) / 2, end - start], axis=1).astype(np.float32)
 
@@ -24,12 +24,17 @@ def span_targets(windows: np.ndarray, num_clips: int, clip_length: float) -> np.
 def saliency_targets(
     windows: np.ndarray, num_clips: int, clip_length: float, soft_boundary_seconds: float = 0.0
 ) -> np.ndarray:
-    """Return clip-wise saliency `(T,)`: 1 for every clip that a window touches, however little, else 0.
+    """Return the saliency label of each clip, `(T,)`: 1 for every clip that overlaps a window, however little, else 0.
 
-    With `soft_boundary_seconds` > 0 the label rises over that many seconds around each boundary, from 0 outside to 1 inside. Which
-    clips count as inside (label >= 0.5) stays the same. The paper names hard boundaries as one of its limitations.
+    With `soft_boundary_seconds` > 0, the label rises over that many seconds around each boundary, from 0 outside to 1 inside. This does not
+    change which clips count as inside (label >= 0.5). The paper names hard boundaries as one of its limitations.
+
+    Args:
+        windows: Windows from [`clip_windows`].
+        num_clips, clip_length: The clips of the model.
+        soft_boundary_seconds: Width of the transition.
     """
-    # A boundary on the edge of a clip must not touch the next clip by a rounding error.
+    # A window that ends on the edge of a clip must not reach the next clip by a rounding error.
     tolerance = 1e-6 * clip_length
     begin = np.arange(num_clips)[:, None] * clip_length
     overlap = np.minimum(begin + clip_length, windows[:, 1]) - np.maximum(begin, windows[:, 0])
@@ -47,12 +52,12 @@ def saliency_targets(
 def graded_saliency(
     clip_ids: Sequence[int], scores: Sequence[Sequence[float]], num_clips: int, clip_length: float
 ) -> np.ndarray:
-    """Return QVHighlights' saliency `(T,)` on the clips of a model: the sum of the annotators' scores (0 to 4 each), 0 where none is relevant.
+    """Return QVHighlights' saliency on the clips of a model, `(T,)`: the sum of the annotators' scores (0 to 4), 0 for irrelevant clips.
 
     Args:
-        clip_ids: Relevant clips, of 2 s each whatever the model's clip length is.
-        scores: The scores of each of these clips.
-        num_clips, clip_length: The clips of the model; one that lies across several annotated clips gets their mean.
+        clip_ids: Relevant clips, always of 2 s each.
+        scores: The annotators' scores of each of these clips.
+        num_clips, clip_length: The clips of the model. One that covers several annotated clips gets their mean.
     """
     clips = TimeGrid(clip_length, num_clips)
     covering = TimeGrid.of_video(clips.duration, SALIENCY_CLIP_LENGTH)
@@ -64,9 +69,9 @@ def graded_saliency(
 
 
 def margin_pairs(inside: np.ndarray, rng: np.random.Generator, pairs: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Draw `pairs` clips inside and as many outside, `(P,)` indices each; without replacement where there are enough.
+    """Draw the indices of `pairs` clips inside and as many outside, `(P,)` each, without replacement if there are enough.
 
-    Both are -1 where no clip is inside, or none is outside.
+    All indices are -1 if no clip is inside, or none is outside.
     """
     drawn = []
     for pool in (np.flatnonzero(inside), np.flatnonzero(~inside)):

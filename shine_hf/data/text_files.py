@@ -1,4 +1,4 @@
-"""Text files in the encodings that people have: UTF-8 with or without a byte order mark, UTF-16, UTF-32; gzipped or not."""
+"""Read text files in common encodings: UTF-8 with or without a byte order mark, UTF-16, UTF-32; gzipped or not."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ BYTE_ORDER_MARKS = (
 
 
 def suffix_of(path: str | Path) -> str:
-    """Return the suffix in lower case, not counting `.gz`."""
+    """Return the suffix in lower case, ignoring `.gz`."""
     path = Path(path)
     return Path(path.stem if path.suffix.lower() == ".gz" else path).suffix.lower()
 
 
 def locate(path: str | Path) -> Path:
-    """Return the file, or its gzipped form beside it.
+    """Return the path of a file, or of its gzipped version (`.gz` added).
 
     Raises:
-        FileNotFoundError: where neither exists.
+        FileNotFoundError: if neither exists.
     """
     path = Path(path)
     for candidate in (path, path.with_name(f"{path.name}.gz")):
@@ -36,10 +36,10 @@ def locate(path: str | Path) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file, gzipped or not, with `\\n` at the ends of lines.
+    """Read a text file, gzipped or not, and convert line ends to `\\n`.
 
     Raises:
-        ValueError: for a damaged gzip file, or bytes in an encoding that cannot be recognized, e.g. Latin-1.
+        ValueError: for a damaged gzip file, or an encoding that is not recognized, e.g. Latin-1.
     """
     content = path.read_bytes()
     if path.suffix.lower() == ".gz":
@@ -49,7 +49,7 @@ def read_text(path: Path) -> str:
             raise ValueError(f"{path}: the gzip file is damaged or incomplete; copy it again") from error
     encoding = next((name for mark, name in BYTE_ORDER_MARKS if content.startswith(mark)), None)
     if encoding is None:
-        # JSON and CSV begin with an ASCII character: zero bytes beside it are UTF-16 without a mark.
+        # JSON and CSV begin with an ASCII character: a zero byte next to it means UTF-16 without a byte order mark.
         encoding = {(True, False): "utf-16-be", (False, True): "utf-16-le"}.get(
             (content[:1] == b"\0", content[1:2] == b"\0"), "utf-8"
         )

@@ -1,4 +1,4 @@
-"""Splits -> files in the columns of the schema."""
+"""Write splits to files with the columns of the schema."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ if TYPE_CHECKING:
 
 
 def write_splits(splits: Mapping[str, Dataset], folder: str | Path, form: str = "jsonl") -> dict[str, Path]:
-    """Write `{split}.jsonl` or `{split}.parquet` into a folder.
+    """Write `{split}.jsonl` or `{split}.parquet` files to a folder.
 
-    JSON lines leave out the columns that are empty in the entire split, since nobody could tell their type: with them,
-    `load_dataset("json", …)` would take a list of strings for null. Parquet has types, and every column.
+    JSON lines leave out columns that are empty in the entire split, since `load_dataset("json", …)` would infer the type null for them.
+    Parquet has types, so it has every column.
 
     Args:
         splits: Split name -> rows.
-        folder: Where to write; created if it does not exist.
+        folder: Where to write. Created if it does not exist.
         form: `jsonl` or `parquet`.
 
     Returns:
         Split name -> file.
 
     Raises:
-        ValueError: for a split name that is not a file name. OSError: where the folder cannot be written.
+        ValueError: for a split name that is not a file name.
+        OSError: if the files cannot be written.
     """
     files = {}
     for split, rows in splits.items():
@@ -44,7 +45,7 @@ def write_splits(splits: Mapping[str, Dataset], folder: str | Path, form: str = 
 
 
 def _has_content(column) -> bool:
-    """Return whether some value is not an empty list, or a list of empty lists."""
+    """Return whether any value is something other than None, an empty list, or a list of empty lists."""
     return any(
         value is not None and (not isinstance(value, list) or any(item != [] for item in value)) for value in column
     )

@@ -1,4 +1,4 @@
-"""Raw text and video to features. One specification names the encoders, and is recorded in the model's configuration."""
+"""Encoders of raw text and video, selected by a specification that the model's configuration records."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _NEEDS_WHERE = {
 
 
 class TextEncoder(Protocol):
-    """Texts in, token features out."""
+    """Interface of text encoders: texts in, token features out."""
 
     dim: int
 
@@ -59,7 +59,7 @@ class TextEncoder(Protocol):
 
 
 def is_text_encoder_spec(spec: str) -> bool:
-    """Return whether a specification names a text encoder (and not a feature store)."""
+    """Return whether a specification names a text encoder (not a feature store)."""
     return Spec.parse(spec, TEXT_ENCODERS).kind in TEXT_ENCODERS
 
 
@@ -69,7 +69,7 @@ def text_encoder(spec: str, device: str | None = None) -> TextEncoder:
     Args:
         spec: `words:[dim=…,seed=…]`; `clip:[MODEL]`; `auto:MODEL[,layer=…]` for any text model of transformers; or
             `vectors:FILE[,vocabulary=FILE]` for word vectors. MODEL is a Hub name or a local folder.
-        device: Where a model runs; by default a GPU if there is one.
+        device: Device of the model; by default a GPU if available.
 
     Raises:
         ValueError: for an unknown kind or option.
@@ -93,17 +93,17 @@ def text_encoder(spec: str, device: str | None = None) -> TextEncoder:
 
 
 def is_video_encoder_spec(spec: str) -> bool:
-    """Return whether a specification names video encoders (and no feature store)."""
+    """Return whether a specification names video encoders (not a feature store)."""
     return all(part.kind in VIDEO_ENCODERS for part in Spec.parse_all(spec, VIDEO_ENCODERS))
 
 
 def video_encoder(spec: str, device: str | None = None) -> VideoEncoder:
-    """Return the video encoder of a specification; several joined by `+` are concatenated.
+    """Return the video encoder of a specification. The features of encoders joined by `+` are concatenated.
 
     Args:
         spec: `pixels:[size=…,frames=…]`; `clip:[MODEL][,frames=…]`; `auto:MODEL[,frames=…]` for any image or video model of transformers; or
             `slowfast:FILE`. MODEL is a Hub name or a local folder.
-        device: Where a model runs; by default a GPU if there is one.
+        device: Device of the model; by default a GPU if available.
 
     Raises:
         ValueError: for an unknown kind or option.
@@ -144,12 +144,14 @@ def _checked(parsed: Spec, spec: str, what: str, kinds: Mapping[str, Any]) -> Sp
     if parsed.kind in _NEEDS_WHERE and not parsed.where:
         raise ValueError(f"{parsed.kind}: needs {_NEEDS_WHERE[parsed.kind]}")
     if parsed.kind in _OPTIONS_ONLY and parsed.where:
-        raise ValueError(f"{parsed.kind}: has no option {parsed.where!r}; there are {', '.join(kinds[parsed.kind])}")
+        raise ValueError(
+            f"{parsed.kind}: has no option {parsed.where!r}; its options are {', '.join(kinds[parsed.kind])}"
+        )
     return parsed
 
 
 def __getattr__(name: str) -> Any:
-    # Without this, a look at the kinds would load PyAV.
+    # Loaded on first use, so that importing the tables of encoders does not import PyAV.
     if name == "VideoFrames":
         from .video_source import VideoFrames
 
@@ -158,6 +160,6 @@ def __getattr__(name: str) -> Any:
 
 
 def public_spec(spec: str) -> str:
-    """Return a specification of an encoder or of features with only the last part of a path on this machine."""
+    """Return a specification of encoders or features with local paths reduced to their last part."""
     kinds = {**TEXT_ENCODERS, **VIDEO_ENCODERS}
     return "+".join(part.public() for part in Spec.parse_all(spec, kinds))

@@ -1,4 +1,4 @@
-"""Any image or video model of transformers as an encoder of video, and any text model as an encoder of text."""
+"""Use any image or video model of transformers as a video encoder, and any text model as a text encoder."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ _MAX_TOKENS = 512
 
 
 def default_device() -> str:
-    """Return the accelerator of this process, if there is one."""
+    """Return "cuda" if a GPU is available, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class AutoVideoEncoder(VideoEncoder):
     """One vector per clip from an image or video model: SigLIP 2, PE-Video, VideoPrism, V-JEPA 2, VideoMAE, TimeSformer, DINOv3, …
 
-    Models that were trained with texts give the features that they compare with texts. Other video models give the mean of the last hidden
-    state over all patches. Other image models give their pooled output, or that mean where they were not trained with one. The features of an
-    image model are averaged over the frames of a clip.
+    Models trained on pairs with text give the features that they compare with those of texts. Other video models give the mean of the last
+    hidden state over all patches. Other image models give their pooled output, or that mean if they were trained without a pooler. The
+    features of an image model are averaged over the frames of a clip.
 
     Args:
         model (`str`): Hub name or local folder of a model with its image or video processor.
-        frames (`int`, *optional*): Frames per clip; by default as many as a video model was trained with, and one for an image model.
-        device (`str`, *optional*): Where to run; a GPU if there is one.
+        frames (`int`, *optional*): Frames per clip. The default is the number that a video model was trained with, and 1 for an image model.
+        device (`str`, *optional*): Device of the model; by default a GPU if available.
 
     Raises:
-        ValueError: for a model that takes no images or videos.
+        ValueError: for a model that takes neither images nor videos.
     """
 
     batch_clips = 4
@@ -53,7 +53,7 @@ class AutoVideoEncoder(VideoEncoder):
             )
         self.trained_frames = _trained_frames(loaded.config) if self._is_video else None
         count = frames or self.trained_frames or (_DEFAULT_VIDEO_FRAMES if self._is_video else _DEFAULT_IMAGE_FRAMES)
-        # Processors that cut images into patches of a number that depends on their proportions do more than scaling.
+        # Processors with a variable number of patches, depending on the aspect ratio, do more than scaling and cropping.
         self._processor = _processor(model) if "max_num_patches" in preprocessor_values(model) else None
         self._settings = None if self._processor else pixel_settings(model, count)
         self.sampling = Sampling(count) if self._processor else self._settings.sampling
@@ -73,14 +73,18 @@ class AutoVideoEncoder(VideoEncoder):
 
     @torch.no_grad()
     def encode_clips(self, clips: np.ndarray) -> np.ndarray:
-        """Encode `(N, F, H, W, 3)` uint8 frames to `(N, D)` float32."""
+        """Encode `(N, F, H, W, 3)` uint8 frames to `(N, D)` float32.
+
+        Raises:
+            ValueError: for a number of frames that the model cannot process.
+        """
         try:
             features = self._encode_videos(clips) if self._is_video else self._encode_images(clips)
         except (RuntimeError, ValueError) as error:
             count = clips.shape[1]
             if isinstance(error, torch.OutOfMemoryError) or self.trained_frames in (None, count):
                 raise
-            # Some models take any number of frames, others have a position for each.
+            # Some models accept any number of frames, others have one position embedding per frame.
             raise ValueError(
                 f"auto:{self.name} was trained with {self.trained_frames} frames per clip and does not take {count} ({error})"
             ) from error
@@ -92,9 +96,9 @@ class AutoVideoEncoder(VideoEncoder):
             return self.model.get_video_features(pixel_values_videos=pixels).pooler_output.flatten(1)
         if hasattr(
             self.model, "video_encoder"
-        ):  # PE-Video, whose `get_video_features` transformers 5.23 hides by mistake.
+        ):  # PE-Video: transformers 5.23 hides its `get_video_features` by mistake.
             return self.model.video_head(self.model.video_encoder(pixel_values_videos=pixels).pooler_output)
-        if hasattr(self.model, "get_vision_features"):  # V-JEPA 2: without its predictor.
+        if hasattr(self.model, "get_vision_features"):  # V-JEPA 2, without its predictor.
             return self.model.get_vision_features(pixels).mean(dim=1)
         return self.model(**{self._main_input: pixels}).last_hidden_state.mean(dim=1)
 
@@ -114,7 +118,7 @@ class AutoVideoEncoder(VideoEncoder):
 def _processor(model: str):
     from transformers import AutoImageProcessor
 
-    # The PIL version everywhere, so that features do not depend on whether torchvision is installed.
+    # Always the PIL version, so that features do not depend on whether torchvision is installed.
     return AutoImageProcessor.from_pretrained(model, backend="pil")
 
 
@@ -136,14 +140,14 @@ def _trained_frames(config) -> int | None:
 
 
 class AutoTextEncoder:
-    """Token states of any text model of transformers, e.g. a sentence encoder or a language model.
+    """Token features from any text model of transformers, e.g. a sentence encoder or a language model.
 
     Args:
-        model (`str`): Hub name or local folder of a model with its tokenizer. Of an encoder-decoder the encoder is used, of a model of texts
-            and images the text model.
-        layer (`int`, *optional*): Which hidden states: 0 for the embeddings, up to the number of layers, the default. The specification
-            records it in any case, since for language models there is no usual choice.
-        device (`str`, *optional*): Where to run; a GPU if there is one.
+        model (`str`): Hub name or local folder of a model with its tokenizer. For an encoder-decoder, its encoder is used; for a model of
+            texts and images, its text model.
+        layer (`int`, *optional*): Which hidden states to use, from 0 (the embeddings) to the number of layers (the default). The
+            specification always records the layer, since there is no usual choice for language models.
+        device (`str`, *optional*): Device of the model; by default a GPU if available.
 
     Raises:
         ValueError: for a layer that the model does not have.
@@ -165,7 +169,7 @@ class AutoTextEncoder:
         layers = config.num_hidden_layers
         self.layer = layers if layer is None else layer
         if not 0 <= self.layer <= layers:
-            raise ValueError(f"auto:{model} has hidden states 0 to {layers}; there is no layer {self.layer}")
+            raise ValueError(f"auto:{model} has no layer {self.layer}; choose one of 0 to {layers}")
         self._is_last = self.layer == layers
         self.max_tokens = min(
             self.tokenizer.model_max_length,
@@ -181,7 +185,7 @@ class AutoTextEncoder:
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Return token features `(L, dim)` float32 of each text, special tokens included; longer texts are cut.
+        """Return token features `(L, dim)` float32 of each text, including special tokens. Long texts are truncated.
 
         Raises:
             ValueError: for an empty text.

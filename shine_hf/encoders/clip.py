@@ -1,4 +1,4 @@
-"""CLIP as an encoder of text and of video, through transformers."""
+"""Text and video encoders from CLIP, through transformers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 
 
 class ClipTextEncoder(AutoTextEncoder):
-    """Token features from CLIP's text model: its last hidden state, as QD-DETR and SHINE use it. Texts are cut to CLIP's 77 tokens.
+    """Token features from CLIP's text model: its last hidden state, as in QD-DETR and SHINE. Texts are truncated to CLIP's 77 tokens.
 
     Args:
         model (`str`): Hub name or local folder of a CLIP model with its tokenizer.
-        device (`str`, *optional*): Where to run; a GPU if there is one.
+        device (`str`, *optional*): Device of the model; by default a GPU if available.
     """
 
     def __init__(self, model: str = DEFAULT_MODEL, device: str | None = None):
@@ -31,15 +31,15 @@ class ClipTextEncoder(AutoTextEncoder):
 class ClipVideoEncoder(VideoEncoder):
     """CLIP's image features (after the projection), averaged over the frames of a clip.
 
-    With one frame per clip these are the features of the field: frames are chosen, scaled, cropped and normalized as by `run_on_video` of
-    Moment-DETR and QD-DETR (and HERO's extractor before them), which runs FFmpeg's filters `fps=1/clip_length`, `scale` (bicubic, the shorter
-    side to the input size of the model) and `crop`. Three things differ: a video shorter than a clip gives one clip and not several,
-    rotated videos are upright, and pixels that are not square are shown as they should.
+    With one frame per clip, these are the features that the field uses: frames are selected, scaled, cropped and normalized as by
+    `run_on_video` of Moment-DETR and QD-DETR (and HERO's extractor before them). It runs FFmpeg's filters `fps=1/clip_length`, `scale`
+    (bicubic, the shorter side to the input size of the model) and `crop`. There are three differences: a video shorter than a clip gives one
+    clip instead of several, rotated videos are upright, and non-square pixels are scaled to their display aspect ratio.
 
     Args:
         model (`str`): Hub name or local folder of a CLIP model with its image processor.
         frames (`int`): Frames per clip.
-        device (`str`, *optional*): Where to run; a GPU if there is one.
+        device (`str`, *optional*): Device of the model; by default a GPU if available.
 
     Raises:
         ValueError: for a number of frames that is not positive.

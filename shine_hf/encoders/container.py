@@ -1,4 +1,4 @@
-"""Containers of video: which track is read, and what packets and header say without decoding."""
+"""Video containers: choose the track to read, and inspect packets and header without decoding."""
 
 from __future__ import annotations
 
@@ -13,30 +13,32 @@ from .sampling import import_av
 from .video_clock import Clock, usual_interval
 from .video_source import VideoFile
 
-# A header may promise a little more or less than the frames hold.
+# The header may differ a little from the length of the frames.
 _TOLERATED_SHARE, _TOLERATED_SECONDS = 0.05, 0.5
-# FFmpeg opens these, but they are lists of other files, still images, or text as an animation.
+# FFmpeg opens these formats, but they are playlists, still images, or text rendered as an animation.
 _NO_VIDEO_FORMATS = ("hls", "concat", "dash", "image2", "tty", "bin", "xbin", "adf", "idf")
 _DEFAULT_FRAME_SECONDS = 0.04
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What the packets of a file say without decoding: the times of the frames, and what the header states."""
+    """What can be known about a file without decoding it, from its packets and its header."""
 
     interval: float
+    """Usual seconds from frame to frame."""
     earliest: float | None
+    """Time stamp of the first frame in seconds."""
     duration: float | None
-    """Seconds, where the time stamps are in order; None where only decoding tells."""
+    """Seconds, if the time stamps are in order; None if only decoding can tell."""
     stated: float | None
-    """What the header states of the picture; where it states one length for all tracks, only if no other track explains it."""
+    """Seconds of video according to the header. If it only gives one length for all tracks, None if that may be the length of another track."""
 
 
 def survey_packets(source: VideoFile) -> Survey:
     """Read the packets of a file without decoding them.
 
     Raises:
-        ValueError: for what is not a video.
+        ValueError: for a file that is not a video.
     """
     with open_container(source) as (container, stream):
         stamps, decoding, ends, last, count = [], [], {}, (float("-inf"), 0.0), 0
@@ -63,13 +65,13 @@ def survey_packets(source: VideoFile) -> Survey:
 
 
 def _stated_duration(container, stream, ends: dict[int, float]) -> float | None:
-    """Return the length of the picture in seconds by the header.
+    """Return the seconds of video according to the header; None if it does not say.
 
-    Where the header states one length for the entire file, it may be the length of the sound, and in some formats the time of the last frame
-    on a clock that was running before the first.
+    If the header gives one length for the entire file, this may be the length of the audio. In some formats it is the time of the last frame
+    on a clock that started before the first frame.
     """
     if container.format.flags & import_av().format.Flags.no_timestamps.value:
-        return None  # A bare stream has no header; FFmpeg guesses from the bit rate.
+        return None  # A raw stream has no header; FFmpeg guesses the length from the bit rate.
     if stream.duration:
         return float(stream.duration * stream.time_base)
     if not container.duration or container.start_time:
@@ -80,12 +82,12 @@ def _stated_duration(container, stream, ends: dict[int, float]) -> float | None:
 
 
 def durations_agree(seconds: float, stated: float) -> bool:
-    """Return whether a header states about as many seconds as there are."""
+    """Return whether the length in the header is about the real one."""
     return abs(seconds - stated) <= max(seconds, stated) * _TOLERATED_SHARE + _TOLERATED_SECONDS
 
 
 def packets_of(container: Any, *streams: Any) -> Iterator[Any]:
-    """Yield the packets of streams; None for one that cannot be read."""
+    """Yield the packets of streams; None for a packet that cannot be read."""
     packets = container.demux(*streams)
     while True:
         try:
@@ -97,33 +99,40 @@ def packets_of(container: Any, *streams: Any) -> Iterator[Any]:
 
 
 def pixel_aspect(stream: Any) -> float:
-    """Return the width of a pixel divided by its height, 1 where the file states none or nonsense."""
+    """Return the width of a pixel divided by its height; 1 if the file gives no plausible value."""
     ratio = float(stream.sample_aspect_ratio or 1)
     return ratio if 0.1 <= ratio <= 10 else 1.0
 
 
 @contextlib.contextmanager
 def open_container(source: VideoFile) -> Iterator[tuple[Any, Any]]:
-    """Yield the container of a file and its main video stream."""
+    """Yield the container of a file and its main video stream.
+
+    Raises:
+        ValueError: for a file that is not a video.
+    """
     av = import_av()
     source.file.seek(0)
-    # Through a file object FFmpeg sees no file name, and the allow list lets no playlist in it open other files or addresses.
+    # A file object hides the file name from FFmpeg, and the allow list keeps a playlist from opening other files or addresses.
     try:
         container = av.open(source.file, options={"protocol_whitelist": "none"})
     except (av.error.FFmpegError, ValueError) as error:
         raise ValueError(
-            f"{source.name}: not a video that can be read ({getattr(error, 'strerror', None) or error}); an interrupted download looks like "
-            "this too"
+            f"{source.name}: not a readable video ({getattr(error, 'strerror', None) or error}); it may be an interrupted download"
         ) from error
     with container:
         names, kind = container.format.name.split(","), container.format.long_name or container.format.name
         if any(name in _NO_VIDEO_FORMATS or name.endswith("_pipe") for name in names):
-            raise ValueError(f"{source.name}: no video, but a picture, a text or a list of files ({kind})")
+            raise ValueError(f"{source.name}: not a video, but an image, a text or a list of files ({kind})")
         yield container, _main_stream(source, container, kind)
 
 
 def _main_stream(source: VideoFile, container, kind: str):
-    """Return the default video track, the largest one where several or none are; covers and previews are not videos."""
+    """Return the default video track, or the largest if there are several or none. Covers and previews do not count.
+
+    Raises:
+        ValueError: for a file without video.
+    """
     av = import_av()
     flag = av.stream.Disposition
     pictures = [
@@ -132,6 +141,6 @@ def _main_stream(source: VideoFile, container, kind: str):
         if not stream.disposition & (flag.attached_pic | flag.timed_thumbnails | flag.still_image)
     ]
     if not pictures:
-        held = "only sound" if container.streams.audio else "nothing; an interrupted download looks like this too"
-        raise ValueError(f"{source.name}: no video; the file ({kind}) holds {held}")
+        found = "only audio" if container.streams.audio else "nothing; it may be an interrupted download"
+        raise ValueError(f"{source.name}: no video; the file ({kind}) contains {found}")
     return max(pictures, key=lambda stream: (bool(stream.disposition & flag.default), stream.width * stream.height))

@@ -1,4 +1,4 @@
-"""Videos decoded in other processes, so that the encoder never waits for a frame."""
+"""Decode videos in worker processes, so that the encoder does not wait for frames."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from .sampling import Sampling
 from .video_base import VideoEncoder, read_batches
 
-# Batches that a worker decodes ahead.
+# Number of batches that a worker decodes in advance.
 _AHEAD = 2
 Batch = tuple[np.ndarray, ...]
 
@@ -20,17 +20,17 @@ Batch = tuple[np.ndarray, ...]
 def decode_videos(
     videos: Sequence[str | Path], clip_length: float, encoders: Sequence[VideoEncoder], workers: int = 1
 ) -> Iterator[tuple[int, Batch | str | None]]:
-    """Decode videos, each in one process, and yield their clips as they come; those of several videos interleave.
+    """Decode videos, each in one process, and yield batches of clips as they become ready. Batches of different videos interleave.
 
     Args:
         videos: Video files.
         clip_length: Seconds per clip.
-        encoders: Say which frames they need, and how many clips at once.
-        workers: Processes; with 0 the calling one decodes.
+        encoders: Define which frames to read, and how many clips make a batch.
+        workers: Number of processes; 0 decodes in the calling process.
 
     Yields:
-        The position of a video with a batch of its clips (see [`read_batches`]); with `None` after its last batch; or with a text that says
-        why it, or the rest of it, cannot be read.
+        The index of a video, and a batch of its clips (see [`read_batches`]), `None` after its last batch, or a text that says why the video
+        (or the rest of it) cannot be read.
     """
     dataset = _Videos(videos, clip_length, [_Reading(encoder) for encoder in encoders])
     if workers == 0:
@@ -41,14 +41,14 @@ def decode_videos(
         batch_size=None,
         num_workers=min(workers, max(1, len(videos))),
         prefetch_factor=_AHEAD,
-        # Arrays travel through pipes: the shared memory of containers is often too small for tensors.
-        collate_fn=_as_it_is,
+        # Keep arrays, which are sent through pipes: tensors need shared memory, of which Docker containers often have too little.
+        collate_fn=_identity,
         in_order=False,
     )
 
 
 class _Reading:
-    """What of an encoder a worker needs; its model stays where it is."""
+    """The part of an encoder that a worker needs, without its model."""
 
     def __init__(self, encoder: VideoEncoder):
         self.sampling: Sampling = encoder.sampling
@@ -56,7 +56,7 @@ class _Reading:
 
 
 class _Videos(IterableDataset):
-    """The batches of all videos. Workers take the next video from one counter, so that none is idle while others have work."""
+    """The batches of all videos. Workers take the next video from a shared counter, so that none is idle while there is work."""
 
     def __init__(self, videos: Sequence[str | Path], clip_length: float, readings: Sequence[_Reading]):
         self.videos, self.clip_length, self.readings = list(videos), clip_length, readings
@@ -78,5 +78,5 @@ class _Videos(IterableDataset):
             return self.next.value - 1
 
 
-def _as_it_is(item):
+def _identity(item):
     return item

@@ -1,4 +1,4 @@
-"""Clip features of a folder of videos: what training reads, computed by the code that inference runs."""
+"""Extract clip features from a folder of videos for training, with the same code that inference runs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .video_base import VideoEncoder
 
 SETTINGS_FILE = "features.json"
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".3gp", ".ts")
-# How often the finished videos of all processes are counted.
+# Seconds between counts of the finished videos of all processes.
 _COUNT_SECONDS = 2.0
 
 
 def find_videos(folder: str | Path) -> list[Path]:
-    """Return all video files below a folder, by their extensions, in order.
+    """Return all video files in a folder and its subfolders, sorted. They are recognized by their suffixes.
 
     Raises:
-        FileNotFoundError: where there is no such folder, or no video in it.
+        FileNotFoundError: if the folder does not exist or contains no videos.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -46,24 +46,24 @@ def extract_features(
     workers: int = 1,
     progress: bool = True,
 ) -> list[tuple[Path, str]]:
-    """Write `folder/{name of the video}.npz` with `features (T, D)` for each video; training reads the folder as `npz:FOLDER`.
+    """Write `folder/{video name}.npz` with `features (T, D)` for each video. Training reads the folder as `npz:FOLDER`.
 
-    Videos that have their file are skipped, so an interrupted run can be repeated. Under `accelerate launch`, on one machine or several that
-    share the folder, each process takes its share of the videos, on its own GPU if there is one.
+    Videos that already have a file are skipped, so an interrupted run can be repeated. Under `accelerate launch`, on one machine or several
+    that share the folder, each process encodes a share of the videos, on its own GPU if available.
 
     Args:
-        videos: Video files; a video is known by its file name without extension.
-        folder: Where to write. `features.json` in it records encoder and clip length.
+        videos: Video files. The name of a video is its file name without suffix.
+        folder: Where to write. `features.json` in this folder records the encoder and the clip length.
         encoder: A [`VideoEncoder`] or its specification.
         clip_length: Seconds per clip.
-        workers: Processes that decode videos, per process that encodes; 0 decodes in that process, between the batches.
-        progress: Show a bar that counts the videos of all processes.
+        workers: Number of decoding processes per encoding process. With 0, the encoding process decodes between batches.
+        progress: Show a progress bar that counts the videos of all processes.
 
     Returns:
-        The videos that could not be read, with the reason, in order; of all processes.
+        The videos of all processes that could not be read, each with the reason, sorted.
 
     Raises:
-        ValueError: where two videos have one name, or the folder holds features of other settings.
+        ValueError: if two videos have the same name, or the folder contains features with other settings.
     """
     from accelerate import PartialState
     from accelerate.utils import gather_object
@@ -73,12 +73,11 @@ def extract_features(
     for video in map(Path, videos):
         if (other := by_name.setdefault(video.stem, video)) != video:
             raise ValueError(f"{other} and {video} would share the file {video.stem}.npz; video names must be unique")
-    # Before the encoder is loaded, so that on several GPUs each process loads it to its own.
+    # Before loading the encoder, so that each process loads it to its own GPU.
     state = PartialState(cpu=_several_processes_without_accelerator())
     if isinstance(encoder, str):
         encoder = video_encoder(encoder, device=str(state.device))
-    # Listed before any process writes, since each takes its share of one and the same list. The largest come first, so that the shares end
-    # at about the same time.
+    # Listed before any process writes: all of them must divide the same list. Largest first, so that they finish at about the same time.
     missing = [video for name, video in by_name.items() if not (folder / f"{name}.npz").is_file()]
     missing.sort(key=_size, reverse=True)
     _record_settings(folder, _settings(encoder, clip_length), state)
@@ -105,7 +104,7 @@ def extract_features(
 def _encode_share(
     videos: Sequence[Path], encoder: VideoEncoder, clip_length: float, workers: int
 ) -> Iterator[tuple[Path, np.ndarray | str]]:
-    """Yield each video with its features, or with the reason why it could not be read, as they are finished."""
+    """Yield each video with its features, or with the reason why it cannot be read, as they are finished."""
     encoded: dict[int, list[np.ndarray]] = {}
     for index, batch in decode_videos(videos, clip_length, encoder.parts, workers):
         if isinstance(batch, tuple):
@@ -118,7 +117,7 @@ def _encode_share(
 
 
 def _progress_of_all(bar: tqdm, folder: Path, missing: Iterable[Path], unreadable: Sequence) -> Callable[[], None]:
-    """Return what moves the bar: it counts the files of all processes, every now and then."""
+    """Return a function that updates the bar with the number of files that all processes have written, at most every few seconds."""
     names, counted = {f"{video.stem}.npz" for video in missing}, 0.0
 
     def count() -> None:
@@ -147,7 +146,7 @@ def _size(video: Path) -> int:
 
 
 def _several_processes_without_accelerator() -> bool:
-    """Return whether Accelerate has to be asked for communication by CPU; otherwise it takes each process for the only one."""
+    """Return whether Accelerate must be told to communicate on CPU. Otherwise each process would take itself for the only one."""
     import torch
 
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
@@ -156,10 +155,12 @@ def _several_processes_without_accelerator() -> bool:
 def _record_settings(folder: Path, settings: dict[str, Any], state) -> None:
     file = folder / SETTINGS_FILE
     recorded = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else settings
-    # Every process looks before the first one writes, so that all of them stop where something is wrong.
+    # Every process checks before the main one writes, so that all of them stop if the settings differ.
     state.wait_for_everyone()
     if recorded != settings:
-        raise ValueError(f"{folder} holds features made with {recorded}, not with {settings}; choose another folder")
+        raise ValueError(
+            f"{folder} contains features made with {recorded}, not with {settings}; choose another folder"
+        )
     if state.is_main_process:
         with atomic_file(file) as text:
             text.write(json.dumps(settings, indent=2) + "\n")

@@ -1,7 +1,7 @@
-"""How a model of transformers wants its pixels, read from the files beside it.
+"""Read how a model of transformers preprocesses frames, from its processor configuration.
 
-The image and video processors of transformers differ between their PIL and torchvision versions, and most of the video ones need torchvision.
-Their settings are the same few numbers, so frames are scaled and cropped while they are decoded and normalized on the model's device.
+The image and video processors of transformers give different pixels with PIL and torchvision, and most video processors need torchvision.
+All of them have the same few settings. So this package scales and crops frames while decoding, and normalizes them on the model's device.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class PixelSettings:
 
     Args:
         sampling: How frames are scaled and cropped, and how many there are per clip.
-        mean, std: Of each color, for values in the range that `scale` and `shift` give.
-        scale, shift: From bytes to the range that is normalized.
+        mean, std: Mean and standard deviation per color channel, applied after `scale` and `shift`.
+        scale, shift: Applied to the bytes: `byte * scale + shift`.
     """
 
     sampling: Sampling
@@ -38,7 +38,7 @@ class PixelSettings:
     shift: float = 0.0
 
     def normalize(self, clips: np.ndarray, device: str) -> torch.Tensor:
-        """Return `(N, F, 3, H, W)` float32 from `(N, F, H, W, 3)` uint8. Frames of another size are scaled first."""
+        """Normalize `(N, F, H, W, 3)` uint8 to `(N, F, 3, H, W)` float32. Frames of another size are scaled first."""
         clips = scale_clips(clips, self.sampling)
         pixels = torch.from_numpy(clips).to(device).movedim(-1, -3).float()
         mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (self.mean, self.std))
@@ -46,15 +46,15 @@ class PixelSettings:
 
 
 def pixel_settings(model: str, frames: int, **changes: Any) -> PixelSettings:
-    """Read the settings of a model.
+    """Read the pixel settings of a model.
 
     Args:
         model: Hub name or local folder.
         frames: Frames per clip.
-        changes: Fields of [`Sampling`] that differ from the recorded ones.
+        changes: Fields of [`Sampling`] to override.
 
     Raises:
-        ValueError: for a model without such a file, or with settings that are more than scaling, cropping and normalizing.
+        ValueError: for a model without a processor configuration, or with more than scaling, cropping and normalization.
     """
     values = preprocessor_values(model)
     size = _size(values.get("size")) if values.get("do_resize", True) else {}
@@ -68,7 +68,7 @@ def pixel_settings(model: str, frames: int, **changes: Any) -> PixelSettings:
         interpolation=_INTERPOLATIONS.get(values.get("resample", 2), "BILINEAR"),
     )
     if size and sampling.size is None and sampling.short_side is None:
-        raise ValueError(f"{model}: frames are to be scaled to {values['size']}, which this library does not do")
+        raise ValueError(f"{model}: its processor scales frames to {values['size']}, which shine_hf does not support")
     normalizes = values.get("do_normalize", True) and values.get("image_mean") is not None
     return PixelSettings(
         replace(sampling, **changes),
@@ -81,10 +81,10 @@ def pixel_settings(model: str, frames: int, **changes: Any) -> PixelSettings:
 
 
 def preprocessor_values(model: str) -> dict[str, Any]:
-    """Return what the file beside a model says of its image or video processor.
+    """Return the configuration of a model's image or video processor.
 
     Raises:
-        ValueError: where there is none.
+        ValueError: if the model has none.
     """
     from transformers.utils import cached_file
 
@@ -99,11 +99,11 @@ def preprocessor_values(model: str) -> dict[str, Any]:
             values = values.get("video_processor") or values.get("image_processor")
         if values:
             return values
-    raise ValueError(f"{model} has none of {', '.join(_FILES)}, which say how its pixels are prepared")
+    raise ValueError(f"{model} has none of {', '.join(_FILES)}, which say how to preprocess frames")
 
 
 def _size(value: Any) -> dict[str, int]:
-    """Return a recorded size as a dictionary; old files have a number, or height and width."""
+    """Return a recorded size as a dictionary. Old files have a number, or height and width."""
     if isinstance(value, int):
         return {"shortest_edge": value, "height": value, "width": value}
     if isinstance(value, list | tuple):

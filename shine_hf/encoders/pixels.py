@@ -1,4 +1,4 @@
-"""Clip features without weights: small frames and where they change."""
+"""Clip features without weights: small frames and their motion."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .video_base import VideoEncoder
 
 
 class PixelEncoder(VideoEncoder):
-    """Average of the clip's frames, scaled down to `size` by `size` (0 is black, 1 is white), followed by the motion energy.
+    """The average of the clip's frames, scaled down to `size` by `size` (0 is black, 1 is white), followed by the motion energy.
 
-    Motion energy is the mean absolute difference of successive frames, over all colors. Enough for simple scenes such as Shapes-CG, and a
-    floor for anything else.
+    The motion energy of a pixel is the mean absolute difference of successive frames over all colors. These features are sufficient for
+    simple scenes such as Shapes-CG, and a lower bound for anything else.
 
     Args:
         size (`int`): Height and width of the small frames.

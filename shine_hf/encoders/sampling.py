@@ -1,4 +1,4 @@
-"""Which frames of a clip are read, and how they are scaled while they are decoded."""
+"""Choose which frames of a clip to read, and scale them during decoding."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import numpy as np
 
 
 def import_av() -> Any:
-    """Return PyAV.
+    """Import and return PyAV.
 
     Raises:
-        ImportError: where it is missing; says which extra brings it.
+        ImportError: if it is not installed. Says how to install it.
     """
     try:
         import av
         import av.video.reformatter
     except ImportError as error:
-        raise ImportError('videos are read and written with PyAV: pip install "shine-hf[video]"') from error
+        raise ImportError('reading and writing videos needs PyAV: pip install "shine-hf[video]"') from error
     return av
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which frames of a clip are read, and how they are scaled.
+    """Which frames of a clip to read, and how to scale them.
 
-    Clip c takes the times `(c + (i + 0.5) / frames) * clip_length` from the start of the picture, and of each the frame that is on screen
-    then, so that a variable frame rate is right.
+    Clip c is sampled at the times `(c + (i + 0.5) / frames) * clip_length` from the start of the video. Each gives the frame that is on
+    screen at that time, so variable frame rates are handled correctly.
 
     Args:
-        frames: Times per clip (F).
-        size: `(height, width)` to scale frames to; by default that of the first frame as it is shown.
-        short_side: Scale the shorter side to this instead and keep the proportions; the longer side is rounded down.
-        crop: `(height, width)` to cut from the middle after scaling.
-        interpolation: `"AREA"`, `"BILINEAR"` or `"BICUBIC"`, by FFmpeg's swscale.
-        strictly_before: Where a frame begins exactly at one of the times, take the one before it, as FFmpeg's `fps` filter does.
+        frames: Frames per clip (F).
+        size: `(height, width)` to scale frames to; by default the display size of the first frame.
+        short_side: Scale the shorter side to this instead, and keep the aspect ratio. The longer side is rounded down.
+        crop: `(height, width)` of the center crop after scaling.
+        interpolation: `"AREA"`, `"BILINEAR"` or `"BICUBIC"`, with FFmpeg's swscale.
+        strictly_before: If a frame begins exactly at a sampled time, take the previous one, as FFmpeg's `fps` filter does.
     """
 
     frames: int
@@ -48,7 +48,7 @@ class Sampling:
 
 
 def scale_clips(clips: np.ndarray, sampling: Sampling) -> np.ndarray:
-    """Scale and crop `(N, F, H, W, 3)` uint8 frames as a sampling says; frames that it read itself stay as they are."""
+    """Scale and crop `(N, F, H, W, 3)` uint8 frames. Frames that already have the size of the sampling are returned unchanged."""
     if clips.shape[2:4] == (sampling.crop or sampling.size) or not (sampling.size or sampling.short_side):
         return clips
     av, to_rgb = import_av(), ToRgb(sampling)
@@ -58,11 +58,11 @@ def scale_clips(clips: np.ndarray, sampling: Sampling) -> np.ndarray:
 
 
 class Sampler:
-    """Collects the clips of one sampling while frames pass by."""
+    """Collect the clips of one sampling from a stream of frames."""
 
     def __init__(self, sampling: Sampling, clip_length: float, scalers: dict):
         self.sampling, self.step = sampling, clip_length / sampling.frames
-        # Samplings that differ in their times only share the scaled frames.
+        # Samplings that only differ in their times share the scaled frames.
         geometry = (sampling.size, sampling.short_side, sampling.crop, sampling.interpolation)
         self.to_rgb = scalers.setdefault(geometry, ToRgb(sampling))
         self.sampled, self.shown = 0, None
@@ -70,18 +70,20 @@ class Sampler:
         self.clips: deque[np.ndarray] = deque()
 
     def _precedes(self, time: float) -> bool:
-        """Whether the next time to sample lies before a moment at which the picture changes."""
+        """Return whether the next time to sample is before `time`, when the frame on screen changes."""
         due = (self.sampled + 0.5) * self.step
-        # A tie within what clocks of files resolve.
+        # Treat times within the resolution of the file's clock as equal.
         return due <= time + 1e-6 if self.sampling.strictly_before else due < time
 
     def show(self, begin: float, frame: Any) -> None:
-        # Frames between two sample times are decoded, but never converted.
+        """Process the next frame, which is on screen from `begin` (seconds)."""
+        # Frames between two sampled times are decoded but never converted to RGB.
         while self.shown is not None and self._precedes(begin):
             self._take()
         self.shown = frame
 
     def finish(self, duration: float) -> None:
+        """Complete the last clip of a video of `duration` seconds, with its last frame after the end."""
         while self._precedes(duration) or self.sampled == 0 or self.clip:
             self._take()
 
@@ -94,11 +96,11 @@ class Sampler:
 
 
 class ToRgb:
-    """Decoded frames as `(H, W, 3)` uint8, upright and in their proportions, all of the size that is asked for or else of that of the first."""
+    """Convert decoded frames to `(H, W, 3)` uint8, upright, with square pixels, and all of the same size: the requested one, or that of the first."""
 
     def __init__(self, sampling: Sampling):
         self.sampling, self.size = sampling, sampling.size
-        # One for all frames: setting a scaler up takes longer than scaling a small frame.
+        # One for all frames: setting up a scaler takes longer than scaling a small frame.
         self.reformatter = import_av().video.reformatter.VideoReformatter()
         self.last: tuple[Any, Any] = None, None
 

@@ -1,7 +1,7 @@
-"""SlowFast R50 8x8, whose 2,304 channels are the motion features of QVHighlights and of most work after it.
+"""SlowFast R50 8x8, whose 2,304 channels are the motion features of QVHighlights and most later work.
 
-The network is written with the names of PySlowFast (github.com/facebookresearch/SlowFast), so that its weights load; those of PyTorchVideo
-are renamed. Neither is maintained any more, and both are large.
+The modules have the names of PySlowFast (github.com/facebookresearch/SlowFast), so that its weights load. Weights of PyTorchVideo are
+renamed. The network is implemented here because both libraries are large and unmaintained.
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ from .video_base import VideoEncoder
 FAST_FRAMES, ALPHA = 32, 4
 _BLOCKS = (3, 4, 6, 3)
 _INNER = ((64, 128, 256, 512), (8, 16, 32, 64))
-# Frames that the first convolution of a block sees, per stage and pathway.
+# Temporal kernel size of the first convolution of a block, per pathway and stage.
 _TEMPORAL = ((1, 1, 3, 3), (3, 3, 3, 3))
 
 
 class SlowFastEncoder(VideoEncoder):
     """Features of SlowFast R50 8x8 before its classifier: 2,048 of the slow pathway and 256 of the fast one.
 
-    As in HERO's extractor, which made the features of QVHighlights, a clip gives 32 frames to the fast pathway and eight of them to the slow
-    one, 224 x 224 pixels from the middle. Its 32 frames begin with the first of the clip; here they lie in the middle of 32 equal parts.
+    As in HERO's extractor, which made the features of QVHighlights, the fast pathway gets 32 frames of a clip and the slow one 8 of them,
+    with a center crop of 224 x 224 pixels. There, the first of the 32 frames is the first of the clip; here, the frames are taken from the
+    middle of 32 equal parts.
 
     Args:
         weights (`str`): A file of PySlowFast or PyTorchVideo (`.pyth`, `.pth`, `.pt`, `.safetensors`), or a Hub repository with one.
-        device (`str`, *optional*): Where to run; a GPU if there is one.
+        device (`str`, *optional*): Device of the model; by default a GPU if available.
 
     Raises:
-        FileNotFoundError: where there is no such file. ValueError: for weights of another network.
+        FileNotFoundError: if the file does not exist.
+        ValueError: for weights of another network.
     """
 
     batch_clips = 4
@@ -94,7 +96,7 @@ class SlowFast(nn.Module):
     def forward(self, fast: torch.Tensor) -> torch.Tensor:
         """Encode normalized frames `(N, 3, 32, H, W)` to `(N, 2304)`."""
         frames = fast.shape[2]
-        # As PySlowFast packs the pathways.
+        # The same frames that PySlowFast selects for the slow pathway.
         chosen = torch.linspace(0, frames - 1, frames // ALPHA).long().to(fast.device)
         slow = self.s1["pathway0_stem"](fast.index_select(2, chosen))
         fast = self.s1["pathway1_stem"](fast)
@@ -108,7 +110,7 @@ class SlowFast(nn.Module):
         return torch.cat([slow.mean(dim=(2, 3, 4)), fast.mean(dim=(2, 3, 4))], dim=1)
 
     def load_weights(self, path: Path) -> None:
-        """Load a file of PySlowFast or PyTorchVideo; its classifier is left out.
+        """Load a file of PySlowFast or PyTorchVideo, without its classifier.
 
         Raises:
             ValueError: for a file that cannot be read without running code, or weights of another network.
@@ -119,7 +121,7 @@ class SlowFast(nn.Module):
         try:
             self.load_state_dict(weights)
         except RuntimeError as error:
-            raise ValueError(f"{path} does not hold the weights of SlowFast R50 8x8: {str(error)[:300]}") from error
+            raise ValueError(f"{path} does not contain the weights of SlowFast R50 8x8: {str(error)[:300]}") from error
 
 
 class _Stem(nn.Sequential):
@@ -130,7 +132,7 @@ class _Stem(nn.Sequential):
 
 
 class _Fuse(nn.Module):
-    """The lateral connection: the fast pathway's states beside those of the slow one."""
+    """The lateral connection: concatenates the states of the fast pathway to those of the slow one."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -168,7 +170,7 @@ class _Block(nn.Module):
         return (shortcut + self.branch2(states)).relu()
 
 
-# PyTorchVideo -> PySlowFast. Block 0 holds the stems, 1 to 4 the stages, each with its fusion; 5 and 6 the pooling and the classifier.
+# PyTorchVideo -> PySlowFast. Block 0 is the stems, 1 to 4 are the stages, each with its fusion, 5 is the pooling and 6 the classifier.
 _RENAMED = (
     (r"^blocks\.0\.multipathway_blocks\.(\d)\.conv\.", r"s1.pathway\1_stem.conv."),
     (r"^blocks\.0\.multipathway_blocks\.(\d)\.norm\.", r"s1.pathway\1_stem.bn."),
@@ -204,7 +206,7 @@ def _find(weights: str) -> Path:
         name for name in HfApi().list_repo_files(weights) if name.endswith((".safetensors", ".pyth", ".pth", ".pt"))
     ]
     if len(names) != 1:
-        raise FileNotFoundError(f"{weights} should hold one file of weights; it holds {', '.join(names) or 'none'}")
+        raise FileNotFoundError(f"{weights} must contain a single file of weights; found {', '.join(names) or 'none'}")
     return Path(hf_hub_download(weights, names[0]))
 
 
@@ -216,8 +218,8 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # Whatever is in the file: PySlowFast's oldest weights are pickles of Caffe2.
+        # Unpickling may fail in any way, e.g. for PySlowFast's oldest weights, which are Caffe2 pickles.
         raise ValueError(
-            f"{path} cannot be read as weights ({type(error).__name__}); Caffe2 files (.pkl) are not read, take the .pyth file"
+            f"{path} cannot be read as weights ({type(error).__name__}); Caffe2 files (.pkl) are not supported, use the .pyth file"
         ) from error
     return content.get("model_state", content.get("state_dict", content)) if isinstance(content, dict) else {}

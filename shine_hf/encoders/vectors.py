@@ -1,4 +1,4 @@
-"""Word vectors of a file, e.g. GloVe or word2vec, as an encoder of text."""
+"""A text encoder that looks up word vectors in a file, e.g. GloVe or word2vec."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ _VOCABULARY_SUFFIXES = (".txt", ".vocab", ".json")
 class VectorsTextEncoder:
     """One vector per word of the query, looked up in a table.
 
-    Words are looked up in lower case. One that the table lacks has the mean of all vectors, as the authors of GloVe advise.
+    Words are looked up in lower case. A word that is not in the table gets the mean of all vectors, as the authors of GloVe recommend.
 
     Args:
         path (`str`): A text file with a word and its numbers on each line, as GloVe and word2vec write it (also `.gz`; a first line with the
             two sizes is skipped); or a table `(words, dim)` as `.npy` or `.safetensors` with a vocabulary.
-        vocabulary (`str`, *optional*): Name of a file beside the table: a word a line, or a JSON list or dictionary of positions. By default
-            one that has the table's name, up to a trailing `_f16` or the like, with the extension `.txt`, `.vocab` or `.json`.
+        vocabulary (`str`, *optional*): Name of a file in the folder of the table: one word per line, or a JSON list, or a JSON dictionary
+            word -> row. The default is the table's name, with or without a suffix such as `_f16`, with the extension `.txt`, `.vocab` or
+            `.json`.
 
     Raises:
-        FileNotFoundError: for a missing file. ValueError: for one that holds no such table.
+        FileNotFoundError: for a missing file.
+        ValueError: for a file that is not such a table.
     """
 
     def __init__(self, path: str, vocabulary: str | None = None):
@@ -42,13 +44,13 @@ class VectorsTextEncoder:
             words = _read_vocabulary(self._vocabulary_path())
             if len(words) != len(self._vectors):
                 raise ValueError(
-                    f"{self.path} has {len(self._vectors):,} rows, its vocabulary {self._vocabulary_path()} {len(words):,} words"
+                    f"{self.path} has {len(self._vectors):,} rows, but its vocabulary {self._vocabulary_path()} has {len(words):,} words"
                 )
         elif vocabulary:
-            raise ValueError(f"{self.path} is a text file, whose lines begin with the words; it takes no vocabulary")
+            raise ValueError(f"{self.path} is a text file that contains the words; remove the option vocabulary")
         else:
             words, self._vectors = _read_text(self.path)
-        # Where a file has a word several times, e.g. in two spellings, the first is the more frequent one.
+        # If a word occurs several times, e.g. with different capitalization, the first is the most frequent.
         self._rows: dict[str, int] = {}
         for row, word in enumerate(words):
             self._rows.setdefault(word.lower(), row)
@@ -62,7 +64,7 @@ class VectorsTextEncoder:
         return f"vectors:{self.path}" + (f",vocabulary={self.vocabulary}" if self.vocabulary else "")
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Return token features `(L, dim)` float32 of each text, L its number of words and signs.
+        """Return token features `(L, dim)` float32 of each text, where L is its number of words and punctuation marks.
 
         Raises:
             ValueError: for a text without a word.
@@ -81,7 +83,7 @@ class VectorsTextEncoder:
             return self._vectors[row].astype(np.float32)
         if word not in self._missed:
             self._missed.add(word)
-            logger.info("%s has no vector of %r; the mean of all vectors is used", self.path.name, word)
+            logger.info("%s has no vector for %r; using the mean of all vectors", self.path.name, word)
         return self._mean
 
     def _vocabulary_path(self) -> Path:
@@ -95,8 +97,8 @@ class VectorsTextEncoder:
             if candidate.is_file():
                 return candidate
         raise FileNotFoundError(
-            f"no vocabulary beside {self.path}: neither {' nor '.join(path.name for path in candidates)} exists; "
-            f"name it: vectors:{self.path.name},vocabulary=NAME"
+            f"no vocabulary for {self.path}: neither {' nor '.join(path.name for path in candidates)} exists in its folder; "
+            f"name the file: vectors:{self.path.name},vocabulary=NAME"
         )
 
 
@@ -108,11 +110,11 @@ def _read_table(path: Path) -> np.ndarray:
 
         tensors = load_file(path)
         if len(tensors) != 1:
-            raise ValueError(f"{path} should hold one table of vectors; it holds {', '.join(tensors) or 'nothing'}")
+            raise ValueError(f"{path} must contain a single table of vectors; found {', '.join(tensors) or 'nothing'}")
         (table,) = tensors.values()
     if table.ndim != 2 or table.dtype.kind != "f" or not table.size:
         raise ValueError(
-            f"{path} holds an array of shape {table.shape} and type {table.dtype}; (words, dim) is expected"
+            f"{path} contains an array of shape {table.shape} and type {table.dtype}; expected floats (words, dim)"
         )
     return table
 
@@ -122,7 +124,7 @@ def _read_vocabulary(path: Path) -> list[str]:
         raise FileNotFoundError(f"no vocabulary {path}")
     text = path.read_text(encoding="utf-8")
     if path.suffix != ".json":
-        # `splitlines` would split at more than line ends.
+        # Not `splitlines`, which also splits at other separators.
         return [line.rstrip("\r") for line in text.rstrip("\n").split("\n")]
     words = json.loads(text)
     return sorted(words, key=words.get) if isinstance(words, dict) else list(words)
@@ -132,8 +134,8 @@ def _read_text(path: Path) -> tuple[list[str], np.ndarray]:
     words, rows, dim = [], [], None
     for number, line in enumerate(_lines(path), start=1):
         if number == 1 and len(sizes := line.split()) == 2 and all(size.isdigit() for size in sizes):
-            continue  # word2vec begins with the number of words and the width.
-        # Some words of GloVe's 840B hold spaces, so the numbers are counted from the end.
+            continue  # word2vec files begin with the number of words and the width.
+        # Some words of GloVe 840B contain spaces, so count the numbers from the end.
         parts = line.rstrip().split(" ")
         dim = dim or len(parts) - 1
         try:
@@ -141,12 +143,10 @@ def _read_text(path: Path) -> tuple[list[str], np.ndarray]:
                 raise ValueError
             rows.append(np.array(parts[-dim:], dtype=np.float32))
         except ValueError:
-            raise ValueError(
-                f"{path}, line {number}: a word and {dim} numbers are expected, got {line[:60]!r}"
-            ) from None
+            raise ValueError(f"{path}, line {number}: expected a word and {dim} numbers, got {line[:60]!r}") from None
         words.append(" ".join(parts[:-dim]))
     if not words:
-        raise ValueError(f"{path} holds no word vectors")
+        raise ValueError(f"{path} contains no word vectors")
     return words, np.stack(rows)
 
 
@@ -156,4 +156,4 @@ def _lines(path: Path) -> Iterator[str]:
         with opener(path, "rt", encoding="utf-8", newline="\n") as file:
             yield from file
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text; binary word2vec files are not read: save it as text") from error
+        raise ValueError(f"{path} is not UTF-8 text; convert binary word2vec files to text") from error

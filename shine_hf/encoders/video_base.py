@@ -1,4 +1,4 @@
-"""What all encoders of video have in common: clips of frames in, one vector per clip out, a few clips in memory at a time."""
+"""The base class of video encoders: clips of frames in, one vector per clip out, with few clips in memory at a time."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .sampling import Sampling
 from .video_reader import read_samples, video_duration
 from .video_source import open_video, video_name
 
-# Fewer clips than `batch_clips` are read at once where their frames would take more: those of a 4K film are 25 MB each.
+# Limit on the frames of a batch: a single frame of a 4K video takes 25 MB.
 MAX_BATCH_BYTES = 256 * 2**20
 
 
 class VideoEncoder(ABC):
-    """Videos in, clip features out. A model's configuration records `spec`, so that inference encodes as training did.
+    """Videos in, clip features out. A model's configuration records `spec`, so that inference encodes videos as training did.
 
     Attributes:
         dim (`int`): Width of the features (D).
-        sampling (`Sampling`): Which frames of a clip are read, and how they are scaled.
-        batch_clips (`int`): Clips that are encoded at once, and held in memory, at most; fewer of large frames.
+        sampling (`Sampling`): Which frames of a clip to read, and how to scale them.
+        batch_clips (`int`): Maximum number of clips that are in memory and encoded at once; fewer if the frames are large.
     """
 
     dim: int
@@ -43,17 +43,17 @@ class VideoEncoder(ABC):
 
     @property
     def frames_per_clip(self) -> int:
-        """Frames that a clip is encoded from (F)."""
+        """Number of frames per clip (F)."""
         return self.sampling.frames
 
     @property
     def parts(self) -> Sequence[VideoEncoder]:
-        """The encoders whose features are concatenated; only this one unless it is a [`JointEncoder`]."""
+        """The encoders whose features are concatenated: only this one, unless it is a [`JointEncoder`]."""
         return (self,)
 
     @property
     def dims(self) -> list[int]:
-        """Width of each feature type that is concatenated."""
+        """Width of each concatenated feature type."""
         return [part.dim for part in self.parts]
 
     def encode_batch(self, batch: Sequence[np.ndarray]) -> np.ndarray:
@@ -62,18 +62,18 @@ class VideoEncoder(ABC):
         return np.concatenate(encoded, axis=1).astype(np.float32, copy=False)
 
     def encode_video(self, video: Any, clip_length: float, progress: bool = False) -> np.ndarray:
-        """Return clip features of a video.
+        """Compute the clip features of a video.
 
         Args:
             video: A path, an address, the bytes of a file, a value of a `datasets` Video column, or frames (see [`open_video`]).
             clip_length: Seconds per clip.
-            progress: Show a bar with the clips of this video.
+            progress: Show a progress bar that counts the clips.
 
         Returns:
-            `(T, D)` float32, at least one clip. A clip is encoded from its own frames only, so where a video is cut changes nothing.
+            `(T, D)` float32, at least one clip. The features of a clip depend only on its own frames.
 
         Raises:
-            FileNotFoundError, ValueError: for a file that is missing or not a video (see [`read_samples`]).
+            FileNotFoundError, ValueError: for a file that is missing or not a video, see [`read_samples`].
         """
         with (
             open_video(video) as source,
@@ -92,9 +92,9 @@ class VideoEncoder(ABC):
 
 
 class JointEncoder(VideoEncoder):
-    """Several encoders on one time grid, their features side by side. A video is decoded once for all of them.
+    """Several encoders on one time grid, with concatenated features. A video is decoded once for all of them.
 
-    A clip exists where each of them has one.
+    Only clips for which all encoders have features are kept.
     """
 
     def __init__(self, parts: Sequence[VideoEncoder]):
@@ -113,16 +113,16 @@ class JointEncoder(VideoEncoder):
         return "+".join(part.spec for part in self.parts)
 
     def encode_clips(self, clips: np.ndarray) -> np.ndarray:
-        raise TypeError("encoders that are joined read different frames: use encode_video or encode_batch")
+        raise TypeError("joined encoders read different frames: use encode_video or encode_batch")
 
 
-def read_batches(video: Any, clip_length: float, encoders: Sequence[Any]) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield the clips of a video in batches: for each encoder one `(N, F, H, W, 3)` uint8 array.
+def read_batches(video: Any, clip_length: float, encoders: Sequence[VideoEncoder]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield the clips of a video in batches, with one `(N, F, H, W, 3)` uint8 array per encoder.
 
     Args:
-        video: As of [`open_video`].
+        video: See [`open_video`].
         clip_length: Seconds per clip.
-        encoders: Say which frames they need, and how many clips at once.
+        encoders: Define which frames to read, and how many clips make a batch.
 
     Raises:
         As [`read_samples`].

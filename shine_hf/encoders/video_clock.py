@@ -1,7 +1,7 @@
-"""Time stamps as files have them -> times that only go forward.
+"""Turn the time stamps of a file into times that only move forward.
 
-Recorders stamp single frames hours away, joined recordings set the clock back, and AVI files stamp frames in the order of decoding. A jump
-of the clock counts only where it persists.
+Recorders give single frames time stamps that are hours off, joined recordings set the clock back, and AVI files have time stamps in decoding
+order. A jump of the clock is only accepted if it persists.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-# A jump counts where at least so many frames on both sides of it agree.
+# A jump is accepted if at least this many frames on both sides of it are consistent.
 SEVERAL = 5
-# A shorter gap counts in any case, e.g. before the last frame of a slide show, and a longer one never: no picture stands still for an hour.
+# A shorter gap is always accepted, e.g. before the last frame of a slide show; a longer one never, since no video stands still for an hour.
 SHORT_GAP_SECONDS = 10.0
 LONGEST_GAP_SECONDS = 3600.0
 
 
 @dataclass
 class Frame:
-    """One frame in the order of presentation: its time stamp in seconds, if it has one, its duration, and the picture."""
+    """A frame: its time stamp and duration in seconds, if known, and the picture."""
 
     stamp: float | None
     length: float | None
@@ -31,7 +31,7 @@ class Frame:
 
 @dataclass
 class Clock:
-    """Times of the frames of one video, counted from the first.
+    """The times of a video's frames, counted from the first.
 
     Args:
         interval: Usual seconds from frame to frame.
@@ -39,22 +39,22 @@ class Clock:
 
     interval: float
     ignored_jumps: list[tuple[float, float]] = field(default_factory=list)
-    """Time and size in seconds of the jumps that did not count."""
+    """Time and size in seconds of the jumps that were not accepted."""
     _begin: float | None = None
     _stamp: float | None = None
     _agreeing: int = 0
 
     @property
     def jump(self) -> float:
-        """Seconds from which a step of the clock is suspect."""
+        """Steps of the clock longer than this (seconds) are suspicious."""
         return max(1.0, 8 * self.interval)
 
     def run(self, frames: Iterable[Frame], opening: float = 0.0) -> Iterator[tuple[float, float, Any]]:
-        """Yield `(begin, end, picture)` in seconds of each frame; `end` is a guess from the frame's own duration.
+        """Yield `(begin, end, picture)` of each frame, in seconds. `end` is an estimate from the frame's own duration.
 
         Args:
-            frames: Frames in the order of presentation. A few are held to see whether a jump persists.
-            opening: Seconds before the first frame, where the beginning of the file is damaged.
+            frames: Frames in presentation order. A few are read ahead to see whether a jump persists.
+            opening: Seconds before the first frame, if the beginning of the file is damaged.
         """
         ahead: deque[Frame] = deque()
         frames = iter(frames)
@@ -66,13 +66,13 @@ class Clock:
             frame = ahead.popleft()
             begin = self._time(frame.stamp, [later.stamp for later in ahead if later.stamp is not None], opening)
             if begin is not None:
-                # The duration of a frame before a jump may be as wrong as the jump.
+                # Before a jump, the duration of the frame may be wrong too.
                 length = min(frame.length or self.interval, max(SHORT_GAP_SECONDS, self.interval))
                 self._begin = begin
                 yield begin, begin + length, frame.picture
 
     def _time(self, stamp: float | None, following: Sequence[float], opening: float) -> float | None:
-        """Return the time of the next frame; None for one that comes too late, which no player shows either."""
+        """Return the time of the next frame; None for a late frame, which players do not show either."""
         if self._begin is None:
             self._stamp, self._agreeing = stamp, 1
             return opening
@@ -84,7 +84,7 @@ class Clock:
         if step < 0:
             return self._time_after_set_back(stamp, following, expected)
         if overtaken := [later for later in following if self._stamp <= later < stamp]:
-            # The clock comes back, so this frame's time stamp is wrong.
+            # The clock returns, so the time stamp of this frame is wrong.
             self._ignore(step, expected)
             self._stamp = min(self._stamp + self.interval, *overtaken)
             return expected
@@ -111,7 +111,7 @@ class Clock:
             return expected
         if is_small and len(following) < SEVERAL - 1:
             return None
-        # Joined recordings: the clock was set back, the picture goes on.
+        # Joined recordings: the clock was set back, but the video continues.
         self._stamp, self._agreeing = stamp, 1
         return expected
 
@@ -123,7 +123,7 @@ class Clock:
 class BestEffort:
     """Choose between the presentation and the decoding time stamp of each frame, as `guess_correct_pts` of FFmpeg's libavcodec does.
 
-    The one that has run backwards less often so far is right. In AVI files, which have no presentation time stamps, that is the other one.
+    The kind that has gone backward less often so far is trusted. AVI files have no presentation time stamps, so theirs are wrong.
     """
 
     def __init__(self):
@@ -131,7 +131,7 @@ class BestEffort:
         self.faulty_pts = self.faulty_dts = 0
 
     def __call__(self, pts: int | None, dts: int | None) -> int | None:
-        """Return the time stamp of the next frame in the order of presentation."""
+        """Return the time stamp of the next frame in presentation order."""
         if dts is not None:
             self.faulty_dts += dts <= self.last_dts
             self.last_dts = dts
@@ -146,6 +146,11 @@ class BestEffort:
 
 
 def usual_interval(stamps: Sequence[float], otherwise: float) -> float:
-    """Return the seconds between frames that nine of ten do not exceed, from the time stamps of a video in any order."""
+    """Return the 90th percentile of the seconds between frames.
+
+    Args:
+        stamps: Time stamps of the frames, in any order.
+        otherwise: The result for fewer than two different time stamps.
+    """
     steps = np.diff(np.unique(np.asarray(stamps, dtype=float)))
     return float(np.percentile(steps, 90, method="lower")) if len(steps) else otherwise

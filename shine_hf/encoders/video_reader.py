@@ -1,4 +1,4 @@
-"""Frames of videos at the times that clips need them, through PyAV, a few frames in memory at a time."""
+"""Read the frames of a video at the sampled times of its clips with PyAV, with few frames in memory at a time."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ _SMALL_PICTURE_PIXELS = 320 * 240
 
 
 def video_duration(video: Any) -> float:
-    """Return the length of a video in seconds, by the time stamps of its frames.
+    """Return the length of a video in seconds, from the time stamps of its frames.
 
-    Where these are in order no frame is decoded; otherwise all are.
+    No frame is decoded if the time stamps are in order; otherwise all are.
 
     Args:
-        video: As of [`~shine_hf.encoders.video_source.open_video`].
+        video: See [`~shine_hf.encoders.video_source.open_video`].
 
     Raises:
-        FileNotFoundError: for a missing file. ValueError: for what is not a video. ImportError: without PyAV.
+        FileNotFoundError: for a missing file.
+        ValueError: for a file that is not a video.
+        ImportError: without PyAV.
     """
     with open_video(video) as source:
         if isinstance(source, VideoFrames):
@@ -47,13 +49,13 @@ def video_duration(video: Any) -> float:
 def read_clips(
     video: Any, clip_length: float, frames_per_clip: int, frame_size: tuple[int, int] | None = None
 ) -> Iterator[np.ndarray]:
-    """Yield the frames that are on screen at evenly spaced times of each clip, `(F, H, W, 3)` uint8 RGB (see [`read_samples`]).
+    """Yield `(F, H, W, 3)` uint8 RGB per clip: the frames that are on screen at evenly spaced times, see [`read_samples`].
 
     Args:
-        video: As of [`~shine_hf.encoders.video_source.open_video`].
+        video: See [`~shine_hf.encoders.video_source.open_video`].
         clip_length: Seconds per clip.
-        frames_per_clip: Times per clip (F).
-        frame_size: `(height, width)` to scale the frames to; `None` keeps that of the first frame.
+        frames_per_clip: Frames per clip (F).
+        frame_size: `(height, width)` to scale the frames to; by default the size of the first frame.
 
     Raises:
         As [`read_samples`].
@@ -63,23 +65,24 @@ def read_clips(
 
 
 def read_samples(video: Any, clip_length: float, samplings: Sequence[Sampling]) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield each clip of a video in several samplings, decoding it once.
+    """Yield each clip of a video in several samplings, decoding the video once.
 
-    A clip exists where the first time of every sampling lies within the video (a video has at least one clip); times after the end show the
-    last frame. Frames are upright and in the proportions in which they are shown, as the file's metadata says. Of several video tracks the
-    default one is read, or the largest.
+    A clip exists if the first time of every sampling is within the video, and every video has at least one clip. Times after the end give
+    the last frame. Frames are upright and have the aspect ratio given in the file's metadata. If there are several video tracks, the default
+    one is read, or the largest. What can be decoded of a damaged file is used, and a warning says how much is missing.
 
     Args:
-        video: As of [`~shine_hf.encoders.video_source.open_video`]. The content of a file decides, not its extension.
+        video: See [`~shine_hf.encoders.video_source.open_video`]. The format is detected from the content, not from the suffix.
         clip_length: Seconds per clip.
         samplings: What to read of each clip.
 
     Yields:
-        For each clip one `(F, H, W, 3)` uint8 RGB array per sampling.
+        One `(F, H, W, 3)` uint8 RGB array per sampling, for each clip.
 
     Raises:
-        FileNotFoundError: for a missing file. ValueError: for a file that is empty, not a video, or without a frame that can be decoded.
-        ImportError: without PyAV. What is left of a damaged file is used, and a warning says how much.
+        FileNotFoundError: for a missing file.
+        ValueError: for a file that is empty, not a video, or without any decodable frame; for a clip length that is not positive.
+        ImportError: without PyAV.
     """
     if clip_length <= 0 or any(sampling.frames < 1 for sampling in samplings):
         frames = ", ".join(str(sampling.frames) for sampling in samplings)
@@ -103,7 +106,7 @@ def read_samples(video: Any, clip_length: float, samplings: Sequence[Sampling]) 
 
 
 def frame_size(video: Any, max_height: int) -> tuple[int, int]:
-    """Return `(height, width)` of the picture as it is shown, scaled down to at most `max_height` pixels; both even, as H.264 wants them.
+    """Return the display size `(height, width)` of a video, scaled down to at most `max_height` pixels; both even, as H.264 requires.
 
     Raises:
         As [`read_samples`].
@@ -116,7 +119,7 @@ def frame_size(video: Any, max_height: int) -> tuple[int, int]:
 def read_film_strip(
     video: Any, duration: float, frames: int = 24, max_height: int = 240
 ) -> list[tuple[float, np.ndarray]]:
-    """Return evenly spaced times of a video of `duration` seconds, each with its frame `(H, W, 3)` uint8 RGB; at most `frames` of them.
+    """Return up to `frames` evenly spaced times of a video of `duration` seconds, each with its frame `(H, W, 3)` uint8 RGB.
 
     Raises:
         As [`read_samples`].
@@ -128,7 +131,7 @@ def read_film_strip(
 
 
 def _timed_frames(source: VideoFile | VideoFrames) -> Iterator[tuple[float, float, tuple[Any, float]]]:
-    """Yield `(begin, end, (frame, aspect of its pixels))` in seconds from the start of the picture."""
+    """Yield `(begin, end, (frame, pixel aspect ratio))`, in seconds from the start of the video."""
     if isinstance(source, VideoFrames):
         av = import_av()
         for index, pixels in enumerate(source):
@@ -137,7 +140,7 @@ def _timed_frames(source: VideoFile | VideoFrames) -> Iterator[tuple[float, floa
     survey = survey_packets(source)
     clock, decoder, end = Clock(survey.interval), _Decoder(), None
     with open_container(source) as (container, stream):
-        # Small pictures are decoded faster than threads are started.
+        # Decoding small frames is faster than starting threads.
         stream.thread_type = "AUTO" if stream.width * stream.height > _SMALL_PICTURE_PIXELS else "NONE"
         aspect = pixel_aspect(stream)
         frames = decoder.frames(container, stream)
@@ -156,7 +159,7 @@ def _chain(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:
 
 
 def _missing_opening(survey: Survey, first: Frame, decoder: _Decoder) -> float:
-    """Return the seconds before the first frame that could be decoded, where packets before it are damaged: the clock was running."""
+    """Return the seconds that are missing before the first decodable frame, if the packets before it are damaged."""
     if first.stamp is None or survey.earliest is None:
         return 0.0
     missing = first.stamp - survey.earliest
@@ -164,7 +167,7 @@ def _missing_opening(survey: Survey, first: Frame, decoder: _Decoder) -> float:
 
 
 class _Decoder:
-    """The frames of a stream in the order of presentation, with what went wrong."""
+    """Decode the frames of a stream in presentation order, and count damaged packets."""
 
     def __init__(self):
         self.packets = self.damaged = 0
@@ -176,7 +179,7 @@ class _Decoder:
                 self.packets += 1
                 decoded = packet.decode() if packet is not None else ()
             except import_av().error.FFmpegError:
-                # An empty packet repeats the frame before it.
+                # An empty packet repeats the previous frame.
                 self.damaged += packet.size > 0
                 continue
             self.damaged += packet is None
@@ -194,13 +197,13 @@ def _warn(source: VideoFile, survey: Survey, clock: Clock, decoder: _Decoder) ->
     if clock.ignored_jumps:
         time, step = clock.ignored_jumps[0]
         logger.warning(
-            "%s: the clock of the file jumps by %+.1f s at %.1f s and does not go on from there; the jump is not counted (%d such jumps)",
+            "%s: the clock of the file jumps by %+.1f s at %.1f s, but does not continue from there; the jump is ignored (%d such jumps)",
             source.name, step, time, len(clock.ignored_jumps),
         )  # fmt: skip
     if stated and not durations_agree(seconds, stated):
-        hint = "the rest is missing" if seconds < stated and not clock.ignored_jumps else "the frames are believed"
+        hint = "the rest is missing" if seconds < stated and not clock.ignored_jumps else "using the frames"
         logger.warning(
-            "%s: the header promises %.1f s, but the frames that can be decoded make %.1f s; %s",
+            "%s: the header says %.1f s, but the decodable frames last %.1f s; %s",
             source.name, stated, seconds, hint,
         )  # fmt: skip
     elif decoder.damaged:
@@ -209,5 +212,5 @@ def _warn(source: VideoFile, survey: Survey, clock: Clock, decoder: _Decoder) ->
         )
 
 
-def _nothing_decoded(source: VideoFile | VideoFrames) -> str:
-    return f"{getattr(source, 'name', 'the frames')}: not one frame could be decoded; the file is damaged or holds no pictures"
+def _nothing_decoded(source: VideoFile) -> str:
+    return f"{source.name}: no frame could be decoded; the file is damaged or contains no pictures"

@@ -1,4 +1,4 @@
-"""What a user gives as a video -> something that can be read: a file, or frames with a rate."""
+"""Open whatever a user passes as a video: as a file, or as frames with a frame rate."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ import numpy as np
 
 from ..io import retry
 
-_ACCEPTED = "a path, an http(s):// or hf:// address, the bytes of a file, a value of a `datasets` Video column, or VideoFrames(frames, fps=…)"
+_ACCEPTED = "a path, an http(s):// or hf:// URL, the bytes of a file, a value of a `datasets` Video column, or VideoFrames(frames, fps=…)"
 _TIMEOUT_SECONDS = 30
 
 
 @dataclass(frozen=True)
 class VideoFrames:
-    """Decoded frames at a constant rate.
+    """Decoded frames with a constant frame rate.
 
     Args:
         frames: Array, tensor or sequence of frames: `(T, H, W, 3)` or `(T, 3, H, W)`, also gray or with an alpha channel, uint8 or floats in
             [0, 1]; or a list of PIL images.
         fps: Frames per second.
+
+    Raises:
+        ValueError: for a rate that is not positive, or no frames.
     """
 
     frames: Any
@@ -37,7 +40,7 @@ class VideoFrames:
 
     def __post_init__(self):
         if not self.fps > 0:
-            raise ValueError(f"frames need a positive rate in frames per second, got fps={self.fps}")
+            raise ValueError(f"fps must be positive, got {self.fps}")
         if not len(self.frames):
             raise ValueError("the video has no frames")
 
@@ -55,9 +58,9 @@ class VideoFile:
     """An open video file.
 
     Args:
-        name: What messages call it; never more of an address than host and path.
-        file: Binary and seekable.
-        duration: Seconds, once the reader knows.
+        name: Its name in messages; only the host and path of a URL.
+        file: The open file, binary and seekable.
+        duration: Seconds, once known.
     """
 
     name: str
@@ -67,16 +70,18 @@ class VideoFile:
 
 @contextlib.contextmanager
 def open_video(video: Any) -> Iterator[VideoFile | VideoFrames]:
-    """Open whatever a user gives as a video; what is open already is passed through.
+    """Open whatever a user passes as a video. A video that is already open is returned as is.
 
-    A remote file is downloaded to a temporary file, which is gone after the block.
+    A remote file is downloaded to a temporary file, which is deleted after the block.
 
     Args:
-        video: A path, an `http(s)://` or `hf://` address, the bytes of a file or an open file, a value of a `datasets` Video column (a
+        video: A path, an `http(s)://` or `hf://` URL, the bytes of a file or an open file, a value of a `datasets` Video column (a
             dictionary with `path` and `bytes`, or a decoder of torchcodec), a container opened by PyAV, or [`VideoFrames`].
 
     Raises:
-        FileNotFoundError: for a missing file or address. ValueError: for an empty file, and for anything that is no video.
+        FileNotFoundError: for a missing file or URL.
+        ValueError: for an empty file, and for anything that is not a video.
+        OSError: for a download that fails.
     """
     with contextlib.ExitStack() as stack:
         opened = _open(video, stack)
@@ -86,7 +91,7 @@ def open_video(video: Any) -> Iterator[VideoFile | VideoFrames]:
 
 
 def video_name(video: Any) -> str:
-    """Return a short name of a video for messages and figures: the file name where there is one."""
+    """Return a short name of a video for messages and figures: its file name if it has one."""
     if isinstance(video, VideoFile):
         return os.path.basename(video.name)
     if isinstance(video, Mapping) or hasattr(video, "_hf_encoded"):
@@ -106,28 +111,24 @@ def _open(video: Any, stack: contextlib.ExitStack) -> VideoFile | VideoFrames:
         return VideoFile(f"video of {len(video):,} bytes", io.BytesIO(video))
     if isinstance(video, Mapping):
         return _open_mapping(video, stack)
-    if isinstance(record := getattr(video, "_hf_encoded", None), Mapping) and _is_at_hand(record):
-        return _open_mapping(record, stack)  # A torchcodec decoder that `datasets` made: it knows its file.
+    if isinstance(record := getattr(video, "_hf_encoded", None), Mapping) and _is_local(record):
+        return _open_mapping(record, stack)  # A torchcodec decoder from `datasets`, which records its file.
     if hasattr(video, "get_frame_at") and hasattr(video, "metadata"):
         return _frames_of_decoder(video)
     if type(video).__module__.partition(".")[0] == "av":
         if isinstance(name := getattr(video, "name", None), str) and os.path.isfile(name):
             return _open_path(name, stack)
-        raise ValueError(
-            "a container that PyAV opened, but not from a file on this machine; give what it was opened from"
-        )
+        raise ValueError("a PyAV container that was not opened from a local file; pass what it was opened from")
     if hasattr(video, "read"):
         if not (hasattr(video, "seekable") and video.seekable()):
             video = io.BytesIO(video.read())
         if isinstance(video, io.TextIOBase):
-            raise ValueError("a file that was opened as text; open videos with mode 'rb'")
+            raise ValueError("the file was opened as text; open videos with mode 'rb'")
         name = getattr(video, "name", None)
         return VideoFile(name if isinstance(name, str) else "open file", video)
     if hasattr(video, "ndim") or isinstance(video, Sequence):
         shape = f"an array of shape {tuple(video.shape)}" if hasattr(video, "ndim") else f"a {type(video).__name__}"
-        raise ValueError(
-            f"{shape} does not say how many frames a second it has; give VideoFrames(frames, fps=25) of shine_hf.encoders"
-        )
+        raise ValueError(f"{shape} has no frame rate; pass VideoFrames(frames, fps=25), from shine_hf.encoders")
     raise ValueError(f"not a video: {type(video).__name__}; expected {_ACCEPTED}")
 
 
@@ -152,11 +153,11 @@ def _open_mapping(video: Mapping, stack: contextlib.ExitStack) -> VideoFile | Vi
     if video.get("frames") is not None and video.get("fps") is not None:
         return VideoFrames(video["frames"], video["fps"])
     raise ValueError(
-        f"a dictionary with {', '.join(map(str, video)) or 'nothing'}; a video has `path` or `bytes`, or `frames` and `fps`"
+        f"a dictionary with {', '.join(map(str, video)) or 'nothing'}; expected `path` or `bytes`, or `frames` and `fps`"
     )
 
 
-def _is_at_hand(record: Mapping) -> bool:
+def _is_local(record: Mapping) -> bool:
     return record.get("bytes") is not None or (record.get("path") is not None and os.path.isfile(record["path"]))
 
 
@@ -165,9 +166,9 @@ def _is_remote(text: str) -> bool:
 
 
 def _download(address: str, stack: contextlib.ExitStack) -> VideoFile:
-    """Download to a temporary file without a name, since reading a video needs more than one pass."""
+    """Download to an unnamed temporary file, since reading a video takes more than one pass."""
     scheme = address.partition("://")[0].lower()
-    # An address may carry a password or a signature: messages show neither.
+    # A URL may contain a password or a signature: show neither in messages.
     parts = urllib.parse.urlsplit(address)
     name = f"{scheme}://{parts.hostname or parts.netloc}{parts.path}"
     file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
@@ -178,7 +179,7 @@ def _download(address: str, stack: contextlib.ExitStack) -> VideoFile:
     elif scheme == "file":
         return _open_path(urllib.request.url2pathname(parts.path), stack)
     else:
-        raise ValueError(f"{name}: addresses of the kind {scheme}:// are not read; give {_ACCEPTED}")
+        raise ValueError(f"{name}: {scheme}:// URLs are not supported; give {_ACCEPTED}")
     return VideoFile(name, file)
 
 
@@ -194,7 +195,7 @@ def _fetch(address: str, name: str, file: IO[bytes]) -> None:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as reply:
             if reply.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
                 raise ValueError(
-                    f"{name} is a web page, not a video file; give the address of the file, or download the video first"
+                    f"{name} is a web page, not a video file; give the URL of the file, or download the video first"
                 )
             expected, received = reply.headers.get("Content-Length"), 0
             while block := reply.read(2**20):
@@ -218,7 +219,7 @@ def _is_transient(error: Exception) -> bool:
 
 
 def _fetch_by_fsspec(address: str, name: str, file: IO[bytes]) -> None:
-    """Read what `datasets` names in streaming mode: files of the Hub and members of archives."""
+    """Download from the URLs of `datasets` in streaming mode: files on the Hub and members of archives."""
     import shutil
 
     import fsspec
@@ -233,7 +234,7 @@ def _fetch_by_fsspec(address: str, name: str, file: IO[bytes]) -> None:
 
 
 def _frames_of_decoder(decoder: Any) -> VideoFrames:
-    """Read frames through a torchcodec decoder, at its mean rate."""
+    """Return the frames of a torchcodec decoder, at its average rate."""
 
     class Frames:
         def __len__(self) -> int:
@@ -244,15 +245,15 @@ def _frames_of_decoder(decoder: Any) -> VideoFrames:
 
     fps = getattr(decoder.metadata, "average_fps", None)
     if not fps:
-        raise ValueError("a video decoder whose metadata names no average_fps; give the file that it reads")
+        raise ValueError("a video decoder without average_fps in its metadata; pass the file that it reads")
     return VideoFrames(Frames(), float(fps))
 
 
 def _as_rgb(frame: Any, index: int) -> np.ndarray:
-    """Return one frame of any common kind as `(H, W, 3)` uint8."""
+    """Convert a frame of any common kind to `(H, W, 3)` uint8."""
     if hasattr(frame, "convert"):  # A PIL image.
         return np.asarray(frame.convert("RGB"))
-    if hasattr(frame, "detach"):  # A tensor, of any device.
+    if hasattr(frame, "detach"):  # A tensor on any device.
         frame = frame.detach().cpu().numpy()
     pixels = np.asarray(frame)
     if pixels.ndim == 2:
@@ -260,13 +261,13 @@ def _as_rgb(frame: Any, index: int) -> np.ndarray:
     elif pixels.ndim == 3 and pixels.shape[-1] not in (1, 3, 4) and pixels.shape[0] in (1, 3, 4):
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3, 4) or not pixels.size:
-        raise ValueError(f"frame {index} has shape {pixels.shape}; (H, W, 3) or (3, H, W) is expected")
+        raise ValueError(f"frame {index} has shape {pixels.shape}; expected (H, W, 3) or (3, H, W)")
     pixels = pixels[..., :3] if pixels.shape[-1] > 1 else pixels.repeat(3, axis=-1)
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels)
     top = 1 if pixels.dtype.kind == "f" else 255
     if pixels.dtype.kind not in "fiu" or not (pixels.min() >= 0 and pixels.max() <= top):
         raise ValueError(
-            f"frame {index} is of type {pixels.dtype} with values {pixels.min()} to {pixels.max()}; uint8, or floats in [0, 1], are expected"
+            f"frame {index} has type {pixels.dtype} and values {pixels.min()} to {pixels.max()}; expected uint8, or floats in [0, 1]"
         )
     return np.ascontiguousarray((pixels * (255 / top)).round().astype(np.uint8))

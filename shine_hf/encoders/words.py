@@ -1,4 +1,4 @@
-"""Word vectors without weights: deterministic, from hashed character n-grams, so that inflections of a word lie close."""
+"""Deterministic word vectors without weights, from hashed character n-grams, so that inflections of a word are similar."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from functools import lru_cache
 
 import numpy as np
 
-# Words with inner apostrophes and hyphens, numbers, and single signs.
+# Words with inner apostrophes and hyphens, numbers, and single punctuation marks.
 _TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[^\w\s]")
 _SHORTEST, _LONGEST = 3, 5
 
 
 def tokenize(text: str) -> list[str]:
-    """Return the lower-case words and signs of a caption."""
+    """Return the lower-case words and punctuation marks of a text."""
     return _TOKEN.findall(text.lower())
 
 
 @lru_cache(maxsize=65536)
 def word_vector(word: str, dim: int, seed: int = 0) -> np.ndarray:
-    """Return the unit vector `(dim,)` of a word: the mean of fixed random vectors of its character n-grams and of the word itself.
+    """Return the unit vector `(dim,)` of a word: the normalized sum of fixed random vectors for its character n-grams and the word itself.
 
-    The ends are marked and prefixes count twice as much as the rest, since English inflects at the end.
+    The ends of the word are marked. N-grams at its start have twice the weight, since English inflects at the end.
     """
     marked = f"<{word}>"
     weights: dict[str, float] = {marked: 1.0}
@@ -44,7 +44,7 @@ def _gram_vector(gram: str, dim: int, seed: int) -> np.ndarray:
 
 
 class WordsTextEncoder:
-    """Text encoder that needs no weights: one vector per word of the query.
+    """A text encoder without weights: one vector per word of the query.
 
     Args:
         dim (`int`): Width of the vectors.
@@ -62,7 +62,7 @@ class WordsTextEncoder:
         return f"words:dim={self.dim},seed={self.seed}"
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Return token features `(L, dim)` float32 of each text, L its number of words and signs.
+        """Return token features `(L, dim)` float32 of each text, where L is its number of words and punctuation marks.
 
         Raises:
             ValueError: for a text without a word.

@@ -1,3 +1,3 @@
-"""Features by key, in every layout that the field uses. Importing the package registers the kinds of stores."""
+"""Video and text features by key, in every layout that the field uses. Importing the package registers the kinds of stores."""
 
 from . import detect, simulated  # noqa: F401

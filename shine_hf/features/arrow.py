@@ -1,7 +1,7 @@
-"""Arrays of different lengths by key, in memory-mapped Arrow files that `datasets` reads too.
+"""Variable-length arrays by key, in memory-mapped Arrow files that `datasets` can read too.
 
-A file has a row per key, with the columns `key` (string) and `features` (list of rows, each a list of `dim` numbers). All processes that
-open it share its pages.
+A file has one row per key, with the columns `key` (string) and `features` (list of rows, each a list of `dim` numbers). All processes
+that open a file share its pages.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ KEY, ARRAY = "key", "features"
 
 
 def write_arrow(path: str | Path, arrays: Mapping[str, np.ndarray], rows_per_chunk: int = 65536) -> None:
-    """Write arrays into a new file, which appears complete or not at all. The same arrays give the same bytes.
+    """Write arrays to a new file atomically. The same arrays give the same bytes.
 
     Args:
-        path: The file.
-        arrays: Key -> `(length, dim)`, all of one width and type, float16 or float32; at least one.
-        rows_per_chunk: Rows of the arrays after which a new record batch begins.
+        path: Where to write.
+        arrays: Key -> `(length, dim)`; at least one array, all with the same `dim` and the same type, float16 or float32.
+        rows_per_chunk: Start a new record batch after this many rows.
     """
     first = next(iter(arrays.values()))
     columns = {KEY: Value("string"), ARRAY: List(List(Value(first.dtype.name), length=first.shape[1]))}
@@ -49,13 +49,14 @@ def _record_batch(arrays: Mapping[str, np.ndarray], schema: pa.Schema) -> pa.Rec
 
 
 class ArrowArrays(Mapping[str, np.ndarray]):
-    """Read-only views `(length, dim)` of the arrays in some files of [`write_arrow`]; nothing is copied.
+    """Map keys to read-only views `(length, dim)` of the arrays in files written by [`write_arrow`]. Nothing is copied.
 
     Args:
-        paths: The files, all of one width and type.
+        paths: The files. All arrays must have the same width and type.
 
     Raises:
-        FileNotFoundError: for a missing file. ValueError: for one that cannot be read, or has other columns, or a width of its own.
+        FileNotFoundError: for a missing file.
+        ValueError: for a file that cannot be read, lacks the columns, or whose width or type differs from that of the others.
     """
 
     def __init__(self, paths: Sequence[str | Path]):
@@ -88,7 +89,7 @@ class ArrowArrays(Mapping[str, np.ndarray]):
         return len(self._places)
 
     def num_rows(self, key: str) -> int:
-        """Return the length of an array."""
+        """Return the number of rows of an array."""
         chunk, row = self._places[key]
         offsets, _ = self._chunks[chunk]
         return int(offsets[row + 1] - offsets[row])
@@ -104,7 +105,7 @@ class ArrowArrays(Mapping[str, np.ndarray]):
                 rows = numbers.values.to_numpy().reshape(-1, dim)
                 if self.dim not in (None, dim) or self.dtype not in (None, rows.dtype):
                     raise ValueError(
-                        f"its arrays are {dim} wide and {rows.dtype}, those before {self.dim} and {self.dtype}"
+                        f"its arrays have width {dim} and type {rows.dtype}, those of earlier files {self.dim} and {self.dtype}"
                     )
                 self.dim, self.dtype = dim, rows.dtype
                 self._places |= {

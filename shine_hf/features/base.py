@@ -1,4 +1,4 @@
-"""Features by key: clip features of videos, or token features of queries, from files of any layout."""
+"""The base class of feature stores: clip features by video, or token features by query, from files of any layout."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PUBLIC_SOURCES = (
 
 
 class Kind(NamedTuple):
-    """How a kind of store is opened: `open(spec, rows, clip_length)`, and the options of its specification."""
+    """How to open one kind of store: `open(spec, rows, clip_length)`, and the options that its specification accepts."""
 
     open: Callable[[Spec, Sequence[Mapping] | None, float], FeatureStore]
     options: Mapping[str, Callable[[str], Any]]
 
 
-# Kind -> how to open it; the modules of this package register theirs. The empty kind detects what a bare path holds.
+# Each module of this package registers its kinds here. The empty kind detects the layout of a bare path.
 KINDS: dict[str, Kind] = {}
 
 
@@ -34,20 +34,20 @@ class FeatureStore(ABC):
     """
     `store[key]` -> float32 `(length, dim)`: clip features of the video `key`, or token features of the query `key`.
 
-    Every array is checked when it is read. Stores can be pickled, for data loaders with workers.
+    Every array is checked when it is read. Stores can be pickled, so data loaders may use workers.
 
     Raises:
-        KeyError: for a key without features; names the file that was looked for and where features can be found.
-        ValueError: for a key that would leave the folder, and for features that are empty, not two-dimensional, or hold NaN.
+        KeyError: for a key without features. Names the missing file and public sources of features.
+        ValueError: for a key that would lead out of the folder, and for features that are empty, not two-dimensional, or contain NaN.
     """
 
     spec: str
     layout: str
-    """In words, how the features are stored."""
+    """Human-readable description of how the features are stored."""
     encoder: str | None = None
-    """Specification of the video encoder that computed the features, where the store knows it."""
+    """Specification of the video encoder that computed the features, if known."""
     clip_length: float | None = None
-    """Seconds per clip, where the store knows."""
+    """Seconds per clip, if known."""
     _dim: int | None = None
     _layers: int | None = None
 
@@ -56,14 +56,15 @@ class FeatureStore(ABC):
         """Open the store that a specification describes.
 
         Args:
-            spec: A folder, a file, or a dataset repository of the Hub, whose layout is detected; or `kind:where` to force one: `i3d:` or `npy:`
-                (a folder or tar of `.npy` files), `npz:`, `pt:`, `hdf5:FILE`, `packed:DIR` (see [`PackedFeatures`]), `simulated:[options]`
-                (see [`SimulatedFeatures`]). Several joined by `+` are concatenated.
-            rows: Annotations of all splits, which `simulated:` plants into its features.
+            spec: A folder, a file, or a dataset repository on the Hub, whose layout is detected. To force a layout, write `kind:where`:
+                `i3d:` or `npy:` (a folder or tar of `.npy` files), `npz:`, `pt:`, `hdf5:FILE`, `packed:DIR` (see [`PackedFeatures`]), or
+                `simulated:[options]` (see [`SimulatedFeatures`]). Specifications joined by `+` are concatenated.
+            rows: Annotations of all splits, from which `simulated:` computes its features.
             clip_length: Seconds per clip, for `simulated:`.
 
         Raises:
-            ValueError: for an unknown kind, or files whose layout is ambiguous. FileNotFoundError: where the folder or file does not exist.
+            ValueError: for an unknown kind, or files whose layout is ambiguous.
+            FileNotFoundError: if the folder or file does not exist.
         """
         options = {name: kind.options for name, kind in KINDS.items() if name}
         stores = [KINDS[part.kind].open(part, rows, clip_length) for part in Spec.parse_all(spec, options)]
@@ -83,63 +84,71 @@ class FeatureStore(ABC):
 
     @abstractmethod
     def __contains__(self, key: str) -> bool:
-        """Return whether there are features of a key; reads none."""
+        """Return whether a key has features, without reading them."""
 
     @abstractmethod
     def _read(self, key: str) -> np.ndarray:
-        """Return the array of a key as it is stored; KeyError where there is none."""
+        """Return the array of a key as stored.
+
+        Raises:
+            KeyError: if the key has no features.
+        """
 
     def _peek(self, key: str) -> np.ndarray:
-        """Return an array of the shape and type that [`_read`] gives, without reading the numbers where the format allows that."""
+        """Return an array with the shape and type that [`_read`] gives, without reading the values if the format allows that."""
         return self._read(key)
 
     def location(self, key: str) -> str:
-        """Return where the features of a key are stored, for messages."""
+        """Return where the features of a key are stored, for error messages."""
         return self.spec
 
     def array_name(self, key: str) -> str:
-        """Return the name of the array of a key in its file."""
+        """Return the name that the array of a key has in its file."""
         return "an array"
 
     @property
     def public_spec(self) -> str:
-        """What cards and configurations say about the features: their encoder, else the kind without the path."""
+        """What cards and configurations say about the features: their encoder, or the kind without the path."""
         return self.encoder or f"{self.spec.partition(':')[0]}:"
 
     @property
     def encoders(self) -> list[str | None]:
-        """The encoder of each feature type, in parallel to `dims`; None where it is not known."""
+        """The encoder of each feature type, parallel to `dims`; None if unknown."""
         return [self.encoder]
 
     @property
     def dim(self) -> int:
-        """Width of the features, read off the first entry."""
+        """Width of the features, taken from the first entry."""
         if self._dim is None:
             key = next(iter(self), None)
             if key is None:
-                raise FileNotFoundError(f"{self.spec} holds no features. {PUBLIC_SOURCES}")
+                raise FileNotFoundError(f"{self.spec} contains no features. {PUBLIC_SOURCES}")
             self._dim = int(self.as_rows(key)[0].shape[1])
         return self._dim
 
     @property
     def dims(self) -> list[int]:
-        """Width of each feature type that is concatenated."""
+        """Width of each concatenated feature type."""
         return [self.dim]
 
     def num_rows(self, key: str) -> int:
-        """Return how many rows `store[key]` has.
+        """Return the number of rows of `store[key]`.
 
         Raises:
-            KeyError, ValueError: as reading the key.
+            KeyError, ValueError: as for `store[key]`.
         """
         return len(self.as_rows(key)[0])
 
     def as_rows(self, key: str, array: np.ndarray | None = None) -> tuple[np.ndarray, str]:
-        """Return the array of a key as `(length, dim)` and what was done to it, see [`~shine_hf.features.rows.as_rows`].
+        """Return the array of a key as `(length, dim)` and a description of what was done to it; see [`~shine_hf.features.rows.as_rows`].
 
         Args:
-            key: Whose features they are.
-            array: As it is stored; if left out, only shape and type of the result mean something.
+            key: The key of the array.
+            array: The array as stored. Without it, only the shape and type of the result are meaningful.
+
+        Raises:
+            KeyError: if the key has no features.
+            ValueError: if the array cannot be brought into this shape.
         """
         try:
             return as_rows(self._peek(key) if array is None else array, self._layers)
@@ -151,14 +160,14 @@ class FeatureStore(ABC):
         if features.shape[1] != self.dim:
             hint = "; they seem to be transposed" if features.shape[0] == self.dim else ""
             raise ValueError(
-                f"{self.location(key)}: features of {key!r} have {features.shape[1]} channels, the others {self.dim}{hint}"
+                f"{self.location(key)}: features of {key!r} have {features.shape[1]} channels, the others have {self.dim}{hint}"
             )
-        with np.errstate(over="ignore"):  # What does not fit into float32 is infinite, and refused as such.
+        with np.errstate(over="ignore"):  # Values beyond float32 become infinite and are rejected below.
             features = np.ascontiguousarray(features, dtype=np.float32)
         finite = np.isfinite(features).all(axis=1)
         if not finite.all():
             raise ValueError(
-                f"{self.location(key)}: features of {key!r} hold NaN or infinite numbers in row {int(np.argmin(finite))}"
+                f"{self.location(key)}: features of {key!r} contain NaN or infinite numbers in row {int(np.argmin(finite))}"
             )
         return features
 
@@ -170,13 +179,14 @@ class FeatureStore(ABC):
 
 
 class ConcatenatedFeatures(FeatureStore):
-    """Several stores side by side along the feature axis, cut to the shortest.
+    """Several stores concatenated along the feature axis, cut to the shortest.
 
     Args:
-        stores: On one time grid. Extractors differ by a row or two at the end of a video; more is refused when the video is read.
+        stores: Stores that share one time grid. Extractors may differ by a row or two at the end of a video; a larger difference is an
+            error when the video is read.
 
     Raises:
-        ValueError: for stores that are known to have clips of different lengths.
+        ValueError: if the stores are known to have different clip lengths.
     """
 
     def __init__(self, stores: Sequence[FeatureStore]):
@@ -185,15 +195,15 @@ class ConcatenatedFeatures(FeatureStore):
         lengths = {store.clip_length: store.spec for store in self.stores if store.clip_length is not None}
         if len(lengths) > 1:
             raise ValueError(
-                "these stores lie on different time grids: "
-                + ", ".join(f"{spec} has a clip for every {length:g} s" for length, spec in lengths.items())
-                + ". Extract them with one clip length"
+                "these stores have different time grids: "
+                + ", ".join(f"{spec} has clips of {length:g} s" for length, spec in lengths.items())
+                + ". Extract them with the same clip length"
             )
         self.clip_length = next(iter(lengths), None)
 
     @property
     def encoder(self) -> str | None:
-        """The encoders of all parts, joined by `+`; None where one is not known."""
+        """The encoders of all parts, joined by `+`; None if any is unknown."""
         return None if None in self.encoders else "+".join(self.encoders)
 
     @property
@@ -230,11 +240,11 @@ class ConcatenatedFeatures(FeatureStore):
         if max(lengths) - min(lengths) > EXTRACTOR_SLACK_CLIPS:
             found = ", ".join(f"{length} in {store.location(key)}" for length, store in zip(lengths, self.stores))
             raise ValueError(
-                f"the features of {key!r} do not lie on one time grid: {found} rows. Extract them with one clip length"
+                f"the features of {key!r} do not share one time grid: {found} rows. Extract them with the same clip length"
             )
         return min(lengths)
 
 
 def known_kinds() -> str:
-    """Return the kinds that a specification may name, for messages."""
+    """Return the kinds that a specification may name, for error messages."""
     return ", ".join(f"{name}:" for name in KINDS if name)

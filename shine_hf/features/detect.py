@@ -1,4 +1,4 @@
-"""What a path or a repository of the Hub holds: the layouts in which the field distributes features."""
+"""Detect in which of the field's layouts a path or a Hub repository stores features."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .files import Hdf5Features, file_features, tar_members
 from .formats import FORMATS
 from .packed import INDEX_FILE, PackedFeatures, is_packed
 
-# Kind -> suffix of its files, in order of preference for messages. `i3d:` is what `.npy` folders were called first.
+# Kind -> suffixes of its files. Error messages suggest the first kind with a suffix: `i3d:` is an older name of `npy:`.
 SUFFIXES = {"npy": (".npy",), "i3d": (".npy",), "npz": (".npz",), "pt": (".pt", ".pth")}
 HDF5_SUFFIXES = (".hdf5", ".h5", ".he5")
 TAR_SUFFIXES = (".tar",)
@@ -26,13 +26,13 @@ _HUB_NAME = re.compile(
 
 
 def local_path(where: str) -> Path:
-    """Return a path of this machine: the one that is given, or the download of a dataset repository of the Hub.
+    """Return the local path: `where` itself, or the download of a dataset repository on the Hub.
 
     Args:
         where: A path, or `owner/name[/path in the repository][@revision]`.
 
     Raises:
-        FileNotFoundError: where it is neither.
+        FileNotFoundError: if it is neither.
     """
     path = Path(where).expanduser()
     name = _HUB_NAME.fullmatch(where)
@@ -51,16 +51,17 @@ def local_path(where: str) -> Path:
         )
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"{where!r} is neither a folder nor a dataset repository that can be read from the Hub: {error}"
+            f"{where!r} is neither a local path nor a readable dataset repository on the Hub: {error}"
         ) from error
     return Path(folder, inside)
 
 
 def open_detected(spec: Spec, rows: Sequence[Mapping] | None = None, clip_length: float = 0.5) -> FeatureStore:
-    """Open what a bare path or Hub name holds.
+    """Open the features at a bare path or Hub name.
 
     Raises:
-        FileNotFoundError: where nothing is there. ValueError: where the layout is ambiguous; says what was found and how to choose.
+        FileNotFoundError: if there are no features.
+        ValueError: if the layout is ambiguous. Says what was found and how to choose.
     """
     path = local_path(spec.where)
     if not path.exists():
@@ -80,12 +81,12 @@ def _open_file(path: Path) -> FeatureStore:
     if name.endswith((*TAR_SUFFIXES, *_COMPRESSED_TARS)):
         return _open_tar("", path)
     raise ValueError(
-        f"{path} is no store of features: expected a folder, an HDF5 file ({', '.join(HDF5_SUFFIXES)}) or a plain .tar"
+        f"{path} is not a feature store: expected a folder, an HDF5 file ({', '.join(HDF5_SUFFIXES)}) or an uncompressed .tar"
     )
 
 
 def _open_folder(folder: Path) -> FeatureStore:
-    """A packed folder; else one file per key; else the only HDF5 file, tar or folder in it that holds features."""
+    """Open a packed folder; else a folder with one file per key; else the only HDF5 file, tar or subfolder with features."""
     if is_packed(folder):
         return PackedFeatures(folder)
     names = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
@@ -95,12 +96,12 @@ def _open_folder(folder: Path) -> FeatureStore:
     inner = [folder / name for name in names if _holds_features(folder / name)]
     if not inner:
         raise FileNotFoundError(
-            f"{folder} holds no features: expected files {', '.join(_all_suffixes())} or a packed folder. {PUBLIC_SOURCES}"
+            f"{folder} contains no features: expected {', '.join(_all_suffixes())} files or a packed folder. {PUBLIC_SOURCES}"
         )
     if len(inner) > 1:
         raise ValueError(
-            f"{folder} holds several stores of features ({', '.join(path.name for path in inner)}): name one, or several to concatenate "
-            "them"
+            f"{folder} contains several feature stores ({', '.join(path.name for path in inner)}): give the path of one, or join several "
+            "with + to concatenate them"
         )
     return _open_folder(inner[0]) if inner[0].is_dir() else _open_file(inner[0])
 
@@ -122,10 +123,10 @@ def _open_tar(kind: str, path: Path) -> FeatureStore:
             folder, _, file = name.rpartition("/")
             folders.setdefault(folder, []).append(file)
     if not folders:
-        raise FileNotFoundError(f"{path} holds no files {', '.join(SUFFIXES[kind] if kind else FORMATS)}")
+        raise FileNotFoundError(f"{path} contains no {', '.join(SUFFIXES[kind] if kind else FORMATS)} files")
     if len(folders) > 1:
         raise ValueError(
-            f"{path} holds several folders of features ({', '.join(sorted(folders))}): unpack it and name one of them"
+            f"{path} contains several folders of features ({', '.join(sorted(folders))}): unpack it and give one of them"
         )
     folder, names = folders.popitem()
     suffix = _only_suffix(names, path)
@@ -133,16 +134,16 @@ def _open_tar(kind: str, path: Path) -> FeatureStore:
 
 
 def _only_suffix(names: Iterable[str], where: Path) -> str:
-    """The suffix that the files have, one of [`FORMATS`]; empty where none has one.
+    """Return the suffix of [`FORMATS`] that the files have; empty if none has one.
 
     Raises:
-        ValueError: where they have different ones.
+        ValueError: if they have different suffixes.
     """
     counts = Counter(suffix for name in names for suffix in FORMATS if name.endswith(suffix))
     if len(counts) > 1:
         found = ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common())
         kinds = " or ".join(f"{_kind_of(suffix)}:{where}" for suffix in counts)
-        raise ValueError(f"{where} holds files of several kinds ({found}): write {kinds} to choose")
+        raise ValueError(f"{where} contains files of several kinds ({found}): write {kinds} to choose")
     return next(iter(counts), "")
 
 
@@ -175,7 +176,7 @@ def _open_packed(spec: Spec, rows: Sequence[Mapping] | None, clip_length: float)
 
 
 def _named(store: FeatureStore, kind: str, where: str, path: Path) -> FeatureStore:
-    """The store, called by its name on the Hub and not by the cache that it was downloaded into."""
+    """Return the store, named by its Hub name instead of the cache folder it was downloaded to."""
     if path != Path(where).expanduser():
         store.spec = f"{kind}:{where}"
     return store
@@ -183,7 +184,7 @@ def _named(store: FeatureStore, kind: str, where: str, path: Path) -> FeatureSto
 
 def _where(spec: Spec) -> str:
     if not spec.where:
-        raise ValueError(f"feature store {spec.kind}: the path is missing, {spec.kind}:PATH is expected")
+        raise ValueError(f"feature store {spec.kind}: the path is missing; expected {spec.kind}:PATH")
     return spec.where
 
 

@@ -1,4 +1,4 @@
-"""Sentences encoded once, in batches, into memory-mapped Arrow files that all processes share."""
+"""A cache of encoded sentences in memory-mapped Arrow files, shared by all processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..encoders import TextEncoder
 
 BATCH_SIZE = 256
-# Sentences per file: what an interrupted run loses at most.
+# Sentences per file. An interrupted run loses at most this many.
 FILE_SIZE = 2048
 
 
@@ -28,12 +28,12 @@ class EncodedSentences:
     """
     `sentences[text]` -> read-only float32 `(L, dim)`.
 
-    Each sentence is stored under its exact text, in a folder that belongs to one encoder, so another set of sentences adds to the folder
-    and can never get another sentence's features.
+    Each sentence is stored under its exact text, in a folder that belongs to one encoder. A different set of sentences adds to the folder
+    and can never get the features of another sentence.
 
     Args:
-        encoder: Encodes what is not stored yet.
-        folder: Of this encoder; it need not exist.
+        encoder: Encodes the sentences that are not stored yet.
+        folder: The folder of this encoder. Created if it does not exist.
     """
 
     def __init__(self, encoder: TextEncoder, folder: str | Path):
@@ -47,24 +47,24 @@ class EncodedSentences:
         return self._stored[text]
 
     def add(self, texts: Iterable[str], progress: bool = True) -> None:
-        """Encode the sentences that are not stored yet. Of several processes one encodes and the others wait for it.
+        """Encode and store the sentences that are not stored yet.
 
-        Interrupted, it goes on with the next file of sentences when it is called again.
+        If several processes call this, one encodes and the others wait. A call after an interruption resumes with the next file.
 
         Args:
             texts: Sentences, in any order.
-            progress: Show a bar.
+            progress: Show a progress bar.
 
         Raises:
-            ValueError: for a sentence that cannot be encoded, or a damaged file of the folder.
+            ValueError: for a sentence that cannot be encoded, or a damaged file in the folder.
         """
         wanted = list(dict.fromkeys(texts))
         if all(text in self._stored for text in wanted):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / ".lock"):
-            self._stored = ArrowArrays(self._files())  # Another process may have been faster.
-            # Sentences of similar length waste little padding.
+            self._stored = ArrowArrays(self._files())  # Another process may have added them in the meantime.
+            # Batches of sentences of similar length need little padding.
             new = sorted((text for text in wanted if text not in self._stored), key=len)
             with tqdm(
                 total=len(wanted),
@@ -81,7 +81,7 @@ class EncodedSentences:
         arrays: dict[str, np.ndarray] = {}
         for start in range(0, len(texts), BATCH_SIZE):
             batch = texts[start : start + BATCH_SIZE]
-            # A copy: a view would keep the padding of its entire batch in memory.
+            # Copy: a view would keep the padded batch in memory.
             arrays |= {text: np.array(array, np.float32) for text, array in zip(batch, self.encoder.encode(batch))}
             bar.update(len(batch))
         write_arrow(self.folder / f"{len(self._files()):05d}.arrow", arrays)
@@ -91,9 +91,9 @@ class EncodedSentences:
 
 
 def sentence_folder(encoder: TextEncoder) -> Path | None:
-    """Return the folder of the cache in which the sentences of an encoder are stored; None for an encoder without a network.
+    """Return the cache folder for the sentences of an encoder; None for an encoder without a network.
 
-    `SHINE_HF_CACHE` names another place than `shine_hf` beside the caches of Hugging Face. The folders may be deleted at any time.
+    The cache is `$HF_HOME/shine_hf`; set `SHINE_HF_CACHE` to put it elsewhere. Its folders may be deleted at any time.
     """
     fingerprint = encoder_fingerprint(encoder)
     if fingerprint is None:
@@ -105,9 +105,9 @@ def sentence_folder(encoder: TextEncoder) -> Path | None:
 
 
 def encoder_fingerprint(encoder: TextEncoder) -> str | None:
-    """Return what tells encoders apart: a digest of specification, weights, vocabulary and version; None without a network.
+    """Return a digest of an encoder's specification, weights, vocabulary and version; None for an encoder without a network.
 
-    The name of a model is not enough: the weights in a local folder change when it is trained again.
+    The name of the model would not be enough: the weights in a local folder change when the model is trained again.
     """
     from torch import nn, uint8
 

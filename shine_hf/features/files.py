@@ -1,4 +1,4 @@
-"""Stores of one file per key, in a folder or a tar, and of one HDF5 file."""
+"""Stores with one file per key, in a folder or a tar, and stores in a single HDF5 file."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ..specs import split_specs
 from .base import PUBLIC_SOURCES, ConcatenatedFeatures, FeatureStore
 from .formats import FORMATS, READ_ERRORS, choose_name, shaped
 
-# The two streams of I3D, each in a file of its own; see [`file_features`].
+# Suffixes of the keys of the two I3D streams, which are in separate files; see [`file_features`].
 STREAMS = ("_rgb", "_opt")
-# R2-Tuning names its folders after the number of layers that it keeps.
+# R2-Tuning puts the number of stored layers into the name of the folder.
 _LAYERS = re.compile(r"_k(\d+)$")
 
 
@@ -29,9 +29,9 @@ class FileFeatures(FeatureStore):
     """One file per key: `{key}{suffix}`. Subclasses say where the files are.
 
     Args:
-        kind: What specifications call it.
+        kind: The kind in the specification.
         place: The folder or tar.
-        suffix: What follows the key in the file names, e.g. `.npz` or `_rgb.npy`.
+        suffix: The part of the file name after the key, e.g. `.npz` or `_rgb.npy`.
     """
 
     def __init__(self, kind: str, place: Path, suffix: str):
@@ -42,7 +42,11 @@ class FileFeatures(FeatureStore):
         self._layers = int(layers[1]) if layers else None
 
     def _open(self, key: str) -> IO[bytes]:
-        """Open the file of a key; KeyError where there is none."""
+        """Open the file of a key.
+
+        Raises:
+            KeyError: if there is none.
+        """
         raise NotImplementedError
 
     def _read(self, key: str) -> np.ndarray:
@@ -52,7 +56,7 @@ class FileFeatures(FeatureStore):
         return self._load(key, FORMATS[self._format].peek)
 
     def array_name(self, key: str) -> str:
-        """Return the name of the array in the file of a key."""
+        """Return the name that the array of a key has in its file."""
         return self._load(key, FORMATS[self._format].name)
 
     def _load(self, key: str, load):
@@ -64,10 +68,11 @@ class FileFeatures(FeatureStore):
 
 
 class FolderFeatures(FileFeatures):
-    """Files in a folder. Where `shine-hf features extract` wrote it, it knows the encoder and the clip length.
+    """Files in a folder. If `shine-hf features extract` wrote the folder, the encoder and the clip length are known.
 
     Raises:
-        FileNotFoundError: where there is no such folder. ValueError: for a `features.json` that cannot be read.
+        FileNotFoundError: if the folder does not exist.
+        ValueError: for a `features.json` that cannot be read.
     """
 
     def __init__(self, kind: str, place: Path, suffix: str):
@@ -80,10 +85,10 @@ class FolderFeatures(FileFeatures):
             try:
                 settings = json.loads(record.read_text(encoding="utf-8"))
                 self.encoder, self.clip_length = str(settings["encoder"]), float(settings["clip_length"])
-                # Widths of the encoders that were joined, each of which is normalized on its own.
+                # Widths of the concatenated encoders: the features of each are normalized separately.
                 self._dims = [int(dim) for dim in settings["dims"]] if "dims" in settings else None
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{record} should name the encoder and the clip_length ({error!r})") from error
+                raise ValueError(f"{record} must give the encoder and the clip_length ({error!r})") from error
 
     @property
     def dims(self) -> list[int]:
@@ -110,32 +115,33 @@ class FolderFeatures(FileFeatures):
         return path.open("rb")
 
     def _path(self, key: str) -> Path:
-        """Return the file of a key. Keys come from data, so they must not lead out of the folder, not even through a link."""
+        """Return the file of a key. Keys come from data, so they must not lead out of the folder, even through a symbolic link."""
         path = self.place / f"{key}{self.suffix}"
         is_name = bool(key) and "\0" not in key and Path(key).name == key
-        # A cache of the Hub holds links to its own blobs.
+        # The Hub's cache contains links to its own blobs.
         if not is_name or not (self._root in path.resolve().parents or _is_hub_blob(path)):
-            raise ValueError(f"{key!r} is not a plain file name: features are read from {self.place} only")
+            raise ValueError(f"{key!r} is not a plain file name: features are only read from {self.place}")
         return path
 
 
 def _is_hub_blob(path: Path) -> bool:
-    """Return whether a link of a snapshot in the Hub's cache leads to the blobs of the same repository."""
+    """Return whether a link in a snapshot of the Hub's cache points to the blobs of the same repository."""
     parents = list(path.absolute().parents)
     snapshots = next((parent for parent in parents if parent.name == "snapshots"), None)
     return snapshots is not None and path.resolve().parent == (snapshots.parent / "blobs").resolve()
 
 
 class TarFeatures(FileFeatures):
-    """Files in a plain tar, read in place; only its table of contents is kept in memory.
+    """Files in an uncompressed tar, read in place. Only the table of contents is kept in memory.
 
     Args:
         kind, suffix: See [`FileFeatures`].
         place: The tar.
-        folder: Folder in the tar that holds the files.
+        folder: Folder inside the tar that contains the files.
 
     Raises:
-        FileNotFoundError: where there is no such file. ValueError: for one that is no plain tar.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it is not an uncompressed tar.
     """
 
     def __init__(self, kind: str, place: Path, suffix: str, folder: str = ""):
@@ -160,17 +166,18 @@ class TarFeatures(FileFeatures):
         if key not in self._members:
             raise KeyError(f"no features of {key!r}: {self.location(key)} does not exist. {PUBLIC_SOURCES}")
         offset, size = self._members[key]
-        # Opened for each read: an open file would have to be shared between worker processes, position included.
+        # Opened for each read: worker processes would share an open file, including its position.
         with self.place.open("rb") as tar:
             tar.seek(offset)
             return io.BytesIO(tar.read(size))
 
 
 def tar_members(path: Path) -> dict[str, tuple[int, int]]:
-    """Return name -> offset and size of each plain file in a tar.
+    """Return name -> (offset, size) of each regular file in a tar.
 
     Raises:
-        FileNotFoundError: where there is no such file. ValueError: for one that is no tar, or a compressed one.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it is not a tar, or is compressed.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no feature file {path}. {PUBLIC_SOURCES}")
@@ -181,16 +188,18 @@ def tar_members(path: Path) -> dict[str, tuple[int, int]]:
             }
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(
-            f"{path} is no plain tar ({error}). A compressed one cannot be read at random: unpack it with `tar xf {path.name}` and give "
-            "the folder"
+            f"{path} is not an uncompressed tar ({error}). A compressed one does not allow random access: unpack it with "
+            f"`tar xf {path.name}` and give the folder"
         ) from error
 
 
 class Hdf5Features(FeatureStore):
-    """One HDF5 file with a dataset per key, or a group per key with a dataset in it, named like the arrays of `.npz` files or the only one.
+    """One HDF5 file with a dataset per key, or a group per key.
+
+    A group must contain a single dataset, or one with a name from `ARRAY_NAMES`.
 
     Raises:
-        FileNotFoundError: where there is no such file.
+        FileNotFoundError: if the file does not exist.
     """
 
     def __init__(self, path: Path):
@@ -210,7 +219,7 @@ class Hdf5Features(FeatureStore):
 
     @property
     def file(self) -> Any:
-        """The open file, of this process: an open HDF5 file cannot be shared, not even with forked processes."""
+        """The file as opened by this process: an open HDF5 file cannot be shared, even with forked processes."""
         if self._file is None or self._process != os.getpid():
             import h5py
 
@@ -225,7 +234,7 @@ class Hdf5Features(FeatureStore):
         return iter(self.file.keys())
 
     def __contains__(self, key: str) -> bool:
-        # A key with a slash would address an inner dataset, a dot the file itself.
+        # A key with a slash would address an inner dataset, and a dot the file itself.
         return bool(key) and "/" not in key and key != "." and "\0" not in key and key in self.file
 
     def location(self, key: str) -> str:
@@ -252,7 +261,7 @@ class Hdf5Features(FeatureStore):
 
 
 def file_features(kind: str, place: Path, suffix: str, folder: str = "") -> FeatureStore:
-    """Open one file per key in a folder or a tar. Where each key has `{key}_rgb` and `{key}_opt`, the two are put side by side.
+    """Open a folder or tar with one file per key. If the files are `{key}_rgb` and `{key}_opt`, the two are concatenated.
 
     Args:
         kind, place, suffix: See [`FileFeatures`].

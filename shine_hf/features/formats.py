@@ -1,4 +1,4 @@
-"""One array out of one file: `.npy`, `.npz` and `.pt`, from an open file, without ever loading a pickle."""
+"""Read one array from an open `.npy`, `.npz` or `.pt` file, without ever loading a pickle."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import IO, NamedTuple
 import numpy as np
 
 ARRAY_NAMES = ("features", "last_hidden_state", "pooler_output", "token", "c3d_features", "arr_0")
-"""Names of the array in a file or group with several, in the order in which they are looked for; a single one may have any name."""
+"""Names to look for, in this order, in a file or group with several arrays. A single array may have any name."""
 
-# What reading a damaged or foreign file raises.
+# Errors that reading a damaged or unexpected file may raise.
 READ_ERRORS = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)
 
 
 class Format(NamedTuple):
-    """How to read one array from an open file, and how to learn its name, shape and type at less cost."""
+    """How to read the array in an open file, how to get an array of its shape and type cheaply, and how to get its name."""
 
     read: Callable[[IO[bytes]], np.ndarray]
     peek: Callable[[IO[bytes]], np.ndarray]
@@ -27,21 +27,25 @@ class Format(NamedTuple):
 
 
 def choose_name(names: list[str], what: str = "it") -> str:
-    """Choose the array that holds the features.
+    """Choose the array that contains the features.
+
+    Args:
+        names: The arrays of a file or group.
+        what: The file or group, for the error message.
 
     Raises:
-        ValueError: where none of several has a known name; names all of them.
+        ValueError: if there are several arrays and none has a known name. Names all of them.
     """
     for name in ARRAY_NAMES:
         if name in names:
             return name
     if len(names) == 1:
         return names[0]
-    raise ValueError(f"{what} holds {', '.join(names) or 'nothing'}, but none of {', '.join(ARRAY_NAMES)}")
+    raise ValueError(f"{what} contains {', '.join(names) or 'nothing'}, but none of {', '.join(ARRAY_NAMES)}")
 
 
 def shaped(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return an array of this shape and type that takes no memory; its numbers mean nothing."""
+    """Return an array of this shape and type that takes no memory. Its values are meaningless."""
     return np.broadcast_to(np.zeros((), "S1" if dtype.kind in "OSU" else dtype), shape)
 
 
@@ -73,23 +77,23 @@ def _peek_npz(file: IO[bytes]) -> np.ndarray:
 
 
 def _load_pt(file: IO[bytes], mmap: bool = False) -> tuple[str, np.ndarray]:
-    """The name of the tensor and the tensor; with `mmap` its numbers are not read from the disk, where the file allows that."""
+    """Return the name of the tensor and the tensor. With `mmap`, its values are not read from disk if the file allows that."""
     import torch
 
-    # A member of a tar has no path, and the format before PyTorch 1.6 cannot be mapped.
+    # A file inside a tar has no path, and the format before PyTorch 1.6 cannot be memory-mapped.
     mmap = mmap and isinstance(getattr(file, "name", None), str | os.PathLike) and zipfile.is_zipfile(file)
     file.seek(0)
     try:
         content = torch.load(file.name if mmap else file, map_location="cpu", weights_only=True, mmap=mmap)
     except (pickle.UnpicklingError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"it is no file of plain tensors, and nothing else is loaded ({reason})") from error
+        raise ValueError(f"it is not a file of plain tensors, and nothing else is loaded ({reason})") from error
     name = "a tensor"
     if isinstance(content, Mapping):
         name = choose_name([str(key) for key, value in content.items() if isinstance(value, torch.Tensor)])
         content = content[name]
     if not isinstance(content, torch.Tensor):
-        raise ValueError(f"it holds a {type(content).__name__}, but a tensor or a dictionary of tensors is needed")
+        raise ValueError(f"it contains a {type(content).__name__}; expected a tensor or a dictionary of tensors")
     content = content.detach()
     # NumPy has no bfloat16.
     return name, (content.float() if content.dtype == torch.bfloat16 else content).numpy()

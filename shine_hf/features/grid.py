@@ -1,4 +1,4 @@
-"""The time grid on which the clips of a video lie, and the checks that stores, models and annotations agree on it."""
+"""The time grid of a video's clips, and checks that stores, models and annotations agree on it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EXTRACTOR_SLACK_CLIPS = 2
-"""Extractors of the same video differ by a clip or two at its end."""
+"""Number of clips by which extractors may disagree at the end of a video."""
 
 DURATION_SLACK = 0.1
-"""By how much of a video's duration its clips may miss it: durations of annotations and containers differ."""
+"""Fraction of a video's duration that its clips may be too long or too short: annotations and containers give different durations."""
 
 TOLERATED_SHARE = 0.05
-"""Share of a split that may disagree with its features before that is an error instead of a warning."""
+"""Share of a split that may disagree with its features. More is an error, less a warning."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class TimeGrid:
 
     def __post_init__(self):
         if not self.clip_length > 0 or self.num_clips < 0:
-            raise ValueError(f"no time grid has {self.num_clips} clips of {self.clip_length} s")
+            raise ValueError(f"a time grid cannot have {self.num_clips} clips of {self.clip_length} s")
 
     @classmethod
     def of_video(cls, duration: float, clip_length: float) -> TimeGrid:
@@ -55,34 +55,34 @@ class TimeGrid:
         return self.num_clips * self.clip_length
 
     def fits(self, duration: float) -> bool:
-        """Return whether the clips cover a video of `duration` seconds, up to what extractors and containers differ by."""
+        """Return whether the clips cover a video of `duration` seconds, within the tolerance for extractors and containers."""
         return abs(self.duration - duration) <= max(
             EXTRACTOR_SLACK_CLIPS * self.clip_length, DURATION_SLACK * duration
         )
 
     def misses(self, window: Sequence[float]) -> bool:
-        """Return whether no clip covers any part of a window `[start, end]` in seconds."""
+        """Return whether no clip overlaps the window `[start, end]` (seconds)."""
         return window[0] >= self.duration - 1e-6 * self.clip_length
 
     def resample(self, values: Sequence[float] | np.ndarray, target: TimeGrid) -> np.ndarray:
-        """Carry a number per clip over to another grid.
+        """Resample one number per clip to another grid.
 
         Args:
             values: `(num_clips,)`, constant over each clip.
             target: The other grid.
 
         Returns:
-            `(target.num_clips,)` float64: the mean over each clip of the part that this grid covers; 0 where it covers nothing.
+            `(target.num_clips,)` float64: the mean over the part of each target clip that this grid covers; 0 if it covers none of it.
 
         Raises:
-            ValueError: where there are not as many values as clips.
+            ValueError: if the number of values is not the number of clips.
         """
         values = np.asarray(values, dtype=np.float64)
         if values.shape != (self.num_clips,):
             raise ValueError(
-                f"{self.num_clips} clips have {self.num_clips} values, not an array of shape {values.shape}"
+                f"expected one value for each of the {self.num_clips} clips, got an array of shape {values.shape}"
             )
-        if target.clip_length == self.clip_length:  # Nothing to average: keep every bit.
+        if target.clip_length == self.clip_length:  # Nothing to average: keep the values bit by bit.
             kept = values[: target.num_clips]
             return np.concatenate([kept, np.zeros(target.num_clips - len(kept))])
         edges = np.arange(self.num_clips + 1) * self.clip_length
@@ -95,14 +95,14 @@ class TimeGrid:
 
 @dataclass
 class GridReport:
-    """How the features of a store fit annotations.
+    """How well the features of a store fit the annotations.
 
     Args:
-        clip_length: Seconds per clip that was compared.
-        videos, windows: How many there are; windows that lie outside their video are not counted.
+        clip_length: Seconds per clip that the comparison assumes.
+        videos, windows: Their numbers, without windows outside their video.
         missing: Videos without features.
         differing: Videos whose clips do not cover their duration: `(vid, number of clips, duration in seconds)`.
-        lost: Windows that no clip covers: `(qid, window)`.
+        lost: Windows that no clip overlaps: `(qid, window)`.
     """
 
     clip_length: float
@@ -113,14 +113,14 @@ class GridReport:
     lost: list[tuple[str, list[float]]] = field(default_factory=list)
 
     def problems(self) -> list[tuple[float, str]]:
-        """Return what does not fit: the share of the annotations that is concerned, and a sentence that says so."""
+        """Return the mismatches: the share of the annotations that is affected, and a sentence that describes it."""
         found = []
         if self.missing:
             names = _first(self.missing)
             found.append((1.0, f"{len(self.missing):,} of {self.videos:,} videos have no features ({names})"))
         if self.differing:
             examples = _first(
-                f"{vid}: {clips} clips x {self.clip_length:g} s = {clips * self.clip_length:g} s, the video has {duration:g} s"
+                f"{vid}: {clips} clips x {self.clip_length:g} s = {clips * self.clip_length:g} s, but the video has {duration:g} s"
                 for vid, clips, duration in self.differing
             )
             share = len(self.differing) / self.videos
@@ -149,10 +149,10 @@ def compare_with_annotations(
     """Compare the number of clips of each video with its duration and its windows.
 
     Args:
-        store: The features; only their lengths are read where the format allows that.
+        store: The features. Only their lengths are read, if the format allows that.
         rows: Annotations with `qid`, `vid`, `duration` and `relevant_windows` (seconds).
         clip_length: Seconds per clip.
-        max_clips: Clips beyond which the model cuts a video.
+        max_clips: Number of clips after which the model truncates a video.
 
     Raises:
         ValueError: for features that cannot be read.
@@ -182,17 +182,17 @@ def compare_with_annotations(
 def require_matching_grids(
     store: FeatureStore, splits: Mapping[str, Iterable[Mapping]], clip_length: float, max_clips: int | None = None
 ) -> None:
-    """Refuse features that do not fit the annotations of a split; log a warning where only a few videos or windows do not.
+    """Raise an error if features do not fit the annotations of a split; only log a warning for up to 5 % of its videos or windows.
 
     Args:
         store, clip_length, max_clips: See [`compare_with_annotations`].
         splits: Split name -> its rows.
 
     Raises:
-        ValueError: where videos have no features, or more than a few percent of the videos or windows of a split do not fit.
+        ValueError: if a video has no features, or more than 5 % of the videos or windows of a split do not fit.
     """
     for name, rows in splits.items():
-        if hasattr(rows, "select_columns"):  # Of a dataset, other columns would be decoded too.
+        if hasattr(rows, "select_columns"):  # Iterating over a dataset would decode all columns.
             rows = rows.select_columns(["qid", "vid", "duration", "relevant_windows"])
         for share, problem in compare_with_annotations(store, rows, clip_length, max_clips).problems():
             message = f"{name}, {store.spec}: {problem}"

@@ -1,4 +1,4 @@
-"""What a store holds, in words: for `shine-hf features inspect` and for messages."""
+"""Describe the contents of a store in words, for `shine-hf features inspect` and for messages."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import numpy as np
 
 from .base import ConcatenatedFeatures, FeatureStore
 
-# Lengths are read of so many keys at most: some formats must be read in full for that.
+# Read the lengths of at most this many keys: some formats must be read in full for that.
 SAMPLED_KEYS = 200
 
 
 def inspect_store(store: FeatureStore, durations: Mapping[str, float] | None = None) -> list[dict[str, str]]:
-    """Describe a store, one dictionary of facts per feature type that is concatenated in it.
+    """Describe a store, with one dictionary of facts per concatenated feature type.
 
     Args:
         store: Any store.
-        durations: Key -> seconds, where they are known.
+        durations: Key -> seconds, for the videos whose duration is known.
 
     Raises:
-        FileNotFoundError: for a store without features. ValueError: for features that cannot be read; names file and key.
+        FileNotFoundError: for a store without features.
+        ValueError: for features that cannot be read. Names the file and the key.
     """
     if isinstance(store, ConcatenatedFeatures):
         return [facts for part in store.stores for facts in inspect_store(part, durations)]
@@ -43,7 +44,7 @@ def inspect_store(store: FeatureStore, durations: Mapping[str, float] | None = N
 
 
 def seconds_per_row(store: FeatureStore, durations: Mapping[str, float]) -> float | None:
-    """Return the median over the videos of duration / rows; None where no duration is known.
+    """Return the median of duration / rows over the videos; None if no duration is known.
 
     Args:
         store: Any store.
@@ -56,10 +57,10 @@ def seconds_per_row(store: FeatureStore, durations: Mapping[str, float]) -> floa
 def _seconds(store: FeatureStore, durations: Mapping[str, float]) -> str:
     measured = seconds_per_row(store, durations)
     parts = [f"{store.clip_length:g} as recorded"] if store.clip_length is not None else []
-    parts += [f"{measured:.3g} by the durations of the videos (median)"] if measured is not None else []
+    parts += [f"{measured:.3g} from the durations of the videos (median)"] if measured is not None else []
     if parts:
         return ", ".join(parts)
-    return "not known: " + (
+    return "unknown: " + (
         "no key is a video of the annotations" if durations else "give the annotations with --dataset"
     )
 

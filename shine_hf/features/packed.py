@@ -1,8 +1,8 @@
-"""Features in a few large memory-mapped files: the form in which they are published on the Hub.
+"""Packed features: a few large memory-mapped files, the form in which features are published on the Hub.
 
-A packed folder holds `features-00000.arrow`, … and `index.json`. A shard has a row per key, with the columns `key` and `features` (float32 or
-float16), and can be read by `datasets.load_dataset("arrow", data_files=…)` too. The index says which encoder and clip length they are of, and
-the SHA-256 of each shard.
+A packed folder contains the shards `features-00000.arrow`, … and `index.json`. A shard has one row per key, with the columns `key` and
+`features` (float32 or float16). `datasets.load_dataset("arrow", data_files=…)` reads it too. The index records the encoder, the clip length
+and the SHA-256 of each shard.
 
 `benchmarks/feature_stores.py` compares this form with others: a random read takes 1.3 times as long from safetensors, and 8 to 19 times as
 long from `.npy` files, HDF5, Parquet or through the indexing of `datasets`.
@@ -30,14 +30,14 @@ MEGABYTE = 1_000_000
 
 class PackedFeatures(FeatureStore):
     """
-    A packed folder. Only the index is read at the start; the shards are mapped when they are first needed.
+    A packed folder. Opening it reads only the index; the shards are memory-mapped on first use.
 
     Args:
-        folder: The folder; `FeatureStore.from_spec` takes a dataset repository of the Hub too.
+        folder: The folder. `FeatureStore.from_spec` also accepts a dataset repository on the Hub.
 
     Raises:
-        FileNotFoundError: where there is no such folder, or a shard is missing. ValueError: for an index that cannot be read, or shards
-            that do not fit it.
+        FileNotFoundError: if the folder or a shard is missing.
+        ValueError: for an index that cannot be read, or shards that do not match it.
     """
 
     def __init__(self, folder: str | Path):
@@ -52,10 +52,10 @@ class PackedFeatures(FeatureStore):
 
     @property
     def arrays(self) -> ArrowArrays:
-        """The features by key, as they are stored.
+        """The features by key, as stored.
 
         Raises:
-            ValueError: for shards that cannot be read, or are not as wide as the index says.
+            ValueError: for shards that cannot be read, or whose width is not that of the index.
         """
         if self._arrays is None:
             try:
@@ -63,7 +63,9 @@ class PackedFeatures(FeatureStore):
             except ValueError as error:
                 raise ValueError(f"{error}. Download or pack it again") from error
             if arrays.dim != self.dim:
-                raise ValueError(f"{self.folder} holds features of width {arrays.dim}, but the index says {self.dim}")
+                raise ValueError(
+                    f"{self.folder} contains features of width {arrays.dim}, but the index says {self.dim}"
+                )
             self._arrays = arrays
         return self._arrays
 
@@ -97,22 +99,22 @@ class PackedFeatures(FeatureStore):
         return self.arrays[key]
 
     def verify(self, progress: bool = True) -> None:
-        """Compare the SHA-256 of each shard with the index (downloads are only checked for their size).
+        """Compare the SHA-256 of each shard with the index. (Downloading only checks sizes.)
 
         Raises:
-            ValueError: for a shard whose content changed; names it.
+            ValueError: for a shard whose content has changed. Names it.
         """
         for shard in tqdm(self.index["shards"], desc="SHA-256", unit="shard", disable=not progress):
             path = self.folder / shard["file"]
             if (found := file_sha256(path)) != shard["sha256"]:
                 raise ValueError(
-                    f"{path}: its SHA-256 is {found}, the index says {shard['sha256']}. Download or pack it again"
+                    f"{path}: its SHA-256 is {found}, but the index says {shard['sha256']}. Download or pack it again"
                 )
 
 
 @dataclass
 class PackSummary:
-    """What was packed, and which of the wanted keys had no features."""
+    """What [`pack_features`] wrote, and which of the requested keys had no features."""
 
     keys: int
     rows: int
@@ -131,20 +133,21 @@ def pack_features(
     shard_megabytes: int = 512,
     progress: bool = True,
 ) -> PackSummary:
-    """Write the features of a store into a packed folder, which appears complete or not at all. The same features give the same bytes.
+    """Write the features of a store to a packed folder atomically. The same features give the same bytes.
 
     Args:
-        store: Any feature store; every array is checked while it is read.
+        store: Any feature store. Every array is checked when it is read.
         folder: A folder that does not exist yet.
-        keys: Which to pack, e.g. the videos of a dataset; all if left out.
-        half_precision: Store float16. Half the size, an error of up to 0.05 % per number; reads still give float32.
-        allow_missing: Pack what exists, and list what is missing in the index; otherwise a missing key is an error.
-        shard_megabytes: Size at which a new file is begun.
-        progress: Show a bar.
+        keys: Which keys to pack, e.g. the videos of a dataset; by default all.
+        half_precision: Store float16: half the size, with an error of up to 0.05 % per number. Reads still return float32.
+        allow_missing: Pack the keys that have features and list the others in the index; otherwise a missing key is an error.
+        shard_megabytes: Maximum size of a shard, unless a single array is larger.
+        progress: Show a progress bar.
 
     Raises:
-        FileExistsError: where the folder exists. KeyError: for missing keys, all named. ValueError: for features that are empty, hold
-            NaN, or have numbers beyond the range of float16.
+        FileExistsError: if the folder exists.
+        KeyError: for missing keys. Names all of them.
+        ValueError: for features that are empty, contain NaN, or exceed the range of float16.
     """
     folder = Path(folder)
     if folder.exists():
@@ -189,7 +192,7 @@ def pack_features(
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -197,7 +200,7 @@ def file_sha256(path: Path) -> str:
 def _cast(array: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
     largest = np.abs(array).max()
     if largest > np.finfo(dtype).max:
-        raise ValueError(f"{what} reach {largest:g}, too large for {dtype.name}: pack them in full precision")
+        raise ValueError(f"{what} reach {largest:g}, which is too large for {dtype.name}: pack them in full precision")
     return array.astype(dtype)
 
 
@@ -208,7 +211,7 @@ def _write_shard(folder: Path, number: int, arrays: dict[str, np.ndarray]) -> di
 
 
 def is_packed(folder: Path) -> bool:
-    """Return whether a folder is a packed one, of this version or the first, whose shards were safetensors."""
+    """Return whether a folder is packed, in this version of the format or the first, whose shards were safetensors."""
     shards = [*folder.glob("features-*.arrow"), *folder.glob("features-*.safetensors")]
     return bool(shards) and (folder / INDEX_FILE).is_file()
 
@@ -216,7 +219,7 @@ def is_packed(folder: Path) -> bool:
 def _read_index(folder: Path) -> dict:
     path = folder / INDEX_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no {INDEX_FILE}: it was not written by `shine-hf features pack`")
+        raise FileNotFoundError(f"{folder} contains no {INDEX_FILE}: it was not written by `shine-hf features pack`")
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         if index["format"] != FORMAT:
@@ -227,9 +230,9 @@ def _read_index(folder: Path) -> dict:
             raise ValueError("dims do not add up to dim")
         files: Sequence[str] = [shard["file"] for shard in index["shards"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no index of packed features that this version reads: {error}") from error
+        raise ValueError(f"{path} is not an index of packed features that this version can read: {error}") from error
     for file in files:
-        # The index may come from anywhere: its files lie beside it.
+        # The index may come from anyone: it must not lead out of its folder.
         if Path(file).name != file or not file.endswith(".arrow"):
             raise ValueError(f"{path}: {file!r} is not a plain file name")
         if not (folder / file).is_file():

@@ -1,4 +1,4 @@
-"""Arrays as extractors write them -> `(length, channels)`: squeeze what is unambiguous, refuse the rest in words."""
+"""Bring arrays as extractors write them into the shape `(length, channels)`, or explain why that would be ambiguous."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ _MOST_LAYERS = 12
 
 
 def as_rows(array: np.ndarray, layers: int | None = None) -> tuple[np.ndarray, str]:
-    """Return the array as `(length, channels)`, and in words what was done to it (empty where nothing was).
+    """Return the array as `(length, channels)`, and a description of what was done to it (empty for nothing).
 
-    Accepted are `(T, D)`, a pooled vector `(D,)`, the same with axes of length 1, e.g. `(1, T, D)`, `(T, 1, D)` or `(T, D, 1, 1)`, and the
-    last layers of a CLIP encoder as R2-Tuning stores them, `(T, K, P, D)` of video and `(L, K, D)` of text, of which the first token of
-    the last layer is taken.
+    Accepted are `(T, D)`; a pooled vector `(D,)`; either with additional axes of length 1, e.g. `(1, T, D)`, `(T, 1, D)` or `(T, D, 1, 1)`;
+    and the last layers of a CLIP encoder as R2-Tuning stores them: `(T, K, P, D)` for video, of which the first token of the last layer is
+    used, and `(L, K, D)` for text, of which the last layer is used.
 
     Args:
-        array: Numbers of any float or integer type. Only its shape and type are looked at.
-        layers: K, where it is known; text of several layers is only recognized with it.
+        array: Numbers of any float or integer type. Only the shape and type matter.
+        layers: K, if known. Text features with several layers are only recognized if it is given.
 
     Raises:
-        ValueError: for anything else; says what the array is.
+        ValueError: for any other shape or type. Says what the array is.
     """
     array = np.asarray(array)
     if array.dtype.kind not in "fiu":
-        raise ValueError(f"have shape {array.shape} and type {array.dtype}; numbers are needed")
+        raise ValueError(f"have shape {array.shape} and type {array.dtype}; expected numbers")
     if not array.size:
-        raise ValueError(f"have shape {array.shape}; at least one row and channel is needed")
+        raise ValueError(f"have shape {array.shape}; expected at least one row and one channel")
     if _is_layers_of_patches(array.shape, layers):
         return array[:, -1, 0], f"the first token of the last of {array.shape[1]} layers"
     if layers and array.ndim == 3 and array.shape[1] == layers:
@@ -42,8 +42,8 @@ def as_rows(array: np.ndarray, layers: int | None = None) -> tuple[np.ndarray, s
     if len(long_axes) < 2 and array.shape[:1] == (1,):
         return array.reshape(1, -1), f"squeezed from {array.shape}"
     raise ValueError(
-        f"have shape {array.shape}; (length, channels) is needed, and which of these axes is which cannot be told. Save one vector per "
-        "clip, e.g. the mean over the axes of space"
+        f"have shape {array.shape}; expected (length, channels), and it is not clear which of these axes is which. Save one vector per "
+        "clip, e.g. the mean over the spatial axes"
     )
 
 

@@ -1,4 +1,4 @@
-"""Simulated clip features, made from the annotations, so that everything can run and be compared without downloads.
+"""Simulated clip features, computed from the annotations, so that everything can run and be compared without downloads.
 
 They say nothing about real videos, and every result obtained with them says so.
 """
@@ -17,7 +17,7 @@ from ..specs import Spec
 from .base import KINDS, FeatureStore, Kind
 from .grid import TimeGrid
 
-# Words that do not describe what is seen.
+# Words that do not describe anything visible.
 _FUNCTION_WORDS = frozenset(
     "a an the and or of to is are was were be being been it its his her their "
     "they he she them him this that these those person people someone man woman who which as then there s".split()
@@ -26,22 +26,22 @@ _FUNCTION_WORDS = frozenset(
 
 class SimulatedFeatures(FeatureStore):
     r"""
-    Features in which every annotated event of a video is planted. A clip t of a video holds
+    Features that encode every annotated event of a video. Clip t of a video has the features
 
     $$ x_t = \sqrt{D} \sum_{e} c_{te} \Big( \frac{w}{\sqrt{n_e}} \sum_{i} v(word_{ei}) + \frac{p}{\sqrt{m_e}} \sum_{i<j} u(word_{ei}, word_{ej}) \Big) + n \, \epsilon_t $$
 
-    where e runs over the events of the video, c is the share of the clip that the event covers, v is the fixed unit vector of each of its n
-    content words, u that of each of their m pairs, and \\(\epsilon_t\\) is standard normal noise. Pair vectors are unrelated to those of
-    the words, so a model can only know the pairs that it has seen.
+    where e runs over the events of the video, c is the share of the clip that the event covers, v is a fixed unit vector for each of the
+    event's n content words, u one for each of their m pairs, and \\(\epsilon_t\\) is standard normal noise. The vector of a pair is
+    unrelated to those of its words, so a model only knows the pairs that it has seen in training.
+
+    The features of a video depend only on its own annotations and the seed, not on the order of the rows or the process.
 
     Args:
-        rows: Annotations of *all* splits (`vid`, `query`, `duration`, `relevant_windows`): test splits share videos.
-        clip_length (`float`): Seconds per clip; a video has ceil(duration / clip_length) clips.
-        dim (`int`): Width D; 1,024 is that of I3D.
-        word, pair, noise (`float`): Strengths w, p and n. Noise is per channel, so a signal of strength 1 has the size of noise of strength 1.
-        seed (`int`): Seed of the vectors and of the noise.
-
-    A video only depends on its own annotations and the seed, not on the order of the rows or the process.
+        rows: Annotations of *all* splits (`vid`, `query`, `duration`, `relevant_windows`), since the test splits share videos.
+        clip_length (`float`): Seconds per clip. A video has ceil(duration / clip_length) clips.
+        dim (`int`): Width D. The default is that of I3D.
+        word, pair, noise (`float`): Strengths w, p and n. Noise is per channel, so signal and noise of strength 1 have the same size.
+        seed (`int`): Seed of the vectors and the noise.
     """
 
     def __init__(
@@ -55,8 +55,10 @@ class SimulatedFeatures(FeatureStore):
         seed: int = 0,
     ):
         if dim < 1 or clip_length <= 0 or min(word, pair, noise) < 0:
-            raise ValueError("simulated: needs a positive dim and clip length, and strengths of 0 or more")
-        self.layout = "made from annotations"
+            raise ValueError(
+                "simulated: dim and clip length must be positive, and word, pair and noise must not be negative"
+            )
+        self.layout = "computed from annotations"
         self.spec = f"simulated:dim={dim},word={word:g},pair={pair:g},noise={noise:g},seed={seed}"
         self.clip_length, self._dim = clip_length, dim
         self.word, self.pair, self.noise, self.seed = word, pair, noise, seed
@@ -85,7 +87,7 @@ class SimulatedFeatures(FeatureStore):
 
     def num_rows(self, key: str) -> int:
         if key not in self._durations:
-            raise KeyError(f"simulated: knows no annotation of {key!r}, so there is nothing to make features from")
+            raise KeyError(f"simulated: there is no annotation of {key!r} to compute features from")
         return TimeGrid.of_video(self._durations[key], self.clip_length).num_clips
 
     def _read(self, key: str) -> np.ndarray:
@@ -101,7 +103,7 @@ class SimulatedFeatures(FeatureStore):
     def _event_vector(self, query: str) -> np.ndarray:
         words = sorted(set(tokenize(query)) - _FUNCTION_WORDS)
         words = [word for word in words if word[0].isalnum()] or ["nothing"]
-        # Not the seed of the text encoder's vectors, so the model has to learn the map between the two.
+        # A different seed than that of the text encoder's vectors, so the model has to learn how they correspond.
         of_words = [word_vector(word, self._dim, seed=self.seed + 1) for word in words]
         # A single word is paired with itself, so that all events have the same strength.
         pairs = list(combinations(words, 2)) or [(words[0], words[0])]
@@ -112,14 +114,14 @@ class SimulatedFeatures(FeatureStore):
 
 @lru_cache(maxsize=65536)
 def _pair_vector(first: str, second: str, dim: int, seed: int) -> np.ndarray:
-    """Unit vector `(dim,)` of two words in this order, unrelated to that of any other pair."""
+    """Return a unit vector `(dim,)` for two words in this order, unrelated to that of any other pair."""
     vector = np.random.default_rng([zlib.crc32(f"{first} {second}".encode()), seed]).standard_normal(dim)
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
 def _open(spec: Spec, rows: Sequence[Mapping] | None, clip_length: float) -> SimulatedFeatures:
     if rows is None:
-        raise ValueError("simulated: plants annotations into features, so it needs the rows of all splits")
+        raise ValueError("simulated: features are computed from annotations: pass the rows of all splits")
     return SimulatedFeatures(rows, clip_length, **spec.without_where().options)
 
 

@@ -1,4 +1,4 @@
-"""Token features of queries and their negatives: encoded once into a store, or read from one keyed by qid."""
+"""Token features of queries and their negatives: encoded once and cached, or read from a store keyed by qid."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ PUBLIC_TEXT_SOURCES = (
     "CLIP text features of QVHighlights are public with moment_detr (github.com/jayleicn/moment_detr), those of SHINE with its code "
     "(github.com/zxccade/SHINE); `--text_features clip:openai/clip-vit-base-patch32` encodes the sentences here"
 )
-# How many sentences that nobody announced with `prepare` are kept.
+# How many sentences to keep in memory that were not passed to `prepare`.
 MAX_KEPT = 4096
 
 
 class TextFeatures:
     """
-    `text_features(query=…, qid=…, level=…)` -> float32 `(L, dim)`. `level` is None for the query of the row, else the level of its negative,
+    `text_features(query=…, qid=…, level=…)` -> float32 `(L, dim)`. `level` is None for the query itself, else the level of its negative,
     counted from 1.
     """
 
     dim: int
     public_spec: str
-    """What cards and configurations say about the features: their encoder, else the kind of store without the path."""
+    """What cards and configurations say about the features: their encoder, or the kind of store without the path."""
 
     @staticmethod
     def from_spec(spec: str) -> TextFeatures:
         """Open the text features that a specification describes.
 
         Args:
-            spec: `words:[options]`, `clip:MODEL` or another encoder; else a store keyed by qid, see [`FeatureStore.from_spec`].
+            spec: `words:[options]`, `clip:MODEL` or another encoder; or a store keyed by qid, see [`FeatureStore.from_spec`].
 
         Raises:
-            ValueError: for an unknown kind. FileNotFoundError: where the folder or file does not exist.
+            ValueError: for an unknown kind.
+            FileNotFoundError: if the folder or file does not exist.
         """
         if ":" in spec and is_text_encoder_spec(spec):
             return EncodedText(text_encoder(spec))
@@ -48,15 +49,16 @@ class TextFeatures:
         raise NotImplementedError
 
     def prepare(self, rows: Iterable[Mapping], levels: int = 0, progress: bool = True) -> None:
-        """Get ready for the queries of some rows and their negatives, before they are asked for one by one.
+        """Prepare the features of the queries and negatives of some rows, before they are requested one by one.
 
         Args:
-            rows: With `qid`, `vid`, `query`, and `negative_queries` where `levels` is positive.
+            rows: With `qid`, `vid`, `query`, and `negative_queries` if `levels` is positive.
             levels: How many negatives of each row are needed.
-            progress: Show a bar.
+            progress: Show a progress bar.
 
         Raises:
-            KeyError: where a store has no features of some of them. ValueError: for a sentence that cannot be encoded.
+            KeyError: if a store lacks features of some of them.
+            ValueError: for a sentence that cannot be encoded.
         """
         raise NotImplementedError
 
@@ -65,8 +67,8 @@ class StoredText(TextFeatures):
     """
     Features from a store.
 
-    A query is looked up as `{qid}` or `qid{qid}`, else by its video; its negatives as the authors name them, with `_recomposed_gpt_{0,1,2}`
-    after that.
+    The key of a query is `{qid}`, `qid{qid}` or its video. The keys of its negatives are named as by the authors of SHINE, with
+    `_recomposed_gpt_{0,1,2}` after the qid.
 
     Args:
         store: Any store.
@@ -92,10 +94,10 @@ class StoredText(TextFeatures):
         return self.store[key]
 
     def prepare(self, rows: Iterable[Mapping], levels: int = 0, progress: bool = True) -> None:
-        """Check that everything is there, so that nothing is missed in the middle of a training; see [`TextFeatures.prepare`]."""
+        """Check that no features are missing, so that training does not fail halfway; see [`TextFeatures.prepare`]."""
         missing, count = [], 0
         for row in rows:
-            # TVSum has one query per video, and its features are named by the video.
+            # TVSum has one query per video, and its text features are keyed by video.
             self._videos[row["qid"]] = row["vid"]
             negatives = (row.get("negative_queries") or ())[:levels] if levels else ()
             for level in (None, *(index for index, query in enumerate(negatives, start=1) if query)):
@@ -118,13 +120,13 @@ class StoredText(TextFeatures):
 
 class EncodedText(TextFeatures):
     """
-    Features from an encoder. Sentences announced with [`prepare`] are encoded once, in batches, into a memory-mapped store that processes
-    share and the next run finds again; see [`EncodedSentences`].
+    Features from an encoder. [`prepare`] encodes sentences in batches and caches them in a memory-mapped store that all processes and later
+    runs share; see [`EncodedSentences`].
 
     Args:
         encoder: Encodes the sentences.
-        folder: Where to store them; by default a folder of the cache that belongs to this encoder; none for an encoder without a network,
-            which is as fast as reading.
+        folder: Where to store the features; by default this encoder's folder in the cache. An encoder without a network has none by
+            default, since encoding is as fast as reading.
     """
 
     def __init__(self, encoder: TextEncoder, folder: str | Path | None = None):
@@ -158,7 +160,7 @@ class EncodedText(TextFeatures):
         return self._kept[query]
 
     def prepare(self, rows: Iterable[Mapping], levels: int = 0, progress: bool = True) -> None:
-        """Encode what is not stored yet; see [`TextFeatures.prepare`]."""
+        """Encode the sentences that are not stored yet; see [`TextFeatures.prepare`]."""
         if self.sentences is None:
             return
         wanted = [[row["query"], *(row.get("negative_queries") or ())[:levels]] for row in rows]

@@ -1,4 +1,4 @@
-"""The loss terms of the SHINE paper as pure functions of tensors, and [`ShineLoss`], which adds them up."""
+"""The loss terms of the SHINE paper as pure functions of tensors, and [`ShineLoss`], which combines them."""
 
 from .coarse_ranking import CoarseRankingLoss, coarse_ranking_loss
 from .fine_ranking import fine_ranking_loss

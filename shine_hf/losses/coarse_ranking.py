@@ -1,4 +1,4 @@
-"""The coarse ranking loss of SHINE: clips inside the moment above outside, the query above an irrelevant one."""
+"""The coarse ranking loss of SHINE: clips inside the moment rank above those outside, and the query above an irrelevant one."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from ..modeling.moment_retrieval_loss import is_inside, masked_mean
 
 
 class CoarseRankingLoss(NamedTuple):
-    """The two terms: scalars, whose sum is the coarse loss of the paper, or one value per sample."""
+    """The two terms, as scalars or with one value per sample. Their sum is the coarse loss of the paper."""
 
     intra: torch.Tensor
     inter: torch.Tensor
@@ -25,25 +25,25 @@ def coarse_ranking_loss(
     top_k_divisor: int = 8,
     irrelevant_mask: torch.Tensor | None = None,
 ) -> CoarseRankingLoss:
-    r"""Coarse-grained saliency ranking of SHINE (arXiv 2407.05118).
+    r"""Compute the coarse-grained saliency ranking loss of SHINE (arXiv 2407.05118).
 
-    With \\(\bar s\\) the mean of the k highest scores inside the moment, \\(k = \max(1, \lfloor T^+ / q \rfloor)\\), \\(\bar s^-\\) the same of the
-    irrelevant query over the same clips, and \\(s^{out}\\) the highest score outside:
+    Let \\(\bar s\\) be the mean of the k highest scores among the \\(T^+\\) clips inside the moment, \\(k = \max(1, \lfloor T^+ / q \rfloor)\\),
+    \\(\bar s^-\\) the same under the irrelevant query, and \\(s^{out}\\) the highest score outside:
 
     $$ L_{intra} = \max(0, m_1 + s^{out} - \bar s), \qquad L_{inter} = \max(0, m_2 + \bar s^- - \bar s) $$
 
     Args:
         saliency_scores (`(B, T)`): Scores under the query.
         irrelevant_saliency_scores (`(B, T)`): Scores under an irrelevant query.
-        saliency_labels (`(B, T)`): 0/1, soft or graded; a clip is inside from 0.5 on.
+        saliency_labels (`(B, T)`): 0/1, soft or graded. A clip is inside if its label is at least 0.5.
         video_attention_mask (`(B, T)`): 1 for valid clips.
         intra_margin, inter_margin (`float`): \\(m_1\\) and \\(m_2\\).
         top_k_divisor (`int`): q.
-        irrelevant_mask (`(B,)`, *optional*): Which samples have an irrelevant query; the others have no inter term.
+        irrelevant_mask (`(B,)`, *optional*): Which samples have an irrelevant query. The others have no inter term.
 
     Returns:
-        Scalars, each a mean over the samples that have the term. A sample without any clip inside has none. Where no clip is outside
-        (a moment over the entire video) the first clip is used, as in the public code.
+        Scalars, each a mean over the samples that have the term. A sample without a clip inside has neither. If no clip is outside
+        (a moment that covers the entire video), the first clip is used, as in the authors' code.
 
     Raises:
         ValueError: for a divisor below 1.
@@ -64,7 +64,7 @@ def coarse_ranking_loss(
 def coarse_ranking_rows(
     saliency_labels: torch.Tensor, video_attention_mask: torch.Tensor, irrelevant_mask: torch.Tensor | None = None
 ) -> CoarseRankingLoss:
-    """Return which samples have which term of [`coarse_ranking_loss`], `(B,)` bool each."""
+    """Return which samples have each term of [`coarse_ranking_loss`], `(B,)` bool."""
     has_moment = (is_inside(saliency_labels) & video_attention_mask.bool()).any(dim=1)
     return CoarseRankingLoss(
         has_moment, has_moment if irrelevant_mask is None else has_moment & irrelevant_mask.bool()
@@ -81,7 +81,11 @@ def coarse_ranking_hinges(
     inter_margin: float,
     top_k_divisor: int,
 ) -> CoarseRankingLoss:
-    """Return the two hinges of each sample, `(B,)` each, for [`coarse_ranking_loss`] to average. Samples without the term have arbitrary numbers."""
+    """Return the two hinges of each sample, `(B,)`, which [`coarse_ranking_loss`] averages. Samples without a term have arbitrary values.
+
+    Raises:
+        ValueError: for a divisor below 1.
+    """
     if top_k_divisor < 1:
         raise ValueError(f"top_k_divisor must be at least 1, got {top_k_divisor}")
     scores, irrelevant = saliency_scores.float(), irrelevant_saliency_scores.float()
@@ -101,7 +105,7 @@ def coarse_ranking_hinges(
 
 
 def _mean_of_highest(scores: torch.Tensor, mask: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-    """Return the mean of the k highest scores that `mask` keeps (at least k, or none): `(B, T)`, `(B, T)`, `(B, 1)` -> `(B,)`."""
+    """Return the mean of the k highest scores in `mask` (which keeps at least k, or none): `(B, T)`, `(B, T)`, `(B, 1)` -> `(B,)`."""
     highest = scores.masked_fill(~mask, -torch.inf).sort(dim=1, descending=True).values
     rank = torch.arange(scores.shape[1], device=scores.device)
     return masked_mean(highest, (rank < k) & mask.any(dim=1, keepdim=True), 1)

@@ -1,4 +1,4 @@
-"""The fine ranking loss of SHINE: the query above its hard negatives, in the order of their distance."""
+"""The fine ranking loss of SHINE: the query ranks above its hard negatives, in the order of their levels."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ import torch
 from ..modeling.moment_retrieval_loss import is_inside, masked_mean
 
 _EPS = 1e-9
-# Below this deviation, saliency over the clips of a video counts as flat.
+# Smallest standard deviation of saliency over the clips of a video that is divided by.
 _FLAT = 0.1
 
 
@@ -22,36 +22,36 @@ def fine_ranking_loss(
     distance: Literal["cross_entropy", "saliency", "standardized_saliency"] = "cross_entropy",
     negative_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    r"""Fine-grained saliency ranking of SHINE (arXiv 2407.05118).
+    r"""Compute the fine-grained saliency ranking loss of SHINE (arXiv 2407.05118).
 
-    Distances are cross-entropies, means over the valid clips: \\(d_0\\) from the labels to the query's saliency, \\(d_n\\) from the query's
-    saliency (taken as a constant) to that of negative n. They should grow by a margin from each to the next:
+    Distances are cross-entropies, averaged over the valid clips: \\(d_0\\) from the labels to the query's saliency, \\(d_n\\) from the query's
+    saliency (without its gradient) to that of negative n. Each distance should exceed the previous one by a margin:
 
     $$ L = \sum_{n=1}^{N} \max(0, m_n + d_{n-1} - d_n) $$
 
-    These distances are comparable only for saliency around 0. Where the base loss of QD-DETR pushes the saliency far below 0, \(d_0\) is
-    large, while the other distances are weighted by a sigmoid near 0 and vanish, with their gradients. `distance="saliency"` is not from the
-    paper: there \(d_n\) is the negated mean saliency inside the moment, so a constant added to all scores changes nothing. With
-    `distance="standardized_saliency"`, its unit is the deviation of the query's saliency over the clips (taken as a constant, at least 0.1), so
-    the margins mean the same for a model of any scale, and larger scores do not satisfy them.
+    These distances are only comparable for saliency around 0. If the base loss of QD-DETR pushes the saliency far below 0, \\(d_0\\) is large,
+    while the other distances are weighted by a sigmoid near 0 and vanish together with their gradients.
+
+    Two alternatives are not from the paper. With `distance="saliency"`, \\(d_n\\) is the negated mean saliency inside the moment, so adding a
+    constant to all scores changes nothing. `distance="standardized_saliency"` divides it by the standard deviation of the query's saliency
+    over the clips (without its gradient, at least 0.1), so the margins do not depend on the scale of the scores, and scaling them up does
+    not reduce the loss.
 
     Args:
         saliency_scores (`(B, T)`): Scores under the query.
-        negative_saliency_scores (`(B, N, T)`): Scores under the negatives, from level 1 to the irrelevant query.
+        negative_saliency_scores (`(B, N, T)`): Scores under the negatives, from level 1 up; the last is the irrelevant query.
         saliency_labels (`(B, T)`): 0/1, soft or graded.
         video_attention_mask (`(B, T)`): 1 for valid clips.
         margins (`tuple` of N floats): \\(m_n\\).
-        compare_to: `"previous"` compares each negative with the one before it; `"first"` compares the second and later ones with
-            the first.
+        compare_to: `"previous"` compares each negative with the one before it; `"first"` compares all later ones with the first.
         distance: `"cross_entropy"`, `"saliency"` or `"standardized_saliency"`, as above.
-        negative_mask (`(B, N)`, *optional*): Which negatives exist. An absent one drops out of the chain: its neighbors are compared.
+        negative_mask (`(B, N)`, *optional*): Which negatives exist. A missing one is skipped: its neighbors are compared with each other.
 
     Returns:
-        Scalar: each hinge is averaged over the samples that have it, and the hinges are added up. A sample without any clip inside
-        the moment has none.
+        Scalar: the sum of the hinges, each averaged over the samples that have it. A sample without a clip inside the moment has none.
 
     Raises:
-        ValueError: where the number of margins is not N, or for an unknown `compare_to` or `distance`.
+        ValueError: if the number of margins is not N, or for an unknown `compare_to` or `distance`.
     """
     if negative_mask is None:
         negative_mask = torch.ones_like(negative_saliency_scores[..., 0], dtype=torch.bool)
@@ -71,7 +71,7 @@ def fine_ranking_loss(
 def fine_ranking_rows(
     saliency_labels: torch.Tensor, video_attention_mask: torch.Tensor, negative_mask: torch.Tensor
 ) -> torch.Tensor:
-    """Return which samples have which hinge of [`fine_ranking_loss`], `(B, N)` bool."""
+    """Return which samples have each hinge of [`fine_ranking_loss`], `(B, N)` bool."""
     has_moment = (is_inside(saliency_labels) & video_attention_mask.bool()).any(dim=1, keepdim=True)
     return negative_mask.bool() & has_moment
 
@@ -87,10 +87,14 @@ def fine_ranking_hinges(
     compare_to: str,
     distance: str,
 ) -> torch.Tensor:
-    """Return the hinges of each sample, `(B, N)`, for [`fine_ranking_loss`] to average. Absent ones have arbitrary numbers."""
+    """Return the hinges of each sample, `(B, N)`, which [`fine_ranking_loss`] averages. Hinges of missing negatives have arbitrary values.
+
+    Raises:
+        ValueError: as [`fine_ranking_loss`].
+    """
     num_negatives = negative_saliency_scores.shape[1]
     if len(margins) != num_negatives:
-        raise ValueError(f"{len(margins)} margins for {num_negatives} negatives: one margin per negative is needed")
+        raise ValueError(f"{len(margins)} margins for {num_negatives} negatives: give one margin per negative")
     if compare_to not in ("previous", "first"):
         raise ValueError(f'compare_to must be "previous" or "first", got {compare_to!r}')
     if distance not in DISTANCES:
@@ -99,7 +103,7 @@ def fine_ranking_hinges(
         saliency_scores.float(), negative_saliency_scores.float(), saliency_labels.float(), video_attention_mask.bool()
     )
     nearer = distances.gather(1, _index_of_nearer(negative_mask.bool(), compare_to))
-    # Numbers, and not a tensor of them, which would have to be sent to the device.
+    # Add the margins as Python numbers: a tensor of them would have to be copied to the device.
     hinges = [margin + nearer[:, level] - distances[:, level + 1] for level, margin in enumerate(margins)]
     return torch.stack(hinges, dim=1).relu()
 
@@ -107,7 +111,7 @@ def fine_ranking_hinges(
 def _cross_entropies(
     scores: torch.Tensor, negatives: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor
 ) -> torch.Tensor:
-    """Return the distances of the paper for the query and each negative, `(B, 1 + N)`."""
+    """Return the distances defined in the paper for the query and each negative, `(B, 1 + N)`."""
     relevance = scores.sigmoid()
     to_query = masked_mean(-labels * (relevance + _EPS).log(), valid, 1)
     to_negatives = masked_mean(
@@ -127,7 +131,7 @@ def _negated_saliency(
 def _standardized_saliency(
     scores: torch.Tensor, negatives: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor
 ) -> torch.Tensor:
-    """Return the distances of [`_negated_saliency`] in deviations of the query's saliency over the valid clips, `(B, 1 + N)`."""
+    """Return the distances of [`_negated_saliency`] divided by the query's standard deviation over the valid clips, `(B, 1 + N)`."""
     constant = scores.detach().masked_fill(~valid, 0)
     mean = masked_mean(constant, valid, 1).unsqueeze(1)
     deviation = masked_mean((constant - mean).square(), valid, 1).sqrt().clamp(min=_FLAT)
@@ -149,5 +153,5 @@ def _index_of_nearer(present: torch.Tensor, compare_to: str) -> torch.Tensor:
     else:
         first = torch.where(present, index, present.shape[1] + 1).min(dim=1, keepdim=True).values
         nearest = torch.where(index.cummax(dim=1).values > 0, first, 0)
-    # Each negative is compared with what comes before it: shift by one place, with the query in the first.
+    # Each negative is compared with an earlier one: shift by one place, with the query (index 0) in the first.
     return torch.nn.functional.pad(nearest, (1, 0))[:, :-1]

@@ -1,4 +1,4 @@
-"""The ranking losses of SHINE in one module, for any model that returns saliency scores."""
+"""The ranking losses of SHINE as one `nn.Module`, for any model that returns saliency scores."""
 
 import torch
 from torch import nn
@@ -9,13 +9,13 @@ from .fine_ranking import fine_ranking_hinges, fine_ranking_rows
 
 
 class ShineLoss(nn.Module):
-    r"""Coarse and fine ranking losses of SHINE (arXiv 2407.05118), to be added to the base loss of a model.
+    r"""The coarse and fine ranking losses of SHINE (arXiv 2407.05118), which are added to the base loss of a model.
 
     Args:
         coarse_weight, fine_weight (`float`): Weights of the two losses; a loss with weight 0 is not computed.
         intra_margin, inter_margin (`float`), top_k_divisor (`int`): See [`coarse_ranking_loss`].
-        fine_margins (`tuple` of float): Margins of the hard negatives from level 1 on, and last that of the irrelevant query.
-            Where a batch has fewer levels, the first margins are used.
+        fine_margins (`tuple` of float): Margins of the hard negatives from level 1 up, and last the margin of the irrelevant query.
+            For a batch with fewer levels, the first margins are used.
         compare_to (`str`), fine_distance (`str`): `compare_to` and `distance` of [`fine_ranking_loss`].
 
     Inputs:
@@ -25,14 +25,14 @@ class ShineLoss(nn.Module):
         | `negative_saliency_scores` | `(B, N, T)` | scores under hard negatives 1 to N - 1 and the irrelevant query |
         | `saliency_labels`          | `(B, T)`    | 0/1, soft or graded                                            |
         | `video_attention_mask`     | `(B, T)`    | 1 for valid clips                                              |
-        | `negative_mask`            | `(B, N)`    | which negatives exist (all, where it is left out)              |
+        | `negative_mask`            | `(B, N)`    | which negatives exist (default: all)                           |
 
     Returns:
         `(total, terms)`: the weighted sum, and `loss_coarse_intra`, `loss_coarse_inter` and `loss_fine` unweighted. The fine loss
-        needs hard negatives: a sample that only has the irrelevant query has none, and where N = 1 it is left out.
+        needs hard negatives: samples that only have the irrelevant query do not contribute, and with N = 1 there is no `loss_fine`.
 
-    For a batch that is split over accumulated steps or processes: sum up [`hinges`], divide by the sum of [`counts`] over all parts, and combine
-    with [`weigh`]. The mean of the means of the parts would differ wherever samples lack a term.
+    For a batch that is split over accumulation steps or processes, sum up [`hinges`], divide by the sum of [`counts`] over all parts, and
+    combine with [`weigh`]. Averaging the means of the parts would give a different result if some samples lack a term.
     """
 
     def __init__(
@@ -74,7 +74,10 @@ class ShineLoss(nn.Module):
     def counts(
         self, saliency_labels: torch.Tensor, video_attention_mask: torch.Tensor, negative_mask: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Return which terms each sample has, 0 or 1, `(B, K)` float. K is 1, and for `loss_fine` the number of margins, even if the batch has fewer levels."""
+        """Return which hinges of each term a sample has: 0 or 1, `(B, K)` float.
+
+        K is 1, but for `loss_fine` the number of margins, even if the batch has fewer levels.
+        """
         counts = {}
         if self.coarse_weight:
             rows = coarse_ranking_rows(saliency_labels, video_attention_mask, negative_mask[:, -1])
@@ -92,7 +95,11 @@ class ShineLoss(nn.Module):
         video_attention_mask: torch.Tensor,
         negative_mask: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """Return the hinges of each sample, in the shapes of [`counts`]. Where the count is 0, the numbers are arbitrary."""
+        """Return the hinges of each sample, in the shapes of [`counts`]. Values with a count of 0 are arbitrary.
+
+        Raises:
+            ValueError: if the batch has more levels than there are margins.
+        """
         hinges = {}
         if self.coarse_weight:
             intra, inter = coarse_ranking_hinges(
@@ -122,7 +129,7 @@ class ShineLoss(nn.Module):
 
     @property
     def weights(self) -> dict[str, float]:
-        """Return the weight of each term."""
+        """The weight of each term."""
         return {
             "loss_coarse_intra": self.coarse_weight,
             "loss_coarse_inter": self.coarse_weight,
@@ -135,7 +142,8 @@ class ShineLoss(nn.Module):
         """Return the weighted sum of terms `(K,)`, and each term as a scalar, unweighted.
 
         Args:
-            between_queries: Multiplies the weights of all terms but the intra one, which compares clips under one query.
+            terms: Term -> its mean hinges, `(K,)`.
+            between_queries: Multiplies the weights of all terms except the intra one, which compares clips under the same query.
         """
         terms = {name: values.sum() for name, values in terms.items()}
         total = sum(
@@ -149,11 +157,11 @@ class ShineLoss(nn.Module):
         if levels >= len(self.fine_margins):
             raise ValueError(
                 f"the batch has {levels} hard negatives, but fine_margins {self.fine_margins} are for "
-                f"{len(self.fine_margins) - 1} at most (the last is that of the irrelevant query)"
+                f"{len(self.fine_margins) - 1} at most (the last margin is for the irrelevant query)"
             )
         return (*self.fine_margins[:levels], self.fine_margins[-1])
 
     def _by_margin(self, values: torch.Tensor) -> torch.Tensor:
-        """Insert zeros before the irrelevant query for the levels that the batch does not have: `(B, N)` -> `(B, margins)`."""
+        """Insert zeros for missing levels before the irrelevant query: `(B, N)` -> `(B, margins)`."""
         missing = len(self.fine_margins) - values.shape[1]
         return torch.cat([nn.functional.pad(values[:, :-1], (0, missing)), values[:, -1:]], dim=1)

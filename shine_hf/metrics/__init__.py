@@ -1,4 +1,4 @@
-"""Metrics of moments, highlights and saliency order, in numpy, and the comparison of two models."""
+"""Metrics for moments, highlights and the order of saliency, in NumPy, and the statistical comparison of two models."""
 
 from .comparison import Difference, paired_bootstrap
 from .highlight_detection import highlight_detection_metrics

@@ -1,4 +1,4 @@
-"""Is one model better than another? A paired bootstrap over videos and training runs."""
+"""Compare two models with a paired bootstrap over videos and training runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .intervals import check_confidence, cluster_labels
 
 
 class Difference(NamedTuple):
-    """Mean difference, the bounds of its confidence interval, and the share of the resamples in which it is above 0."""
+    """A mean difference, the bounds of its confidence interval, and the share of resamples in which it is above 0."""
 
     mean: float
     low: float
@@ -29,35 +29,37 @@ def paired_bootstrap(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Difference:
-    """Return how far `values` lie above `baseline`, with a percentile interval.
+    """Return the mean difference between `values` and `baseline`, with a percentile interval.
 
-    Queries of a video share its features and often succeed or fail together, so entire videos are resampled. Another training run would
-    have come out differently, so runs are resampled too, in pairs. A few resampled runs vary less than new ones would: their deviations are
-    widened to the interval of Student's t. A single run says nothing about others; the interval then covers the videos only.
+    Queries of the same video share its features and often succeed or fail together, so entire videos are resampled. Training runs vary too,
+    so runs are resampled as well, in pairs. Resampling a few runs underestimates their variance, so their deviations are widened to match
+    the interval of Student's t. With a single run, the interval only covers the variation between videos.
 
-    Where the two models never differ, resampling would return the point 0. So two videos of average size are added, one in which each model wins
-    by the largest figure there is (for paired hits: Agresti and Min, Statistics in Medicine 24, 2005).
+    If the two models never differed, resampling would only ever return 0. Therefore two videos of average size are added: in each, one of
+    the models wins by the largest observed value (for paired hits: Agresti and Min, Statistics in Medicine 24, 2005).
 
     Args:
-        values (`(runs, N)`): A figure per training run and query, e.g. an IoU or a hit; NaN where a query has none.
-        baseline (`(runs, N)`): The same of the other model, the same queries in the same order, and runs that pair with those of `values`.
-        clusters (N): The video of each query; without it, every query is its own.
-        resamples, confidence, seed: Of the bootstrap.
+        values (`(runs, N)`): A value per training run and query, e.g. an IoU or a hit; NaN for none.
+        baseline (`(runs, N)`): The values of the other model, for the same queries in the same order and for paired runs.
+        clusters (N): The video of each query. By default, every query is its own cluster.
+        resamples: Number of bootstrap resamples.
+        confidence: Confidence level of the interval.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: for shapes that differ, no query with figures on both sides, or a confidence outside (0, 1).
+        ValueError: if the shapes differ, no query has values on both sides, or the confidence is outside (0, 1).
     """
     values, baseline = np.asarray(values, dtype=float), np.asarray(baseline, dtype=float)
     if values.ndim != 2 or values.shape != baseline.shape:
-        raise ValueError(f"expected two arrays (runs, N) of one shape, got {values.shape} and {baseline.shape}")
+        raise ValueError(f"expected two arrays (runs, N) of the same shape, got {values.shape} and {baseline.shape}")
     check_confidence(confidence)
     labels = cluster_labels(clusters, values.shape[1])
     difference = values - baseline
     counts = ~np.isnan(difference)
     if not counts.any():
-        raise ValueError("no query has a figure on both sides")
+        raise ValueError("no query has values on both sides")
 
-    # Sum and number of the queries of each run and cluster: all that a resample needs.
+    # A resample only needs the sum and the number of queries of each run and cluster.
     sums, sizes = (
         np.stack([np.bincount(labels, weights=row, minlength=labels.max() + 1) for row in table])
         for table in (np.where(counts, difference, 0.0), counts.astype(float))

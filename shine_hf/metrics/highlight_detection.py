@@ -1,29 +1,29 @@
-"""Highlight detection: whether the clips with the highest predicted saliency are those that the annotators liked (QVHighlights)."""
+"""Highlight detection (QVHighlights): whether the clips with the highest predicted saliency are those that the annotators liked."""
 
 from __future__ import annotations
 
 import numpy as np
 
-# Name -> lowest grade (of 0 to 4) that makes a clip a highlight.
+# Name -> lowest grade (0 to 4) of a highlight.
 HIGHLIGHT_GRADES = {"Fair": 2, "Good": 3, "VeryGood": 4}
 
 
 def highlight_detection_metrics(scores: np.ndarray, grades: np.ndarray) -> dict[str, float]:
-    """Return mean average precision and HIT@1 of clip scores, in percent, not rounded.
+    """Compute mean average precision and HIT@1 of clip scores, in percent, not rounded.
 
-    Average precision is taken for each annotator and averaged; for HIT@1 it is enough that one of them liked the best clip. As in the
-    official scorer, clips without a score count as scored 0 for the average precision, a best clip past the end of the video is a miss,
-    an annotator who liked no clip gives 0 and one who liked every clip 1.
+    Average precision is computed per annotator and averaged. The best clip is a hit if any annotator liked it. As in the official scorer,
+    clips without a score count as 0 for the average precision; a best clip past the end of the video is a miss; an annotator who liked no
+    clip gives an average precision of 0, and one who liked every clip 1.
 
     Args:
         scores (`(N, S)`): Predicted saliency of each clip; NaN for none.
         grades (`(N, T, A)`): Grades 0 to 4 of each clip by each of `A` annotators; NaN for clips past the end of the video.
 
     Returns:
-        `min-Fair-mAP`, `min-Fair-Hit1`, `min-Good-mAP`, …: for each of [`HIGHLIGHT_GRADES`].
+        `min-Fair-mAP`, `min-Fair-Hit1`, `min-Good-mAP`, …, for each of [`HIGHLIGHT_GRADES`].
 
     Raises:
-        ValueError: for arrays of the wrong shape, without a query, or with a query that has no clip at all.
+        ValueError: for arrays of the wrong shape, without queries, or with a query without clips.
     """
     scores, grades = np.asarray(scores, dtype=float), np.asarray(grades, dtype=float)
     if scores.ndim != 2 or grades.ndim != 3 or len(scores) != len(grades) or not len(scores):
@@ -50,7 +50,7 @@ def highlight_detection_metrics(scores: np.ndarray, grades: np.ndarray) -> dict[
 
 
 def _fit_to_clips(scores: np.ndarray, num_clips: int) -> np.ndarray:
-    """Cut or fill up with 0 to `(N, num_clips)`."""
+    """Cut or pad with 0 to `(N, num_clips)`."""
     fitted = np.zeros((len(scores), num_clips))
     known = np.nan_to_num(scores[:, :num_clips], nan=0.0)
     fitted[:, : known.shape[1]] = known
@@ -58,7 +58,7 @@ def _fit_to_clips(scores: np.ndarray, num_clips: int) -> np.ndarray:
 
 
 def _rank(scores: np.ndarray, grades: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Order the clips by score: grades `(N, A, T)`, and which clip is the last of those with an equal score `(N, 1, T)`."""
+    """Sort the clips by score. Return their grades `(N, A, T)`, and which clip is the last of a group with equal scores `(N, 1, T)`."""
     scores = np.where(np.isnan(grades[:, :, 0]), np.nan, scores)
     order = np.argsort(-scores, axis=1, kind="stable")  # NaN last
     ranked = np.take_along_axis(scores, order, axis=1)
@@ -68,9 +68,9 @@ def _rank(scores: np.ndarray, grades: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _average_precision(is_highlight: np.ndarray, ends_group: np.ndarray, num_clips: np.ndarray) -> np.ndarray:
-    """Interpolated precision, averaged over the distinct levels of recall: `(N, A, T)`, `(N, 1, T)`, `(N,)` -> `(N, A)`.
+    """Return the interpolated precision, averaged over the distinct levels of recall: `(N, A, T)`, `(N, 1, T)`, `(N,)` -> `(N, A)`.
 
-    Clips with equal scores are recalled together, and however many highlights are among them they make one level.
+    Clips with equal scores are recalled together: they add at most one level of recall, however many of them are highlights.
     """
     found = is_highlight.cumsum(axis=2)
     precision = np.where(ends_group, found / np.arange(1, found.shape[2] + 1), 0.0)

@@ -1,4 +1,4 @@
-"""A confidence interval for a share of queries that knows which queries share a video and that holds near 0 and 1."""
+"""A confidence interval for a share of queries that accounts for queries of the same video and is valid near 0 and 1."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from scipy.special import betaincinv
 def share_interval(
     holds: np.ndarray, clusters: Sequence | None = None, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Return the bounds of the share of queries for which something holds.
+    """Return a confidence interval for the share of queries that satisfy a condition.
 
-    Queries of one video often succeed or fail together, so a thousand queries may say no more than a few hundred independent ones. How many
-    is read off the variance that the share has when videos are resampled (in closed form, so nothing is drawn). The interval is the exact
-    one of Clopper and Pearson for that many queries, after Korn and Graubard. Unlike a percentile bootstrap it is no point where all
-    queries hold. For the variance, two videos of average size are added, one where all queries hold and one where none does: otherwise
-    videos that happen to agree would look certain.
+    Queries of the same video often succeed or fail together, so a thousand queries may carry no more information than a few hundred
+    independent ones. That effective number follows from the variance of the share under resampling of videos, computed in closed form. The
+    interval is the exact one of Clopper and Pearson for the effective number of queries, after Korn and Graubard. Unlike a percentile
+    bootstrap, it does not collapse to a point if all queries satisfy the condition. For the variance, two videos of average size are added,
+    one with only successes and one with only failures: otherwise videos that happen to agree would look certain.
 
     Args:
-        holds (`(N,)`): Whether it holds, bool.
-        clusters (N): The video of each query; without it, every query is on its own.
-        confidence: Of the interval.
+        holds (`(N,)`): Whether each query satisfies the condition, bool.
+        clusters (N): The video of each query. By default, every query is its own cluster.
+        confidence: Confidence level of the interval.
 
     Returns:
         Two fractions in [0, 1].
 
     Raises:
-        ValueError: for no queries, clusters of another length, or a confidence outside (0, 1).
+        ValueError: for no queries, clusters whose number is not N, or a confidence outside (0, 1).
 
     References:
         E. L. Korn and B. I. Graubard, Confidence intervals for proportions with small expected number of positive counts estimated from
@@ -51,13 +51,13 @@ def share_interval(
 
 
 def _independent_queries(held: np.ndarray, sizes: np.ndarray) -> float:
-    """Return how many independent queries would have the variance that the share has when videos are resampled, at most all of them.
+    """Return the number of independent queries with the variance that the share has under resampling of videos, at most all of them.
 
     Args:
-        held, sizes (`(videos,)`): For how many queries of a video it holds, and how many it has.
+        held, sizes (`(videos,)`): Number of successes, and number of queries, of each video.
     """
     count = sizes.sum()
-    average = (sizes**2).sum() / count  # The average size of the video of a query.
+    average = (sizes**2).sum() / count  # Averaged over queries, not over videos.
     held, sizes = np.append(held, [average, 0.0]), np.append(sizes, [average, average])
     total = sizes.sum()
     share = held.sum() / total
@@ -66,10 +66,10 @@ def _independent_queries(held: np.ndarray, sizes: np.ndarray) -> float:
 
 
 def cluster_labels(clusters: Sequence | None, count: int) -> np.ndarray:
-    """Return `(count,)` integers from 0, equal for queries of one cluster; without clusters, each query has its own.
+    """Return `(count,)` integers from 0 that are equal within a cluster. Without clusters, each query is its own.
 
     Raises:
-        ValueError: for clusters of another length.
+        ValueError: if the number of clusters is not `count`.
     """
     if clusters is None:
         return np.arange(count)
@@ -81,4 +81,4 @@ def cluster_labels(clusters: Sequence | None, count: int) -> np.ndarray:
 def check_confidence(confidence: float) -> None:
     """Raise ValueError for a confidence outside (0, 1)."""
     if not 0 < confidence < 1:
-        raise ValueError(f"the confidence must lie between 0 and 1, got {confidence}")
+        raise ValueError(f"the confidence must be between 0 and 1, got {confidence}")

@@ -1,6 +1,6 @@
-"""How well predicted moments fit the annotated windows: recall, mean IoU and average precision, as QVHighlights' scorer counts them.
+"""Moment retrieval metrics: recall, mean IoU and average precision, computed as by the QVHighlights scorer.
 
-Every query is scored at once, in arrays padded with NaN; the only loop is over the ranks of the predictions, because which window a
+All queries are scored at once, in arrays padded with NaN. The only loop is over the ranks of the predictions, because which window a
 prediction may claim depends on what the better-ranked ones have claimed.
 """
 
@@ -10,37 +10,39 @@ import numpy as np
 
 AVERAGE_PRECISION_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 RECALL_THRESHOLDS = (0.3, *AVERAGE_PRECISION_THRESHOLDS)
-# What people read at a glance; `every_threshold` adds the rest.
+# The usual thresholds; `every_threshold` adds the rest.
 HEADLINE_RECALL_THRESHOLDS = (0.3, 0.5, 0.7)
 HEADLINE_AVERAGE_PRECISION_THRESHOLDS = (0.5, 0.75)
-# The official scorer reads no more predictions of a query than this.
+# The official scorer reads at most this many predictions per query.
 MAX_PREDICTIONS = 10
 
 
 def moment_retrieval_metrics(
     moments: np.ndarray, windows: np.ndarray, *, every_threshold: bool = False
 ) -> dict[str, float]:
-    """Return recall, mean IoU and mean average precision of ranked moments, in percent, not rounded.
+    """Compute recall, mean IoU and mean average precision of ranked moments, in percent, not rounded.
 
-    The first moment of a row is its answer (R1, mIoU), the first five are those of R5. Average precision ranks the first ten by score,
-    equal scores in the order given. A query without predictions counts as a miss everywhere.
+    R1 and mIoU use the first moment of a row, R5 the first five. Average precision ranks the first ten by score, and equal scores in the
+    given order. A query without predictions counts as a miss in every metric.
 
     Args:
         moments (`(N, K, 3)`): Start, end and score of the predictions, best first; NaN for none. Any unit of time.
         windows (`(N, W, 2)`): Start and end of the annotated windows in the same unit; NaN for none.
-        every_threshold: Report every IoU threshold of 0.5:0.95 instead of the usual ones.
+        every_threshold: Report every IoU threshold of 0.5:0.95 (recall also 0.3) instead of the usual ones.
 
     Returns:
         `R1@t` and `R5@t` at 0.3, 0.5 and 0.7, `mIoU`, `mAP@0.5`, `mAP@0.75`, and `mAP`, the mean over the thresholds 0.5:0.95.
 
     Raises:
-        ValueError: for arrays of the wrong shape, or without a single query.
+        ValueError: for arrays of the wrong shape, or without queries.
     """
     moments, windows = np.asarray(moments, dtype=float), np.asarray(windows, dtype=float)
     if moments.ndim != 3 or moments.shape[2] != 3 or windows.ndim != 3 or windows.shape[2] != 2:
         raise ValueError(f"expected moments (N, K, 3) and windows (N, W, 2), got {moments.shape} and {windows.shape}")
     if len(moments) != len(windows) or not len(moments):
-        raise ValueError(f"expected as many queries in both, at least one; got {len(moments)} and {len(windows)}")
+        raise ValueError(
+            f"expected the same number of queries in both, at least one; got {len(moments)} and {len(windows)}"
+        )
     moments = moments[:, :MAX_PREDICTIONS]
     iou = temporal_iou(moments[:, :, None, :2], windows[:, None])
 
@@ -61,10 +63,10 @@ def moment_retrieval_metrics(
 
 
 def first_moment_iou(moments: np.ndarray, windows: np.ndarray) -> np.ndarray:
-    """Return the IoU `(N,)`, in [0, 1], of the first moment of each query with the window that it fits best: R1 and mIoU are its means.
+    """Return the IoU `(N,)`, 0 to 1, of each query's first moment with its best-fitting window. R1 and mIoU are averages of it.
 
     Args:
-        moments (`(N, K, 3)`), windows (`(N, W, 2)`): As of [`moment_retrieval_metrics`].
+        moments (`(N, K, 3)`), windows (`(N, W, 2)`): See [`moment_retrieval_metrics`].
     """
     moments, windows = np.asarray(moments, dtype=float)[:, :1], np.asarray(windows, dtype=float)
     iou = temporal_iou(moments[:, :, None, :2], windows[:, None])
@@ -74,7 +76,7 @@ def first_moment_iou(moments: np.ndarray, windows: np.ndarray) -> np.ndarray:
 def temporal_iou(windows: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return the intersection over union `(...)` of `(..., 2)` windows that broadcast against each other.
 
-    0 for two windows of no length; NaN where one of the two is NaN.
+    It is 0 for two windows of length 0, and NaN if either window is NaN.
     """
     intersection = np.minimum(windows[..., 1], others[..., 1]) - np.maximum(windows[..., 0], others[..., 0])
     intersection = np.maximum(intersection, 0)
@@ -85,19 +87,19 @@ def temporal_iou(windows: np.ndarray, others: np.ndarray) -> np.ndarray:
 def average_precision(
     iou: np.ndarray, scores: np.ndarray, is_window: np.ndarray, thresholds: tuple[float, ...]
 ) -> np.ndarray:
-    """Return the interpolated average precision of each query at each IoU threshold.
+    """Compute the interpolated average precision of each query at each IoU threshold.
 
-    From the highest score down, each prediction claims the best-fitting window that is still free and that it overlaps by at least the
-    threshold (of equally good ones the last, as in the public scorer); without one it is a false positive.
+    From the highest score down, each prediction claims the best-fitting free window whose IoU reaches the threshold (the last of equally
+    good ones, as in the official scorer). A prediction that finds no such window is a false positive.
 
     Args:
-        iou (`(N, K, W)`): Overlap of each prediction with each window; NaN where either does not exist.
+        iou (`(N, K, W)`): IoU of each prediction with each window; NaN if either does not exist.
         scores (`(N, K)`): Scores of the predictions; NaN for none.
         is_window (`(N, W)`): Which windows exist.
         thresholds: `T` thresholds.
 
     Returns:
-        `(N, T)`, in 0..1; 0 for a query without predictions or windows.
+        `(N, T)`, 0 to 1; 0 for a query without predictions or windows.
     """
     if not iou.size:
         return np.zeros((len(iou), len(thresholds)))
@@ -105,7 +107,7 @@ def average_precision(
     iou = np.nan_to_num(np.take_along_axis(iou, order[:, :, None], axis=1), nan=-1.0)[:, :, ::-1]
     is_hit = _is_hit(iou, np.asarray(thresholds))
 
-    # The ranks stand first, so that sums over them run in the order of the public scorer and round alike.
+    # With the ranks in the first axis, sums over them are accumulated in the order of the official scorer and round alike.
     hits = is_hit.cumsum(axis=0)  # (K, N, T)
     precision = hits / np.arange(1, len(hits) + 1)[:, None, None]
     interpolated = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
@@ -115,7 +117,7 @@ def average_precision(
 
 
 def _is_hit(iou: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """Return whether a prediction finds a free window, `(K, N, T)`, from IoUs `(N, K, W)` with the windows in reverse."""
+    """Return whether each prediction finds a free window: `(N, K, W)`, with the windows in reverse order -> `(K, N, T)`."""
     rows, ranks, windows = iou.shape
     is_free = np.ones((rows, len(limits), windows), dtype=bool)
     is_hit = np.zeros((ranks, rows, len(limits)), dtype=bool)
@@ -130,10 +132,10 @@ def _is_hit(iou: np.ndarray, limits: np.ndarray) -> np.ndarray:
 
 
 def _fit_of_best_window(moments: np.ndarray, windows: np.ndarray, iou: np.ndarray) -> np.ndarray:
-    """Return the IoU `(N, K)` of each prediction with the window that fits it best, 0 where there is none.
+    """Return the IoU `(N, K)` of each prediction with its best-fitting window; 0 for none.
 
-    The public scorer takes the hull of the two as their union here. Where they overlap the two are equal but for rounding, which decides
-    whether a prediction reaches a threshold exactly; so the hull it is.
+    The official scorer divides by the hull of the two here, not by their union. For windows that overlap, these are equal up to rounding.
+    Rounding decides whether a prediction exactly reaches a threshold, so use the hull too.
     """
     if not iou.size:
         return np.zeros(moments.shape[:2])

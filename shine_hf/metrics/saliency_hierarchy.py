@@ -1,6 +1,6 @@
-"""Whether the saliency inside the moment falls from the query to its negatives, in the order that SHINE trains.
+"""Measure how often the saliency inside the moment decreases from the query to its negatives, in the order that SHINE trains.
 
-SHINE (arXiv 2407.05118) ranks positive > level 1 > level 2 > level 3 > irrelevant. This counts how often a model has learned that order.
+SHINE (arXiv 2407.05118) ranks positive > level 1 > level 2 > level 3 > irrelevant.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ def saliency_hierarchy(
     clusters: Sequence | None = None,
     confidence: float | None = 0.95,
 ) -> dict[str, float]:
-    """Return how often each link of positive > level 1 > … > irrelevant holds inside the moment, and the entire chain, with intervals.
+    """Return how often each link of positive > level 1 > … > irrelevant, and the entire chain, holds inside the moment, with intervals.
 
     Args:
-        saliency (`(N, T)`): Clip-wise saliency under the query.
-        negative_saliency (`(N, L, T)`): The same under its negatives: level 1, 2, …, and last the irrelevant query.
-        inside (`(N, T)`): Which clips lie inside the moment; False for padding, whose scores are not read.
-        negative_mask (`(N, L)`): Which negatives exist; by default all of them.
-        clusters (N): The video of each query, for the intervals; without it, every query counts as independent.
-        confidence: Of the intervals; None for no intervals.
+        saliency (`(N, T)`): Saliency of each clip under the query.
+        negative_saliency (`(N, L, T)`): Saliency under its negatives: level 1, 2, …, and last the irrelevant query.
+        inside (`(N, T)`): Which clips are inside the moment. False for padding, whose scores are not read.
+        negative_mask (`(N, L)`): Which negatives exist; by default all.
+        clusters (N): The video of each query, for the intervals. By default, queries count as independent.
+        confidence: Confidence level of the intervals; None for no intervals.
 
     Returns:
-        What [`saliency_order`] returns for the mean saliency inside the moment.
+        The result of [`saliency_order`] for the mean saliency inside the moment.
 
     Raises:
-        ValueError: for shapes that do not fit, a row without a clip inside, a score inside that is not finite.
+        ValueError: for shapes that do not match, a row without a clip inside the moment, or a non-finite score inside it.
     """
     saliency, negative_saliency = np.asarray(saliency, dtype=float), np.asarray(negative_saliency, dtype=float)
     inside = np.asarray(inside, dtype=bool)
@@ -45,7 +45,7 @@ def saliency_hierarchy(
             f"{negative_saliency.shape} and {inside.shape}"
         )
     if (len(negative_saliency), negative_saliency.shape[2]) != saliency.shape:
-        raise ValueError(f"saliency {saliency.shape} and negative_saliency {negative_saliency.shape} do not fit")
+        raise ValueError(f"saliency {saliency.shape} and negative_saliency {negative_saliency.shape} do not match")
     present = np.ones(negative_saliency.shape[:2], dtype=bool)
     if negative_mask is not None:
         present = np.asarray(negative_mask, dtype=bool)
@@ -67,23 +67,24 @@ def saliency_hierarchy(
 def saliency_order(
     levels: np.ndarray, *, clusters: Sequence | None = None, confidence: float | None = None
 ) -> dict[str, float]:
-    """Return how often each link of positive > level 1 > … > irrelevant holds, and the entire chain, in percent.
+    """Return how often each link of positive > level 1 > … > irrelevant, and the entire chain, holds, in percent.
 
-    A link counts in the rows that have both of its ends. An absent level drops out of the chain: its neighbors are compared with
-    each other. A tie is a failure, so a model whose saliency ignores the query has 0 and not one half.
+    A link counts in rows that have both of its ends. In the chain, a missing level is skipped: its neighbors are compared with each other.
+    A tie is a failure, so a model whose saliency ignores the query scores 0 and not 50.
 
     Args:
-        levels (`(N, 1 + L)`): Mean saliency inside the moment under the query, level 1, 2, …, and last the irrelevant query; NaN for an
-            absent one. A row without the query, or without any negative, does not count.
-        clusters (N): The video of each row, for the intervals: rows of one video are not independent. Without it, every row is its own.
-        confidence: Of the intervals, see [`share_interval`]; None for no intervals.
+        levels (`(N, 1 + L)`): Mean saliency inside the moment under the query, level 1, 2, …, and last the irrelevant query; NaN if
+            missing. A row without the query, or without any negative, does not count.
+        clusters (N): The video of each row, for the intervals: rows of the same video are not independent. By default, every row is its own
+            cluster.
+        confidence: Confidence level of the intervals, see [`share_interval`]; None for no intervals.
 
     Returns:
-        `positive>level1`, `level1>level2`, …, `chain`, each with `…_low` and `…_high` if `confidence` is set. A link that no row has is
+        `positive>level1`, `level1>level2`, …, `chain`, each with `…_low` and `…_high` if `confidence` is given. A link that no row has is
         left out.
 
     Raises:
-        ValueError: for an array that is not `(N, 1 + L)`, clusters of another length, or a confidence outside (0, 1).
+        ValueError: for an array that is not `(N, 1 + L)`, clusters whose number is not N, or a confidence outside (0, 1).
     """
     levels = np.asarray(levels, dtype=float)
     if levels.ndim != 2:
@@ -103,7 +104,7 @@ def saliency_order(
 
 
 def _links(levels: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yield name, whether it holds `(N,)`, and whether it counts `(N,)`, of each link and of the chain."""
+    """Yield each link, and the chain, as `(name, whether it holds, whether it counts)`, the last two `(N,)` bool."""
     present = ~np.isnan(levels) & ~np.isnan(levels[:, :1])
     names = ["positive", *(f"level{level}" for level in range(1, levels.shape[1] - 1)), "irrelevant"][
         : levels.shape[1]
@@ -114,7 +115,7 @@ def _links(levels: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
             levels[:, index] > levels[:, index + 1],
             present[:, index] & present[:, index + 1],
         )
-    # For each column the nearest one above it that is present.
+    # For each column, the nearest earlier one that is present.
     index = np.where(present, np.arange(levels.shape[1]), 0)
     above = np.maximum.accumulate(index, axis=1)[:, :-1]
     holds = np.take_along_axis(levels, above, axis=1) > levels[:, 1:]

@@ -1,8 +1,8 @@
-"""Score a submission file: the metrics of the official QVHighlights scorer, for any benchmark in the common jsonl format.
+"""Score a submission file with the metrics of the official QVHighlights scorer, for any benchmark in the common jsonl format.
 
-The scorer followed is `standalone_eval` of github.com/jayleicn/moment_detr; R1@0.3, R5 and mIoU are counted in its manner. It departs
-from it in two places: a query without predicted moments is a miss in every figure (there it stops R1, and drops out of the mAP), and two
-windows of no length do not overlap (there 0 / 0 counts as a hit in the mAP).
+The official scorer is `standalone_eval` of github.com/jayleicn/moment_detr; R1@0.3, R5 and mIoU are added in its manner. There are two
+differences: a query without predicted moments is a miss in every metric (there it crashes R1, and drops out of the mAP), and two windows of
+length 0 do not overlap (there 0 / 0 counts as a hit in the mAP).
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ from .moment_retrieval import (
     moment_retrieval_metrics,
 )
 
-# Seconds, the shorter bound excluded. Longer windows than 150 s count in `full` only.
+# Seconds, the lower bound excluded. Windows longer than 150 s only count in `full`.
 LENGTH_RANGES_SECONDS = {"long": (30, 150), "middle": (10, 30), "short": (0, 10)}
 MOMENTS, SALIENCY = "pred_relevant_windows", "pred_saliency_scores"
 
 
 def read_rows(path: str | Path) -> list[dict]:
-    """Return the rows of a submission or ground-truth file: one JSON object per line (`.jsonl`, or `.jsonl.gz`).
+    """Read the rows of a submission or ground-truth file: one JSON object per line (`.jsonl` or `.jsonl.gz`).
 
     Raises:
-        FileNotFoundError: for a missing file. ValueError: for one that cannot be unpacked or a line that is no JSON object, with its number.
+        FileNotFoundError: for a missing file.
+        ValueError: for a file that cannot be decompressed, or a line that is not a JSON object. Names the line.
     """
     opener = gzip.open if Path(path).suffix == ".gz" else open
     rows = []
@@ -47,30 +48,30 @@ def read_rows(path: str | Path) -> list[dict]:
                     if not isinstance(rows[-1], dict):
                         raise ValueError(f"{path}, line {number}: expected an object, got {line.strip()[:40]}")
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error}); expected one object a line") from error
+            raise ValueError(f"{path}, line {number}: not JSON ({error}); expected one object per line") from error
         except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
             raise ValueError(f"{path} cannot be read as lines of text ({error})") from error
     return rows
 
 
 def evaluate_submission(submission: Iterable[Mapping], ground_truth: Iterable[Mapping]) -> dict[str, float]:
-    """Return every metric of a submission under its official name, in percent, rounded to two decimals as the official scorer does.
+    """Compute every metric of a submission under its official name, in percent, rounded to two decimals like the official scorer.
 
     Args:
         submission: One row per query with `qid` and `pred_relevant_windows` (`[[start, end, score], …]` in seconds, best first),
-            `pred_saliency_scores` (one per clip of 2 s, or of `clip_length` seconds where the row has that field), or both. At most ten windows are read; none at all counts as a miss.
+            `pred_saliency_scores` (one per clip of 2 s, or of `clip_length` seconds if the row has that field), or both. At most ten
+            windows are read; a row without windows counts as a miss.
         ground_truth: One row per query with `qid` and `relevant_windows` (`[[start, end], …]` in seconds), and for highlights
             `duration`, `relevant_clip_ids` and `saliency_scores` (grades 0 to 4 of each annotator for each of these clips).
 
     Returns:
-        `MR-{full,long,middle,short}-{R1@t,R5@t,mIoU,mAP@t,mAP}` and `HL-min-{Fair,Good,VeryGood}-{mAP,Hit1}`. The highlights are
-        left out where either side has no saliency, the moments where the submission has none, and a range of lengths that has no window.
-        [`official_layout`] arranges them as in the official JSON.
+        `MR-{full,long,middle,short}-{R1@t,R5@t,mIoU,mAP@t,mAP}` and `HL-min-{Fair,Good,VeryGood}-{mAP,Hit1}`. Highlight metrics are left
+        out if either side has no saliency, moment metrics if the submission has no moments, and a range of lengths without windows.
+        [`official_layout`] arranges the metrics as in the official JSON.
 
     Raises:
-        ValueError: for qids that are missing, unknown or there twice; for moments that are no `[start, end, score]` of finite numbers
-            with start <= end; for annotations without window; for scores that are not finite; where only some of the rows have a
-            column. Names the qid.
+        ValueError: for missing, unknown or duplicate qids; for moments that are not `[start, end, score]` with finite numbers and
+            start <= end; for annotations without windows; for non-finite scores; if only some of the rows have a column. Names the qid.
     """
     predictions, truth = _by_qid(submission, "submission"), _by_qid(ground_truth, "ground truth")
     _check_same_qids(predictions, truth)
@@ -88,9 +89,9 @@ def evaluate_submission(submission: Iterable[Mapping], ground_truth: Iterable[Ma
 
 
 def official_layout(metrics: Mapping[str, float]) -> dict[str, dict]:
-    """Return what [`evaluate_submission`] returns, nested as in the official JSON: `brief`, `HL-min-Fair`, …, `full`, `long`, `middle`, `short`.
+    """Nest the metrics of [`evaluate_submission`] as in the official JSON: `brief`, `HL-min-Fair`, …, `full`, `long`, `middle`, `short`.
 
-    R1@0.3, R5 and mIoU stand beside the official figures.
+    R1@0.3, R5 and mIoU are added to the official metrics.
     """
     brief_names = [
         *(f"MR-full-{name}" for name in ("R1@0.3", "R1@0.5", "R1@0.7", "R5@0.5", "R5@0.7")),
@@ -119,9 +120,9 @@ def _score_moments(predictions: Mapping[str, Mapping], truth: Mapping[str, Mappi
     qids = list(predictions)
     moments = _pad(predictions, MOMENTS, "submission", (3,), "[start, end, score]", longest=MAX_PREDICTIONS)
     windows = _pad(truth, "relevant_windows", "ground truth", (2,), "[start, end]")
-    _refuse(np.isnan(windows[:, :1, 0]), qids, "ground truth", "no relevant_windows; remove the query from both files")
+    _reject(np.isnan(windows[:, :1, 0]), qids, "ground truth", "no relevant_windows; remove the query from both files")
     for array, source in ((moments, "submission"), (windows, "ground truth")):
-        _refuse(array[..., 0] > array[..., 1], qids, source, "starts after its end")
+        _reject(array[..., 0] > array[..., 1], qids, source, "starts after its end")
 
     metrics = {}
     lengths = windows[..., 1] - windows[..., 0]
@@ -138,7 +139,7 @@ def _score_moments(predictions: Mapping[str, Mapping], truth: Mapping[str, Mappi
 def _score_highlights(predictions: Mapping[str, Mapping], truth: Mapping[str, Mapping]) -> dict[str, float]:
     qids = list(predictions)
     scores = _pad(_on_scored_grid(predictions, truth), SALIENCY, "submission", (), "a number")
-    _refuse(np.isnan(scores[:, :1]), qids, "submission", f"no {SALIENCY}")
+    _reject(np.isnan(scores[:, :1]), qids, "submission", f"no {SALIENCY}")
     ids = _pad(truth, "relevant_clip_ids", "ground truth", (), "the index of a clip")
     first_clips = [grades[0] for grades in _lists(truth, "saliency_scores", "ground truth", "a list") if len(grades)]
     num_annotators = max((len(grades) for grades in first_clips if isinstance(grades, Sequence)), default=0) or 1
@@ -148,17 +149,17 @@ def _score_highlights(predictions: Mapping[str, Mapping], truth: Mapping[str, Ma
         counts = is_id.sum(axis=1), is_given.sum(axis=1)
         row = int(np.argmax(counts[0] != counts[1]))
         raise ValueError(
-            f"ground truth, qid {qids[row]!r}: {counts[0][row]} relevant_clip_ids, but saliency_scores of {counts[1][row]} clips"
+            f"ground truth, qid {qids[row]!r}: {counts[0][row]} relevant_clip_ids, but saliency_scores for {counts[1][row]} clips"
         )
     seconds = {qid: {"duration": [row.get("duration")]} for qid, row in truth.items()}
     durations = _pad(seconds, "duration", "ground truth", (), "seconds")
-    _refuse(
+    _reject(
         durations < SALIENCY_CLIP_LENGTH, qids, "ground truth", f"the video is shorter than {SALIENCY_CLIP_LENGTH:g} s"
     )
     num_clips = (durations[:, 0] / SALIENCY_CLIP_LENGTH).astype(int)
-    # Comparisons with the padding are false.
+    # Comparisons with the NaN padding are false.
     is_no_clip = (ids < 0) | (ids >= num_clips[:, None]) | (ids % 1 > 0)
-    _refuse(is_no_clip, qids, "ground truth", "of relevant_clip_ids is not a clip of the video")
+    _reject(is_no_clip, qids, "ground truth", "of relevant_clip_ids is not a clip of the video")
 
     is_clip = np.arange(num_clips.max()) < num_clips[:, None]
     grades = np.where(is_clip[..., None], 0.0, np.full(num_annotators, np.nan))
@@ -168,7 +169,7 @@ def _score_highlights(predictions: Mapping[str, Mapping], truth: Mapping[str, Ma
 
 
 def submitted_saliency(saliency: Sequence[float], clip_length: float) -> list[float]:
-    """Return the saliency of a video as a submission has it: one score per clip of 2 s, whatever the model's clip length is.
+    """Resample saliency to the clips of a submission: one score per 2 s, whatever the model's clip length.
 
     Args:
         saliency: A score per clip of the model.
@@ -180,10 +181,10 @@ def submitted_saliency(saliency: Sequence[float], clip_length: float) -> list[fl
 
 
 def _on_scored_grid(predictions: Mapping[str, Mapping], truth: Mapping[str, Mapping]) -> dict[str, Mapping]:
-    """The predictions with a saliency score per clip of 2 s.
+    """Return the predictions with one saliency score per clip of 2 s.
 
     Raises:
-        ValueError: where there are scores for clearly more or fewer clips than the video has, and no `clip_length` says why.
+        ValueError: if the number of scores clearly differs from the number of clips and the row has no `clip_length`.
     """
     table = {}
     for qid, row in predictions.items():
@@ -196,7 +197,7 @@ def _on_scored_grid(predictions: Mapping[str, Mapping], truth: Mapping[str, Mapp
             if not TimeGrid(SALIENCY_CLIP_LENGTH, len(scores)).fits(expected.duration):
                 raise ValueError(
                     f"submission, qid {qid!r}: {len(scores)} {SALIENCY}, but a video of {duration:g} s has {expected.num_clips} clips of "
-                    f"{SALIENCY_CLIP_LENGTH:g} s. Scores of other clips need a field clip_length (seconds) beside them"
+                    f"{SALIENCY_CLIP_LENGTH:g} s. For another clip length, add the field clip_length (seconds) to the row"
                 )
         table[qid] = row
     return table
@@ -211,14 +212,14 @@ def _positive(clip_length: object, qid: str) -> float:
 
 
 def _by_qid(rows: Iterable[Mapping], source: str) -> dict[str, Mapping]:
-    """Return rows by qid. Numbers and their text are the same qid: QVHighlights writes numbers, the schema of this package strings."""
+    """Index rows by qid. The number 1 and the string "1" are the same qid: QVHighlights has numbers, the schema of this package strings."""
     table: dict[str, Mapping] = {}
     for index, row in enumerate(rows):
         if row.get("qid") is None:
             raise ValueError(f"{source}, row {index}: no qid")
         qid = str(row["qid"])
         if qid in table:
-            raise ValueError(f"{source}, row {index}: qid {qid!r} is there twice; give one row per query")
+            raise ValueError(f"{source}, row {index}: duplicate qid {qid!r}; give one row per query")
         table[qid] = row
     if not table:
         raise ValueError(f"the {source} is empty")
@@ -237,7 +238,11 @@ def _check_same_qids(predictions: Mapping, truth: Mapping) -> None:
 
 
 def _has_column(rows: Mapping[str, Mapping], column: str, source: str) -> bool:
-    """Return whether all rows have a column, or none; a mixture is an error."""
+    """Return whether the rows have a column.
+
+    Raises:
+        ValueError: if only some of them have it.
+    """
     lacking = [qid for qid, row in rows.items() if row.get(column) is None]
     if lacking and len(lacking) < len(rows):
         raise ValueError(f"{source}, qid {lacking[0]!r}: no {column}, which other rows have")
@@ -255,7 +260,11 @@ def _lists(rows: Mapping[str, Mapping], column: str, source: str, form: str) -> 
 def _pad(
     rows: Mapping[str, Mapping], column: str, source: str, item: tuple[int, ...], form: str, longest: int | None = None
 ) -> np.ndarray:
-    """The lists in a column, items of shape `item`, no more of them than `longest` -> `(N, longest, *item)`, filled up with NaN."""
+    """Return the lists in a column as `(N, length, *item)`, padded with NaN; at most `longest` items of each.
+
+    Raises:
+        ValueError: for a value that is not a list, or an item that is not of shape `item` or not finite. `form` describes an item.
+    """
     lists = [values[:longest] for values in _lists(rows, column, source, form)]
     flat = _finite(list(chain.from_iterable(lists)))
     if flat is None or (len(flat) and flat.shape[1:] != item):
@@ -270,7 +279,7 @@ def _pad(
 
 
 def _finite(values: object) -> np.ndarray | None:
-    """As an array, if it is one of finite numbers."""
+    """Return the values as an array; None if they are not finite numbers."""
     try:
         array = np.array(values, dtype=float)
     except (TypeError, ValueError):
@@ -278,8 +287,8 @@ def _finite(values: object) -> np.ndarray | None:
     return array if np.isfinite(array).all() else None
 
 
-def _refuse(is_bad: np.ndarray, qids: Sequence[str], source: str, problem: str) -> None:
-    """Raise for the first `True` of `(N, items)`."""
+def _reject(is_bad: np.ndarray, qids: Sequence[str], source: str, problem: str) -> None:
+    """Raise ValueError for the first True in `(N, items)`."""
     if is_bad.any():
         row, position = np.argwhere(is_bad)[0]
         where = f" item {position + 1}" if is_bad.shape[1] > 1 else ""

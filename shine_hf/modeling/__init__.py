@@ -1,7 +1,7 @@
 """The networks and their processor.
 
-The folder is copied into every pushed model repository (`auto_map`), so its files import each other with `from .x import …` and
-nothing else of shine_hf. `shine_hf/registration.py` registers the classes with the Auto classes of transformers.
+These files are copied into every pushed model repository (`auto_map`), so they only import each other (`from .x import …`) and nothing else
+from shine_hf. `shine_hf/registration.py` registers the classes with the Auto classes of transformers.
 """
 
 from .configuration_moment_detr import MomentDetrConfig
@@ -11,14 +11,14 @@ from .modeling_moment_retrieval import MomentRetrievalModelOutput, MomentRetriev
 from .modeling_qd_detr import QDDetrForMomentRetrieval, QDDetrModel
 from .processing_moment_retrieval import MomentRetrievalProcessor
 
-# What `save_pretrained` writes into `auto_map`.
+# For the `auto_map` that `save_pretrained` writes.
 for config_class, model_class in (
     (QDDetrConfig, QDDetrForMomentRetrieval),
     (MomentDetrConfig, MomentDetrForMomentRetrieval),
 ):
     config_class.register_for_auto_class()
     model_class.register_for_auto_class("AutoModel")
-# As a feature extractor: the Trainer takes every `ProcessorMixin` for the owner of a tokenizer.
+# Not as a processor: the Trainer assumes that every `ProcessorMixin` has a tokenizer.
 MomentRetrievalProcessor.register_for_auto_class("AutoFeatureExtractor")
 
 __all__ = [

@@ -11,10 +11,10 @@ class MomentDetrConfig(MomentRetrievalConfig):
     Configuration of [`MomentDetrModel`] and [`MomentDetrForMomentRetrieval`] (Moment-DETR, NeurIPS 2021, arXiv 2107.09609).
 
     Args:
-        contrastive_loss_weight (`float`): Weight of the term that aligns matched moment candidates with the tokens of the query;
-            0 leaves the term and its projections out (0.02 is usual where it is on).
-        contrastive_size (`int`): Width of the space in which they are aligned.
-        contrastive_temperature (`float`): Temperature of that term.
+        contrastive_loss_weight (`float`): Weight of the term that aligns matched moment candidates with the tokens of the query. 0 leaves
+            out the term and its projections; 0.02 is a common value.
+        contrastive_size (`int`): Width of the space for the alignment.
+        contrastive_temperature (`float`): Temperature of the term.
 
     The other fields are those of [`MomentRetrievalConfig`].
     """

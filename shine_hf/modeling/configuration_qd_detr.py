@@ -11,9 +11,9 @@ class QDDetrConfig(MomentRetrievalConfig):
     Configuration of [`QDDetrModel`] and [`QDDetrForMomentRetrieval`] (QD-DETR, CVPR 2023, arXiv 2303.13874).
 
     Args:
-        text_to_video_layers (`int`): Cross-attention layers by which the clips read the query before the encoder.
-        batch_coupled_text_mask (`bool`): Reproduce the attention mask of the public code, which mixes up heads and samples so
-            that the samples of a batch influence each other. Only for parity with numbers obtained from that code.
+        text_to_video_layers (`int`): Number of cross-attention layers before the encoder, in which the clips attend to the query.
+        batch_coupled_text_mask (`bool`): Reproduce the attention mask of the authors' code, which confuses heads and samples, so that the
+            samples of a batch affect each other. Only for comparison with results of that code.
 
     The other fields are those of [`MomentRetrievalConfig`].
     """

@@ -1,4 +1,4 @@
-"""Attention, encoders, decoders, projections and positions of all models.
+"""Attention, encoder and decoder layers, projections and position embeddings of all models.
 
 Shapes: B videos (or video-query pairs), T clips, L tokens, Q moment candidates, H hidden channels.
 """
@@ -15,10 +15,10 @@ from .spans import inverse_sigmoid
 
 
 def xavier_linear(in_features: int, out_features: int, gain: float = 1.0, zero_bias: bool = False) -> nn.Linear:
-    """Return a linear layer whose weight is drawn Xavier-uniform, as the DETR family does inside its transformer.
+    """Return a linear layer with Xavier-uniform initialization, as used inside the transformers of the DETR family.
 
-    `gain` scales the weight and `zero_bias` clears the bias. The layer only carries these settings; `_init_weights` of the models uses them.
-    It is an `nn.Linear` and no subclass, because tools such as `quantize_dynamic` skip subclasses.
+    `gain` scales the weight, and `zero_bias` sets the bias to zero. The layer only stores these settings; the models' `_init_weights` applies
+    them. It is not a subclass of `nn.Linear`, because tools such as `quantize_dynamic` skip subclasses.
     """
     linear = nn.Linear(in_features, out_features)
     linear.xavier_gain, linear.zero_bias = gain, zero_bias
@@ -26,7 +26,7 @@ def xavier_linear(in_features: int, out_features: int, gain: float = 1.0, zero_b
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU in between. `xavier`: whether it is part of the transformer (see [`xavier_linear`])."""
+    """Linear layers with ReLU between them. `xavier` selects the initialization of the transformer (see [`xavier_linear`])."""
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int, num_layers: int, xavier: bool = False):
         super().__init__()
@@ -61,7 +61,7 @@ class InputProjection(nn.Module):
 
 
 def append_endpoint_features(video_features: torch.Tensor, video_mask: torch.Tensor) -> torch.Tensor:
-    """Append start/T and end/T to each clip, T being the video's own number of clips: `(B, T, D)`, `(B, T)` -> `(B, T, D + 2)`."""
+    """Append start/T and end/T to each clip, where T is the number of clips of its video: `(B, T, D)`, `(B, T)` -> `(B, T, D + 2)`."""
     num_clips = video_mask.sum(dim=1, keepdim=True).clamp(min=1).to(torch.float32)
     start = torch.arange(video_mask.shape[1], device=video_mask.device, dtype=torch.float32) / num_clips
     endpoints = torch.stack([start, start + 1 / num_clips], dim=-1) * video_mask.unsqueeze(-1)
@@ -77,7 +77,7 @@ def sinusoidal_embedding(angle: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def clip_position_embedding(video_mask: torch.Tensor, size: int) -> torch.Tensor:
-    """Embed the position of each clip, as a fraction of the video's own length: `(B, T)` mask -> `(B, T, size)`."""
+    """Embed the position of each clip, as a fraction of the length of its video: `(B, T)` mask -> `(B, T, size)`."""
     position = video_mask.to(torch.float32).cumsum(dim=1)
     return sinusoidal_embedding(2 * math.pi * position / (position[:, -1:] + 1e-6), size)
 
@@ -88,9 +88,9 @@ def anchor_position_embedding(anchors: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def attention_bias(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Turn a boolean mask (True: may be attended to) into an additive mask of the same shape.
+    """Convert a boolean mask (True: may be attended to) to an additive mask of the same shape.
 
-    It holds the lowest finite number instead of minus infinity, so that a row without any key gives meaningless numbers and not NaN.
+    It contains the lowest finite number instead of minus infinity, so that a row without any key gives arbitrary numbers instead of NaN.
     """
     return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
 
@@ -112,7 +112,7 @@ def eager_attention_forward(
     scaling: float,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute plain attention, and return the weights `(B, heads, queries, keys)` too."""
+    """Compute attention without a fused kernel, and also return the weights `(B, heads, queries, keys)`."""
     weights = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
@@ -122,9 +122,9 @@ def eager_attention_forward(
 
 
 class Attention(nn.Module):
-    """Multi-head attention over projected queries, keys and values, and the output projection.
+    """Multi-head attention over projected queries, keys and values, followed by the output projection.
 
-    Subclasses own the projections; `attend` splits the heads and calls the attention interface of transformers.
+    Subclasses project their inputs and split the heads. `attend` calls the attention interface of transformers.
     """
 
     is_causal = False
@@ -137,16 +137,17 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        """`(B, S, H)` -> `(B, heads, S, H / heads)`."""
+        """Split the channels into heads: `(B, S, H)` -> `(B, heads, S, H / heads)`."""
         return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attend, and return states `(B, S, H)` and the attention weights, if the implementation gives them."""
         dropout = self.dropout.p if self.training else 0.0
         interface = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         if dropout and query.device.type == "cpu":
-            # Torch has no fused kernel with dropout on a CPU, and its fallback is several times slower than plain attention.
+            # PyTorch has no fused CPU kernel with dropout, and its fallback is several times slower than eager attention.
             interface = eager_attention_forward
         output, weights = interface(
             self,
@@ -165,7 +166,7 @@ class MultiHeadAttention(Attention):
 
     def __init__(self, config: MomentRetrievalConfig):
         super().__init__(config)
-        # Torch's attention has one matrix for all three, and its larger fan-out gives a smaller bound.
+        # The gain reproduces PyTorch's attention: it initializes one matrix for all three, whose larger fan-out gives a smaller bound.
         self.q_proj, self.k_proj, self.v_proj = (
             xavier_linear(config.hidden_size, config.hidden_size, gain=2**-0.5, zero_bias=True) for _ in range(3)
         )
@@ -198,9 +199,9 @@ class ConditionalSelfAttention(Attention):
 
 
 class ConditionalCrossAttention(Attention):
-    """Cross-attention of the QD-DETR decoder: each head sees content channels and position channels side by side.
+    """Cross-attention of the QD-DETR decoder: each head gets concatenated content and position channels.
 
-    Only the first layer also adds the positions to the content, because there the content is still zero.
+    Only the first layer also adds the positions to the content, since its content is zero.
     """
 
     def __init__(self, config: MomentRetrievalConfig, is_first_layer: bool):
@@ -231,7 +232,7 @@ class ConditionalCrossAttention(Attention):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with an activation: ReLU in Moment-DETR, PReLU with one learned slope in QD-DETR."""
+    """Two linear layers with an activation between them: ReLU in Moment-DETR, PReLU with one learned slope in QD-DETR."""
 
     def __init__(self, config: MomentRetrievalConfig, activation: nn.Module):
         super().__init__()
@@ -248,7 +249,7 @@ class FeedForward(nn.Module):
 
 
 class EncoderLayer(GradientCheckpointingLayer):
-    """Post-norm self-attention layer; positions are added to queries and keys, not to values."""
+    """Post-norm self-attention layer. Positions are added to queries and keys, not to values."""
 
     def __init__(self, config: MomentRetrievalConfig, activation: nn.Module):
         super().__init__()
@@ -267,9 +268,9 @@ class EncoderLayer(GradientCheckpointingLayer):
 
 
 class TextToVideoLayer(GradientCheckpointingLayer):
-    """QD-DETR's cross-attention layer, in which the clips read the tokens.
+    """QD-DETR's cross-attention layer, in which the clips attend to the tokens.
 
-    The norm after the attention feeds the feed-forward branch only; the residual takes the unnormalized sum.
+    The norm after the attention only applies to the feed-forward branch. The residual connection uses the unnormalized sum.
     """
 
     def __init__(self, config: MomentRetrievalConfig, activation: nn.Module):
@@ -293,7 +294,7 @@ class TextToVideoLayer(GradientCheckpointingLayer):
 class DecoderLayer(GradientCheckpointingLayer):
     """Decoder layer of the DETR family: self-attention, cross-attention, feed-forward, each with residual and norm.
 
-    `conditional` selects QD-DETR's attention (conditional on anchors) instead of DETR's.
+    `conditional` selects QD-DETR's attention, which is conditioned on anchors, instead of DETR's.
     """
 
     def __init__(
@@ -344,9 +345,9 @@ class DecoderLayer(GradientCheckpointingLayer):
 
 
 class QueryDecoder(nn.Module):
-    """Decoder of Moment-DETR: candidates are learned vectors, used as positions; their content starts at zero.
+    """Decoder of Moment-DETR. Candidates are learned vectors that serve as positions; their content starts at zero.
 
-    Returns the normalized states after each layer `(layers, B, Q, H)`, and the self- and cross-attention weights.
+    `forward` returns the normalized states after each layer `(layers, B, Q, H)`, and the self- and cross-attention weights.
     """
 
     def __init__(self, config: MomentRetrievalConfig):
@@ -367,9 +368,9 @@ class QueryDecoder(nn.Module):
 
 
 class AnchorDecoder(nn.Module):
-    """Decoder of QD-DETR: candidates are anchors (center, width), refined from layer to layer (after DAB-DETR).
+    """Decoder of QD-DETR. Candidates are anchors (center, width) that each layer refines, as in DAB-DETR.
 
-    Returns the normalized states `(layers, B, Q, H)`, the anchors before each layer `(layers, B, Q, 2)`, and the self- and
+    `forward` returns the normalized states `(layers, B, Q, H)`, the anchors before each layer `(layers, B, Q, 2)`, and the self- and
     cross-attention weights.
     """
 
@@ -383,8 +384,8 @@ class AnchorDecoder(nn.Module):
         self.norm = nn.LayerNorm(size)
         self.position_head = MLP(size, size, size, 2, xavier=True)
         self.width_scale_head = MLP(size, size, 1, 2, xavier=True)
-        # The first layer is not scaled by content, and the update after the last layer is unused: a decoder of one layer
-        # would never train these two.
+        # The first layer is not scaled by content, and the refinement after the last layer is unused. So a decoder with one layer would
+        # never train these two heads.
         several = config.decoder_layers > 1
         self.content_scale_head = MLP(size, size, size, 2, xavier=True) if several else None
         self.refinement_head = MLP(size, size, 2, 3, xavier=True) if several else None
@@ -412,7 +413,7 @@ class AnchorDecoder(nn.Module):
                 states, position, memory, memory_position, memory_mask, (embedding * scale).to(memory.dtype)
             )
             if index + 1 < len(self.layers):
-                # The next layer takes the anchor as a constant; the span head keeps the gradient, which trains the refinement.
+                # Stop the gradient to the next layer. The refinement is trained through the span head.
                 refined = (self.refinement_head(states) + inverse_sigmoid(anchors)).sigmoid()
                 references.append(refined)
                 anchors = refined.detach()

@@ -1,4 +1,4 @@
-"""Moment-DETR: one encoder over clips and tokens, a DETR decoder over both (arXiv 2107.09609)."""
+"""Moment-DETR: a DETR encoder and decoder over clips and tokens (arXiv 2107.09609)."""
 
 import torch
 from torch import nn
@@ -27,7 +27,7 @@ class MomentDetrModel(MomentRetrievalModel):
         self.post_init()
 
     def _position(self, video_mask: torch.Tensor, num_tokens, dtype):
-        """Clips have positions, tokens have none: `(P, T + L, H)`."""
+        """Return positions for the clips and zeros for the tokens, `(P, T + L, H)`."""
         position = clip_position_embedding(video_mask, self.config.hidden_size).to(dtype)
         return nn.functional.pad(position, (0, 0, 0, num_tokens))
 

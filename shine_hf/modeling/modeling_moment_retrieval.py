@@ -1,7 +1,7 @@
-"""What all moment-retrieval models share: outputs, weight initialization, and the forward pass around encoder and decoder.
+"""Base classes of all moment-retrieval models: outputs, weight initialization, and the forward pass around encoder and decoder.
 
-A model adds its `encode` and `decode` ([`MomentRetrievalModel`]) and its span and saliency heads
-([`MomentRetrievalModelWithHeads`]); see modeling_qd_detr.py and modeling_moment_detr.py.
+A model defines `encode` and `decode` ([`MomentRetrievalModel`]) and its span and saliency heads ([`MomentRetrievalModelWithHeads`]). For
+examples, see modeling_qd_detr.py and modeling_moment_detr.py.
 """
 
 from dataclasses import dataclass
@@ -21,16 +21,19 @@ from .moment_retrieval_loss import loss_counts, moment_retrieval_loss, weigh_los
 @dataclass
 class MomentRetrievalModelOutput(ModelOutput):
     """
+    Output of the models without heads.
+
     Args:
         last_hidden_state (`(B, Q, H)`): Normalized states of the last decoder layer.
-        intermediate_hidden_states (`(layers, B, Q, H)`): The same after every decoder layer.
+        intermediate_hidden_states (`(layers, B, Q, H)`): Normalized states of every decoder layer.
         reference_anchors (`(layers, B, Q, 2)`, *optional*): Anchors (center, width) before each decoder layer, QD-DETR only.
         video_states (`(B, T, H)`): Encoded clips.
         global_state (`(B, H)`, *optional*): Encoded global token, QD-DETR only.
         text_states (`(B, L, H)`, *optional*): Encoded tokens, Moment-DETR only.
-        negative_video_states (`(B, N, T, H)`), negative_global_states (`(B, N, H)`), *optional*: The same for the negatives.
-        encoder_hidden_states (tuple of `(B, S, H)`, *optional*): Input and output of every encoder layer, for the positive query.
-        encoder_attentions (tuple, *optional*): Attention weights of the text-to-video and encoder layers, positive query.
+        negative_video_states (`(B, N, T, H)`), negative_global_states (`(B, N, H)`), *optional*: Encoded clips and global tokens for each
+            negative.
+        encoder_hidden_states (tuple of `(B, S, H)`, *optional*): Input and output of every encoder layer, for the query.
+        encoder_attentions (tuple, *optional*): Attention weights of the text-to-video and encoder layers, for the query.
         decoder_attentions, cross_attentions (tuple of `(B, heads, Q, .)`, *optional*): Attention weights of the decoder.
     """
 
@@ -51,15 +54,17 @@ class MomentRetrievalModelOutput(ModelOutput):
 @dataclass
 class MomentRetrievalOutput(ModelOutput):
     """
+    Output of the models with heads.
+
     Args:
         loss (scalar, with `labels`): Weighted sum of the terms.
-        loss_dict (`dict[str, torch.Tensor]`, with `labels`): Every term, unweighted; auxiliary layers with the suffix `_0`, `_1`, …
-        loss_sums (`dict[str, (B, K)]`, with `labels`): What the terms sum up in each row; divided by [`loss_counts`] they are the terms.
-        logits (`(B, Q, 2)`): Class scores of the candidates; index 0 is foreground, 1 background.
+        loss_dict (`dict[str, torch.Tensor]`, with `labels`): Every term, unweighted; those of earlier layers with the suffix `_0`, `_1`, …
+        loss_sums (`dict[str, (B, K)]`, with `labels`): Sums of the terms in each row. Divided by [`loss_counts`], they give the terms.
+        logits (`(B, Q, 2)`): Class scores of the candidates. Index 0 is the foreground, 1 the background.
         pred_spans (`(B, Q, 2)`): Center and width of the candidates, as fractions of the video.
-        saliency_scores (`(B, T)`): How well each clip fits the query, unbounded. Numbers at padded clips mean nothing.
-        negative_saliency_scores (`(B, N, T)`, with negatives): The same for each negative query.
-        saliency_weight (`(B,)`, with `config.saliency_weight`): It, for the processor, which ranks the candidates.
+        saliency_scores (`(B, T)`): How well each clip matches the query, unbounded. Scores of padded clips are meaningless.
+        negative_saliency_scores (`(B, N, T)`, with negatives): Saliency for each negative query.
+        saliency_weight (`(B,)`, with `config.saliency_weight`): The configured weight, for the processor.
         auxiliary_outputs (list of dict, with `config.auxiliary_loss`): `logits` and `pred_spans` of the earlier decoder layers.
         last_hidden_state to cross_attentions: See [`MomentRetrievalModelOutput`].
     """
@@ -84,7 +89,7 @@ class MomentRetrievalOutput(ModelOutput):
 
 @dataclass
 class EncodedQueries:
-    """What `encode` returns for P video-query pairs: states `(P, T, H)`, `(P, H)`, `(P, L, H)`, and the trace of the layers."""
+    """The result of `encode` for P video-query pairs: states `(P, T, H)`, `(P, H)`, `(P, L, H)`, and the states and weights of all layers."""
 
     video_states: torch.Tensor
     global_states: torch.Tensor | None = None
@@ -94,19 +99,19 @@ class EncodedQueries:
 
 
 class MomentRetrievalPreTrainedModel(PreTrainedModel):
-    """Initialize weights, and set the flags that transformers reads."""
+    """Weight initialization, and flags for transformers."""
 
     base_model_prefix = "model"
     main_input_name = "video_features"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ("EncoderLayer", "TextToVideoLayer", "DecoderLayer")
-    # The loss is a mean over the batch; without this, `Trainer` would scale it by accumulation steps and processes.
+    # The loss is a mean over the batch. Otherwise, `Trainer` would scale it by the numbers of accumulation steps and processes.
     accepts_loss_kwargs = False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        """Draw weights as the public code does: Xavier inside the transformer, torch's defaults in projections and heads."""
+        """Initialize weights as the authors' code does: Xavier inside the transformer, PyTorch's defaults in projections and heads."""
         if isinstance(module, nn.Linear):
             bound = module.in_features**-0.5
             init.uniform_(module.bias, -bound, bound)
@@ -146,7 +151,7 @@ class MomentRetrievalModel(MomentRetrievalPreTrainedModel):
     ) -> EncodedQueries:
         """Encode P pairs of projected clips `(P, T, H)` and tokens `(P, L, H)`.
 
-        `groups` are the sizes of the runs of pairs that the public code encodes together (see `batch_coupled_text_mask`).
+        `groups` are the sizes of the groups of pairs that the authors' code encodes together (see `batch_coupled_text_mask`).
         """
         raise NotImplementedError
 
@@ -170,18 +175,20 @@ class MomentRetrievalModel(MomentRetrievalPreTrainedModel):
         **kwargs,
     ) -> MomentRetrievalModelOutput:
         """
+        Encode videos and queries, and decode moment candidates.
+
         Args:
             video_features (`(B, T, Dv)`): Clip features, normalized by the processor, without endpoint features.
             video_attention_mask (`(B, T)`): 1 for valid clips.
             text_features (`(B, L, Dt)`), text_attention_mask (`(B, L)`): Token features of the query.
-            negative_text_features (`(B, N, Ln, Dt)`), negative_text_attention_mask (`(B, N, Ln)`), *optional*: The negatives of
-                each query; the last is the irrelevant query. They share the projected video, are encoded in one batch with the
-                positives, and never reach the decoder.
-            output_hidden_states, output_attentions (`bool`, *optional*): Return the trace of the layers; attentions need
-                `attn_implementation="eager"`.
+            negative_text_features (`(B, N, Ln, Dt)`), negative_text_attention_mask (`(B, N, Ln)`), *optional*: The negatives of each query,
+                of which the last is the irrelevant query. They share the projected video, are encoded in one batch with the queries, and
+                are not decoded.
+            output_hidden_states, output_attentions (`bool`, *optional*): Return the states and the attention weights of all layers. The
+                weights need `attn_implementation="eager"`.
 
         Raises:
-            ValueError: where a width does not fit the configuration, or attentions are asked of an implementation without them.
+            ValueError: if a width differs from the configuration, or the implementation does not return attention weights.
         """
         self._check_inputs(video_features, text_features, negative_text_features)
         config = self.config
@@ -205,7 +212,7 @@ class MomentRetrievalModel(MomentRetrievalPreTrainedModel):
             if negative_text_attention_mask is None:
                 negative_text_attention_mask = text_mask.new_ones(negative_text_features.shape[:-1])
             negative_text = self.text_projection(negative_text_features)
-            # Query-major order: all positives, all first negatives, …, all irrelevant queries.
+            # Query-major order: all queries, all first negatives, …, all irrelevant queries.
             text, text_mask = _stack_queries(text, text_mask, negative_text, negative_text_attention_mask)
             video = video.repeat(1 + negatives, 1, 1)
             video_mask = video_mask.repeat(1 + negatives, 1)
@@ -247,14 +254,14 @@ class MomentRetrievalModel(MomentRetrievalPreTrainedModel):
             ("negative_text_features", negative_text_features, "text_dim"),
         ):
             if features is not None and features.shape[-1] != getattr(self.config, field):
-                hint = " (without the two endpoint features: the model appends them)" if field == "video_dim" else ""
+                hint = " (without the two endpoint features, which the model appends)" if field == "video_dim" else ""
                 raise ValueError(
                     f"{name} has {features.shape[-1]} channels, but config.{field} is {getattr(self.config, field)}{hint}"
                 )
 
 
 def _stack_queries(text: torch.Tensor, text_mask: torch.Tensor, negative_text, negative_mask):
-    """Stack queries and negatives, `(B, L, H)` and `(B, N, Ln, H)` -> `((1 + N) * B, max(L, Ln), H)`, query-major, and their masks."""
+    """Stack queries and negatives in query-major order, `(B, L, H)` and `(B, N, Ln, H)` -> `((1 + N) * B, max(L, Ln), H)`, and their masks."""
     missing = negative_text.shape[2] - text.shape[1]
     text, text_mask = (
         nn.functional.pad(text, (0, 0, 0, max(missing, 0))),
@@ -271,7 +278,7 @@ def _stack_queries(text: torch.Tensor, text_mask: torch.Tensor, negative_text, n
 class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
     """Class, span and saliency heads and the base loss on top of a [`MomentRetrievalModel`]."""
 
-    # Which saliency terms the base loss has: pairs of negative queries and rank contrast (QD-DETR), or only pairs of clips.
+    # Whether the base loss has the saliency terms for negative queries and rank contrast (QD-DETR), or only the one for pairs of clips.
     uses_negative_queries = True
 
     def __init__(self, config: MomentRetrievalConfig, model: MomentRetrievalModel):
@@ -291,7 +298,7 @@ class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
     def layer_losses(
         self, outputs: MomentRetrievalModelOutput, matched: torch.Tensor, text_mask: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Return terms that only this model has, summed up in each row: `matched (layers, B, Q)` -> `{"loss_<name>": (B, layers)}`."""
+        """Return the row sums of additional loss terms of this model: `matched (layers, B, Q)` -> `{"loss_<name>": (B, layers)}`."""
         return {}
 
     def loss_counts(
@@ -301,7 +308,10 @@ class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
         negative_text_attention_mask: torch.Tensor | None = None,
         **inputs,
     ) -> dict[str, torch.Tensor]:
-        """Return over how many elements of each row the terms of `loss_sums` are means. Takes the inputs of `forward`; needs no prediction."""
+        """Return the number of elements in each row over which the terms of `loss_sums` are averaged, without a forward pass.
+
+        Takes the same inputs as `forward`.
+        """
         negative_mask = self._negative_mask(text_attention_mask, negative_text_attention_mask)
         irrelevant_mask = negative_mask[:, -1].any(dim=-1) if self.uses_negative_queries else None
         return loss_counts(labels, irrelevant_mask, self.config.num_queries)
@@ -311,7 +321,7 @@ class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
         return weigh_losses(terms, self.config)
 
     def _negative_mask(self, text_mask: torch.Tensor, negative_text_mask):
-        """Return the mask of the negatives, or of the rolled queries that replace them (see `forward`): `(B, N, Ln)`."""
+        """Return the mask of the negatives, or of the rolled queries that replace them (see `forward`), `(B, N, Ln)`."""
         if negative_text_mask is not None or not self.uses_negative_queries:
             return negative_text_mask
         rolled = text_mask.roll(-1, dims=0).unsqueeze(1)
@@ -333,14 +343,16 @@ class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
         **kwargs,
     ) -> MomentRetrievalOutput:
         """
-        Args:
-            labels (`dict`, *optional*): `spans (B, W, 2)` normalized center and width, `span_mask (B, W)`, `saliency (B, T)` (0/1, soft
-                in [0, 1], or graded; a clip counts as inside from 0.5 on), and optionally `positive_clips` and `negative_clips`
-                `(B, P)`, the clip indices of the saliency margin term (-1 for none; without them the term is left out).
-            reduce_loss (`bool`): Compute `loss` and `loss_dict`; False leaves it at `loss_sums`, for a step that is split into batches.
+        Predict moments and saliency, and compute the base loss if there are labels.
 
-        The other arguments are those of [`MomentRetrievalModel`]. Where labels come without any negative, the queries of the batch
-        rolled by one serve as irrelevant queries (none at B = 1), as in the public code; the collator supplies better ones.
+        The other arguments are those of [`MomentRetrievalModel`]. If there are labels but no negatives, the queries of the batch rolled by
+        one serve as irrelevant queries (none for B = 1), as in the authors' code. The collator provides better ones.
+
+        Args:
+            labels (`dict`, *optional*): `spans (B, W, 2)` normalized center and width, `span_mask (B, W)`, `saliency (B, T)` (0/1, soft in
+                [0, 1], or graded; a clip is inside if its label is at least 0.5), and optionally `positive_clips` and `negative_clips`
+                `(B, P)`, the clip indices of the saliency margin term (-1 for none). Without them, the term is left out.
+            reduce_loss (`bool`): Whether to compute `loss` and `loss_dict`, or only `loss_sums`, for a step that is split into batches.
         """
         if labels is not None and negative_text_features is None and self.uses_negative_queries:
             negative_text_features = text_features.roll(-1, dims=0).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""QD-DETR: clips attend to the query before the encoder; moments are anchors, refined from layer to layer (arXiv 2303.13874)."""
+"""QD-DETR: clips attend to the query before the encoder, and moments are anchors that each layer refines (arXiv 2303.13874)."""
 
 import torch
 from torch import nn
@@ -49,7 +49,7 @@ class QDDetrModel(MomentRetrievalModel):
         position = clip_position_embedding(video_mask, self.config.hidden_size).to(video.dtype)
         text_bias = key_padding_bias(text_mask, video.dtype)
         if self.config.batch_coupled_text_mask:
-            # The minimum, since the sum of two lowest numbers is minus infinity: NaN for a query without any token.
+            # The minimum: the sum of two lowest numbers would be minus infinity, which gives NaN for a query without tokens.
             text_bias = text_bias.minimum(self._coupled_bias(video_mask, text_mask, groups, video.dtype))
         hidden_states, attentions = [video], []
         for layer in self.text_to_video:
@@ -75,10 +75,10 @@ class QDDetrModel(MomentRetrievalModel):
         return self.decoder(self.anchor_logits, memory, position, key_padding_bias(video_mask, memory.dtype))
 
     def _coupled_bias(self, video_mask: torch.Tensor, text_mask: torch.Tensor, groups: list[int], dtype):
-        """Return the extra mask of the public code, `(P, heads, T, L)`.
+        """Return the additional mask of the authors' code, `(P, heads, T, L)`.
 
-        It is built for (head, sample) but read as (sample, head): head h of sample b gets the mask of sample (b * heads + h) mod
-        batch, so clips after the end of that video do not see tokens after the end of that query.
+        It is built for (head, sample) but read as (sample, head). So head h of sample b gets the mask of sample (b * heads + h) mod batch,
+        in which clips after the end of that video cannot attend to tokens after the end of that query.
         """
         heads = self.config.num_attention_heads
         allowed = []

@@ -1,10 +1,10 @@
 """The base loss of Moment-DETR and QD-DETR: matching, span, label and saliency terms.
 
-All layers and samples are computed at once, in float32. With one target window per query, nothing leaves the device; with several,
+All layers and samples are computed at once, in float32. With a single target window per query, nothing is transferred to the CPU. With several,
 the matching costs of all layers and samples are transferred once.
 
-Each term is a sum, which needs the predictions, divided by a count, which labels and masks determine. Both are computed per row, so they add
-up over the parts of a batch (accumulated steps, processes), and splitting a batch changes nothing.
+Each term is a sum over predictions divided by a count, which depends only on labels and masks. Both are computed per row, so they can be added
+up over the parts of a batch (accumulation steps, processes), and splitting a batch does not change the loss.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from .configuration_moment_retrieval import MomentRetrievalConfig
 from .spans import generalized_temporal_iou, span_to_window
 
 RANK_TEMPERATURE = 0.5
-# Labels are graded up to 12 (three annotators, 0 to 4 each); the public code ranks at 11 thresholds and divides by 12.
+# Grades go up to 12 (three annotators, 0 to 4 each). The authors' code ranks at 11 thresholds and divides by 12.
 MAX_GRADE = 12
 
 
@@ -27,7 +27,7 @@ def is_inside(saliency_labels: torch.Tensor) -> torch.Tensor:
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor, dim: int | tuple[int, ...]) -> torch.Tensor:
-    """Return the mean over the elements that `mask` keeps; 0 where it keeps none. Other elements may be infinite or NaN."""
+    """Return the mean over the elements in `mask`; 0 if there are none. Other elements may be infinite or NaN."""
     mask = mask.expand_as(values)
     return values.masked_fill(~mask, 0).sum(dim) / mask.sum(dim).clamp(min=1)
 
@@ -39,15 +39,15 @@ def match_windows(
     target_mask: torch.Tensor,
     config: MomentRetrievalConfig,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Match candidates and target windows one to one, with the lowest total cost.
+    """Match candidates and target windows one to one with minimum total cost.
 
     Args:
         logits (`(layers, B, Q, 2)`), spans (`(layers, B, Q, 2)`): Predictions.
         target_spans (`(B, W, 2)`), target_mask (`(B, W)` bool): Target windows, center and width.
 
     Returns:
-        Index of the candidate of each window `(layers, B, W)`, and which windows have one `(layers, B, W)`: those that exist, and
-        no more than Q of them.
+        Index of the candidate of each window `(layers, B, W)`, and which windows have one `(layers, B, W)`: those that exist, but at most
+        Q of them.
     """
     with torch.no_grad():
         foreground = logits.softmax(dim=-1)[..., 0].unsqueeze(-1)
@@ -63,7 +63,7 @@ def match_windows(
         if target_spans.shape[-2] == 1:
             return cost.argmin(dim=-2), target_mask.expand(len(logits), -1, -1)
 
-        # The matching of non-finite predictions does not matter: their loss is not finite, and the trainer names the queries.
+        # How non-finite predictions are matched does not matter: the loss is non-finite, and the trainer reports the queries.
         cost, mask = cost.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).cpu(), target_mask.cpu()
         index = torch.zeros(*cost.shape[:2], cost.shape[-1], dtype=torch.long)
         has_candidate = torch.zeros_like(index, dtype=torch.bool)
@@ -79,12 +79,12 @@ def match_windows(
 def loss_counts(
     labels: dict[str, torch.Tensor], irrelevant_mask: torch.Tensor | None, num_candidates: int
 ) -> dict[str, torch.Tensor]:
-    """Return over how many elements of each row each term is a mean, `(B, 1)` float; terms not named here are means over rows.
+    """Return the number of elements in each row over which each term is averaged, `(B, 1)` float. Other terms are means over rows.
 
     Args:
         labels (`dict`): See `forward` of the models.
         irrelevant_mask (`(B,)`, *optional*): Which samples have an irrelevant query.
-        num_candidates (`int`): Q; no more windows than that are matched.
+        num_candidates (`int`): Q, the maximum number of matched windows.
     """
     windows = labels["span_mask"].bool().sum(dim=1, keepdim=True).clamp(max=num_candidates)
     counts = {"loss_span": windows, "loss_giou": windows, "loss_contrastive": windows.clamp(max=1)}
@@ -97,7 +97,7 @@ def loss_counts(
 
 
 def mean_terms(sums: dict[str, torch.Tensor], counts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Divide the sums `(B, K)` of the rows by their counts `(B, 1)` or `(B, K)`, one per row by default: terms `(K,)`, 0 where the count is 0."""
+    """Divide the row sums `(B, K)` by their counts `(B, 1)` or `(B, K)`, by default one per row. Return terms `(K,)`, 0 if the count is 0."""
     return {
         name: rows.sum(dim=0) / (counts[name].sum(dim=0).clamp(min=1) if name in counts else len(rows))
         for name, rows in sums.items()
@@ -113,7 +113,7 @@ def span_and_label_sums(
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Compute the L1 and generalized-IoU losses of the matched candidates, and the foreground/background cross-entropy of all.
 
-    Shapes as in [`match_windows`]. The cross-entropy is a plain mean over the candidates, not divided by the class weights.
+    The shapes are those of [`match_windows`]. The cross-entropy is an unweighted mean over the candidates, not divided by the class weights.
 
     Returns:
         `{"loss_span", "loss_giou", "loss_label"}`, each `(B, layers)`, and which candidates are matched `(layers, B, Q)`.
@@ -139,7 +139,7 @@ def span_and_label_sums(
 def negative_pair_sums(
     irrelevant_scores: torch.Tensor | None, video_mask: torch.Tensor, irrelevant_mask: torch.Tensor | None
 ) -> torch.Tensor:
-    """Penalize high scores under an irrelevant query: softplus summed over the clips, `(B,)`; 0 for samples without such a query."""
+    """Penalize high scores under an irrelevant query: the softplus summed over the clips, `(B,)`; 0 for samples without such a query."""
     per_sample = (F.softplus(irrelevant_scores) * video_mask).sum(dim=1)
     return per_sample.masked_fill(~irrelevant_mask, 0)
 
@@ -151,21 +151,22 @@ def rank_contrastive_sums(
     video_mask: torch.Tensor,
     irrelevant_mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Contrast clips of a high grade with all clips, under the query and under an irrelevant one (QD-DETR, arXiv 2303.13874).
+    """Contrast clips with a high grade with all clips, under the query and under an irrelevant one (QD-DETR, arXiv 2303.13874).
 
     Args:
-        scores, irrelevant_scores, saliency_labels, video_mask (`(B, T)`), irrelevant_mask (`(B,)`): The irrelevant scores of
-            samples without an irrelevant query are left out.
+        scores, irrelevant_scores (`(B, T)`): Saliency under the query and under the irrelevant one.
+        saliency_labels, video_mask (`(B, T)`): Labels, and which clips are valid.
+        irrelevant_mask (`(B,)`): Which samples have an irrelevant query. The irrelevant scores of the others are ignored.
 
     Returns:
-        `(B,)`
+        One value per sample, `(B,)`.
     """
     valid = torch.cat([video_mask, video_mask * irrelevant_mask.unsqueeze(1)], dim=1).bool()
     logits = torch.cat([scores, irrelevant_scores], dim=1).masked_fill(~valid, -1000.0) / RANK_TEMPERATURE
     logits = logits - logits.max(dim=1, keepdim=True).values
     log_probability = logits - (logits.exp().sum(dim=1, keepdim=True) + 1e-6).log()
 
-    # Rounding makes a soft label count as inside from 0.5 on and leaves integers as they are.
+    # Rounding counts soft labels of at least 0.5 as inside, and does not change integers.
     grade = (saliency_labels + 0.5).floor() * video_mask
     thresholds = torch.arange(1, MAX_GRADE, device=grade.device).view(-1, 1, 1)
     positive = (grade >= thresholds).to(logits.dtype)
@@ -174,18 +175,18 @@ def rank_contrastive_sums(
 
 
 def _pair_mask(positive_clips: torch.Tensor, negative_clips: torch.Tensor) -> torch.Tensor:
-    """Return which pairs of clips exist, `(B, P)`: -1 means none."""
+    """Return which pairs of clips exist, `(B, P)`. The index -1 stands for none."""
     return (positive_clips >= 0) & (negative_clips >= 0)
 
 
 def margin_pair_sums(
     scores: torch.Tensor, positive_clips: torch.Tensor, negative_clips: torch.Tensor, margin: float
 ) -> torch.Tensor:
-    """Compare drawn pairs of clips inside and outside the moment with a hinge: `(B, P)` indices, -1 for none -> `(B,)`."""
+    """Compute hinges for pairs of clips inside and outside the moment: indices `(B, P)`, -1 for none -> `(B,)`."""
     inside = scores.gather(1, positive_clips.clamp(min=0))
     outside = scores.gather(1, negative_clips.clamp(min=0))
     hinges = (margin + outside - inside).relu().masked_fill(~_pair_mask(positive_clips, negative_clips), 0)
-    # The factor 2 is that of the public code, which divides by the pairs and multiplies by two.
+    # The factor 2 is from the authors' code, which divides by the number of pairs and multiplies by two.
     return 2 * hinges.sum(dim=1)
 
 
@@ -197,7 +198,7 @@ def saliency_sums(
     video_mask: torch.Tensor,
     config: MomentRetrievalConfig,
 ) -> dict[str, torch.Tensor]:
-    """Return the saliency terms, `(B, 1)` each; without irrelevant scores, only the margin term."""
+    """Return the sums of the saliency terms, `(B, 1)` each. Without irrelevant scores, there is only the margin term."""
     sums = {}
     if irrelevant_scores is not None:
         irrelevant_scores = irrelevant_scores.float()
@@ -226,11 +227,11 @@ def contrastive_alignment_sums(
         matched (`(layers, B, Q)` bool), text_mask (`(B, L)`): Which candidates are matched, and which tokens are valid.
 
     Returns:
-        `(B, layers)`
+        One value per sample and layer, `(B, layers)`.
     """
     query_embedding = F.normalize(query_embedding.float(), dim=-1)
     text_embedding = F.normalize(text_embedding.float(), dim=-1) * text_mask.unsqueeze(-1)
-    # The similarities with all tokens, summed: as one product, which autocast leaves in float32.
+    # The sum of the similarities with all tokens, as an elementwise product, which autocast keeps in float32.
     logits = (query_embedding * text_embedding.sum(dim=1, keepdim=True)).sum(dim=-1) / temperature
     per_sample = logits.logsumexp(dim=-1) - masked_mean(logits, matched, -1)
     return per_sample.masked_fill(~matched.any(dim=-1), 0).T
@@ -241,8 +242,8 @@ def weigh_losses(
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Return the weighted sum of terms `(K,)`, and each term unweighted.
 
-    K is 1 for saliency and the number of supervised layers for the other terms. The result has the sum of the saliency terms as
-    `loss_saliency`, and the earlier layers as `loss_<name>_0`, `_1`, …
+    K is 1 for saliency terms and the number of supervised layers for the others. The unweighted terms include the sum of the saliency terms as
+    `loss_saliency`, and those of earlier layers as `loss_<name>_0`, `_1`, …
     """
     saliency = {name: values.sum() for name, values in terms.items() if name.startswith("loss_saliency")}
     per_layer = {name: values for name, values in terms.items() if name not in saliency}
@@ -267,16 +268,16 @@ def moment_retrieval_loss(
     layer_terms: Callable[[torch.Tensor], dict[str, torch.Tensor]] | None = None,
     reduce: bool = True,
 ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor] | None, dict[str, torch.Tensor]]:
-    """Return the weighted sum of all terms, each term unweighted, and what the terms sum up in each row, `(B, K)` (see [`mean_terms`]).
+    """Return the weighted sum of all terms, each term unweighted, and the row sums of the terms, `(B, K)` (see [`mean_terms`]).
 
     Args:
         logits (`(layers, B, Q, 2)`), spans (`(layers, B, Q, 2)`): Predictions of the supervised decoder layers, the last one last.
         scores (`(B, T)`), irrelevant_scores (`(B, T)`, *optional*): Saliency under the query and under an irrelevant one.
         irrelevant_mask (`(B,)`, *optional*): Which samples have an irrelevant query.
         labels (`dict`), video_mask (`(B, T)`): See `forward` of the models.
-        layer_terms (*optional*): `function(matched (layers, B, Q)) -> {"loss_<name>": (B, layers)}` with a model's own terms, weighted by
-            `config.<name>_loss_weight`.
-        reduce: Whether to compute the weighted sum and the terms; else both are None.
+        layer_terms (*optional*): `function(matched (layers, B, Q)) -> {"loss_<name>": (B, layers)}` with additional terms of a model, whose
+            weights are `config.<name>_loss_weight`.
+        reduce: Whether to compute the weighted sum and the terms; otherwise both are None.
     """
     logits, spans, scores = logits.float(), spans.float(), scores.float()
     sums, matched = span_and_label_sums(logits, spans, labels["spans"].float(), labels["span_mask"].bool(), config)

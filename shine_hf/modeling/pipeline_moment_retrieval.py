@@ -1,7 +1,7 @@
-"""`pipeline("video-moment-retrieval", model=…)` on clip and token features.
+"""`pipeline("video-moment-retrieval", model=…)` for clip and token features.
 
-This file is copied into every pushed model repository, so it works with transformers only. With shine_hf, the pipeline of
-`shine_hf.inference.pipeline` takes its place, which encodes videos and sentences.
+This file is copied into every pushed model repository, so it only needs transformers. With shine_hf, the pipeline in
+`shine_hf.inference.pipeline` replaces it, which also encodes videos and sentences.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ class MomentRetrievalPipeline(Pipeline):
     {"moments": [{"start": 12.5, "end": 18.0, "score": 0.93}], "saliency": [...], "clip_length": 0.5}
     ```
 
-    A video is prepared once for all its queries. One longer than the model takes goes through overlapping windows.
+    A video is prepared once for all its queries. A video that is too long for the model is split into overlapping windows.
     """
 
     _load_processor = False
@@ -41,42 +41,44 @@ class MomentRetrievalPipeline(Pipeline):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # Once: switched for each call, and back, it would be switched under another thread's call.
+        # Once, and not for each call, which would interfere with calls in other threads.
         self.model.eval()
-        # The configuration records all that the processor needs.
+        # The configuration records everything that the processor needs.
         self.feature_extractor = self.feature_extractor or MomentRetrievalProcessor.from_config(self.model.config)
 
     def __call__(self, video: Any = None, query: Any = None, *, text: Any = None, **options) -> Any:
         """
+        Find the moments of videos that queries describe.
+
         Args:
-            video: `(T, D)` clip features of the kind that the model was trained on, array or tensor. With shine_hf also a path, an address,
+            video: `(T, D)` clip features of the kind that the model was trained on, as an array or tensor. With shine_hf, also a path, a URL,
                 a value of a `datasets` Video column, or frames `(T, H, W, 3)` with `fps`. Or a list of videos; or a request
                 `{"video": …, "query": …}`; or a list, a generator or a dataset of requests.
-            query: For one video a query, or a list of queries. For a list of videos, a query to ask of each, or a list with an entry per
-                video: a query, or a list of queries. A query is a sentence (with shine_hf) or `(L, D)` token features.
+            query: For one video, a query or a list of queries. For a list of videos, a query for all of them, or a list with a query or a
+                list of queries per video. A query is a sentence (with shine_hf) or `(L, D)` token features.
             text: Another name for `query`.
             top_k (`int`, *optional*), threshold (`float`): Keep the best `top_k` moments with at least this score.
             nms_threshold (`float`, *optional*): IoU above which the worse of two moments is dropped.
-            round_to_clip_length (`bool`): Move both ends to the nearest multiple of the clip length.
-            window_seconds (`float`, *optional*), overlap (`float`): Length of the windows of a long video, and the share of a window that
-                the next one repeats.
+            round_to_clip_length (`bool`): Round both ends to the nearest multiple of the clip length.
+            window_seconds (`float`, *optional*), overlap (`float`): Length of the windows for a long video, and the share of a window that
+                overlaps with the next one.
             batch_size (`int`): Pairs of window and query per forward pass.
             fps (`float`): Frames per second of a video that is given as frames.
-            progress (`bool`): Show a bar while a video is encoded.
+            progress (`bool`): Show a progress bar while a video is encoded.
 
         Returns:
             `{"moments": [{"start", "end", "score"}, …], "saliency": [...], "clip_length": s}` with times in seconds, best moment first, and
-            a saliency score per clip; in a list where `query` is a list, and in a list where `video` is one. For a generator or a dataset,
-            a generator.
+            a saliency score per clip. If `query` is a list, a list of results per video; if `video` is a list, a list with an entry per
+            video. For a generator or a dataset, a generator.
 
         Raises:
             FileNotFoundError, ValueError: for a video that cannot be read, an empty query, an unknown option, or a model trained on
                 features that cannot be computed here.
         """
         if text is not None and query is not None:
-            raise ValueError("query and text are two names for one thing: give one of them")
+            raise ValueError("query and text are names of the same argument: give one of them")
         query = text if query is None else query
-        # Once here, so that a wrong option is an error of this call and not of the first row of a generator.
+        # Checked here, so that a wrong option raises in this call and not at the first row of a generator.
         preprocess, forward, postprocess = self._sanitize_parameters(**options)
         parameters = (
             self._preprocess_params | preprocess,
@@ -94,7 +96,7 @@ class MomentRetrievalPipeline(Pipeline):
             yield self._answer(_as_requests(item, query)[0], parameters)[0]
 
     def _answer(self, requests: list[tuple[Any, Any]], parameters: tuple) -> list:
-        """Return the results of `(video, query)` pairs. A video that is named several times is prepared once."""
+        """Return the results of `(video, query)` pairs. A video that occurs several times is prepared once."""
         asked = [_as_queries(query) for _, query in requests]
         pairs_of: dict[Any, list[int]] = {}
         for index, (video, _) in enumerate(requests):
@@ -113,13 +115,13 @@ class MomentRetrievalPipeline(Pipeline):
     def _sanitize_parameters(self, window_seconds=None, **options):
         known = (*_FORWARD_OPTIONS, "window_seconds", *_PREPROCESS_OPTIONS)
         if unknown := [name for name in options if name not in known]:
-            raise ValueError(f"unknown option {', '.join(unknown)}; there are {', '.join(known)}")
+            raise ValueError(f"unknown option {', '.join(unknown)}; the options are {', '.join(known)}")
         forward = {name: options[name] for name in _FORWARD_OPTIONS if name in options}
         if window_seconds is not None:
             clip_length = self.model.config.clip_length
             if window_seconds < clip_length:
                 raise ValueError(
-                    f"window_seconds must hold at least one clip of {clip_length} s, got {window_seconds}"
+                    f"window_seconds must be at least the length of a clip, {clip_length} s, got {window_seconds}"
                 )
             forward["window_clips"] = round(window_seconds / clip_length)
         return {name: options[name] for name in _PREPROCESS_OPTIONS if options.get(name) is not None}, forward, {}
@@ -127,7 +129,7 @@ class MomentRetrievalPipeline(Pipeline):
     def preprocess(
         self, input_: tuple[Any, Sequence], fps: float | None = None, progress: bool = False
     ) -> dict[str, Any]:
-        """Encode a video and its queries, as far as they are not features yet."""
+        """Encode a video and its queries, unless they are features already."""
         video, queries = input_
         if is_features(video):
             features, duration = as_array(video), None
@@ -141,45 +143,45 @@ class MomentRetrievalPipeline(Pipeline):
     def encode_video(
         self, video: Any, fps: float | None = None, progress: bool = False
     ) -> tuple[np.ndarray, float | None]:
-        """Return clip features `(T, D)` of a video and its duration in seconds, if it is known better than by its clips.
+        """Return the clip features `(T, D)` of a video, and its duration in seconds if known.
 
         Raises:
-            ValueError: here always: transformers only takes features.
+            ValueError: always, since encoding needs shine_hf.
         """
         raise ValueError(
-            f"{_kind(video)} is not clip features, a (T, {self.model.config.video_dim}) array; to read videos: {_INSTALL}"
+            f"expected clip features, a (T, {self.model.config.video_dim}) array, got {_kind(video)}; to read videos: {_INSTALL}"
         )
 
     def encode_text(self, sentences: Sequence[str]) -> list[np.ndarray]:
-        """Return token features `(L, D)` of each sentence.
+        """Return the token features `(L, D)` of each sentence.
 
         Raises:
-            ValueError: here always: transformers only takes features.
+            ValueError: always, since encoding needs shine_hf.
         """
         raise ValueError(
-            f"the query {sentences[0]!r} is not token features, an (L, {self.model.config.text_dim}) array; to encode sentences: {_INSTALL}"
+            f"expected token features, an (L, {self.model.config.text_dim}) array, got the query {sentences[0]!r}; to encode sentences: {_INSTALL}"
         )
 
     def _forward(self, input_tensors: dict, **options) -> list[dict]:
         return find_moments(self.model, self.feature_extractor, **input_tensors, **options)
 
     def postprocess(self, model_outputs: list[dict]) -> list[dict]:
-        """Return the results as they are."""
+        """Return the results unchanged."""
         return model_outputs
 
 
 def is_features(value: Any) -> bool:
-    """Whether a value is features of one video or sentence: an array or tensor with two dimensions."""
+    """Return whether a value is the features of one video or sentence: an array or tensor with two dimensions."""
     return isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 2
 
 
 def as_array(features: Any) -> np.ndarray:
-    """Return features as an array in main memory."""
+    """Return features as an array on the CPU."""
     return features.detach().float().cpu().numpy() if isinstance(features, torch.Tensor) else features
 
 
 def is_frames(value: Any) -> bool:
-    """Whether a value is the frames of one video: an array or tensor with four dimensions, or a list of images."""
+    """Return whether a value is the frames of one video: an array or tensor with four dimensions, or a list of images."""
     if isinstance(value, list | tuple):
         return bool(value) and all(_is_image(item) for item in value)
     return getattr(value, "ndim", None) == 4
@@ -190,7 +192,7 @@ def _is_image(value: Any) -> bool:
 
 
 def _is_stream(video: Any) -> bool:
-    """Whether inputs come one by one: a generator, or a dataset of torch or of `datasets`."""
+    """Return whether inputs are iterated over: a generator, or a dataset of PyTorch or `datasets`."""
     is_dataset = isinstance(video, torch.utils.data.Dataset) or hasattr(video, "column_names")
     return isinstance(video, Iterator) or is_dataset
 
@@ -200,7 +202,7 @@ def _is_request(value: Any) -> bool:
 
 
 def _as_requests(video: Any, query: Any) -> tuple[list[tuple[Any, Any]], bool]:
-    """Return `(video, query)` pairs, and whether the caller gave a list of videos."""
+    """Return `(video, query)` pairs, and whether the caller passed a list of videos."""
     if _is_request(video):
         return [(video["video"], _query_of(video, query))], False
     if isinstance(video, np.ndarray | torch.Tensor) and video.ndim == 3:
@@ -209,23 +211,23 @@ def _as_requests(video: Any, query: Any) -> tuple[list[tuple[Any, Any]], bool]:
         return [(video, query)], False
     if any(map(_is_request, video)):
         if not all(map(_is_request, video)):
-            raise ValueError("a list holds videos or requests with a `video` each, not both")
+            raise ValueError("a list must contain either videos or requests with a `video`, not both")
         return [(request["video"], _query_of(request, query)) for request in video], True
     queries = list(query) if isinstance(query, list | tuple) else [query] * len(video)
     if len(queries) != len(video):
         raise ValueError(
-            f"{len(video)} videos, but {len(queries)} queries: give one query for all videos, or an entry (a query or a list) per video"
+            f"{len(video)} videos, but {len(queries)} queries: give one query for all videos, or a query or a list of queries per video"
         )
     return list(zip(video, queries)), True
 
 
 def _query_of(request: Mapping, query: Any) -> Any:
-    """Return the query of a request, by any of its names, or else that of the call."""
+    """Return the query of a request, under any of its names, or else that of the call."""
     return next((request[name] for name in ("query", "text") if request.get(name) is not None), query)
 
 
 def _as_queries(query: Any) -> tuple[list, bool]:
-    """Return the queries of one video, and whether the caller gave a list.
+    """Return the queries of one video, and whether the caller passed a list.
 
     Raises:
         ValueError: for anything that is neither a sentence nor token features.
@@ -234,12 +236,12 @@ def _as_queries(query: Any) -> tuple[list, bool]:
     queries = list(query) if is_list else [query]
     for item in queries:
         if not is_features(item) and not (isinstance(item, str) and item.strip()):
-            raise ValueError(f"a query must be a sentence, or token features as a (L, D) array; got {_kind(item)}")
+            raise ValueError(f"a query must be a sentence, or token features as an (L, D) array; got {_kind(item)}")
     return queries, is_list
 
 
 def _kind(value: Any) -> str:
-    """Return a short description of a value for messages."""
+    """Return a short description of a value for error messages."""
     if isinstance(value, np.ndarray | torch.Tensor):
         return f"an array of shape {tuple(value.shape)}"
     return repr(value) if value is None or isinstance(value, str | int | float) else f"a {type(value).__name__}"

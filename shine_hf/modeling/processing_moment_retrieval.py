@@ -1,4 +1,4 @@
-"""Features to model inputs, and model outputs to moments in seconds: the one code path of training and inference."""
+"""Convert features to model inputs, and model outputs to moments in seconds, for both training and inference."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ NumberOrTensor = TypeVar("NumberOrTensor", float, torch.Tensor)
 
 
 def covered_seconds(num_clips: NumberOrTensor, clip_length: float) -> NumberOrTensor:
-    """Return the length of video that `num_clips` clips cover, in seconds. Targets are divided and predictions multiplied by it."""
+    """Return the seconds of video that `num_clips` clips cover. Targets are divided by it, and predictions multiplied."""
     return num_clips * clip_length
 
 
 class MomentRetrievalProcessor(FeatureExtractionMixin):
     """
-    Prepare clip and token features for a model, and turn its outputs into moments.
+    Prepare clip and token features for a model, and convert its outputs to moments.
 
     Args:
-        clip_length (`float`): Seconds that one clip covers.
+        clip_length (`float`): Seconds per clip.
         normalize_features (`bool`): Divide each feature type of each clip and each token by its L2 norm.
         video_feature_dims (`list[int]`, *optional*): Widths of the feature types that are concatenated in the video features.
-        max_video_length (`int`, *optional*): Clips beyond which a video is cut.
-        max_text_length (`int`): Tokens beyond which a query is cut.
-        video_dim, text_dim (`int`, *optional*): Widths to insist on.
+        max_video_length (`int`, *optional*): Number of clips to which a video is truncated.
+        max_text_length (`int`): Number of tokens to which a query is truncated.
+        video_dim, text_dim (`int`, *optional*): Expected widths, which are checked if given.
     """
 
     model_input_names = ("video_features", "video_attention_mask", "text_features", "text_attention_mask")
@@ -63,19 +63,23 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         self.max_text_length = max_text_length
         self.video_dim = video_dim
         self.text_dim = text_dim
-        # Files of version 0.1 repeat it here. It belongs to the model's configuration, and its outputs carry it.
+        # Version 0.1 saved it here too. It belongs to the model's configuration, and the model's outputs include it.
         kwargs.pop("saliency_weight", None)
         super().__init__(**kwargs)
 
     @classmethod
     def from_config(cls, config: MomentRetrievalConfig) -> MomentRetrievalProcessor:
-        """Return the processor that fits a model configuration, as training, evaluation and the pipeline do; a saved processor repeats it."""
+        """Return the processor for a model configuration. Training, evaluation and the pipeline use it; a saved processor is equivalent."""
         return cls(**{name: getattr(config, name) for name in cls._CONFIG_FIELDS})
 
     # ---- inputs ----------------------------------------------------------------------------------------------------
 
     def prepare_video(self, features: Features, name: str = "video") -> np.ndarray:
-        """Turn `(T, D)` clip features into at most `max_video_length` clips, normalized, float32. `name` is for error messages."""
+        """Truncate `(T, D)` clip features to `max_video_length` and normalize them, float32. `name` is for error messages.
+
+        Raises:
+            ValueError: as `__call__`.
+        """
         features = _checked(features, self.video_dim, f"video features of {name}")[: self.max_video_length]
         if not self.normalize_features:
             return features
@@ -83,7 +87,11 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         return np.concatenate([_normalized(part) for part in np.split(features, bounds, axis=1)], axis=1)
 
     def prepare_text(self, features: Features, name: str = "query") -> np.ndarray:
-        """Turn `(L, D)` token features into at most `max_text_length` tokens, normalized, float32."""
+        """Truncate `(L, D)` token features to `max_text_length` and normalize them, float32. `name` is for error messages.
+
+        Raises:
+            ValueError: as `__call__`.
+        """
         features = _checked(features, self.text_dim, f"text features of {name}")[: self.max_text_length]
         return _normalized(features) if self.normalize_features else features
 
@@ -99,25 +107,25 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         Pad features to a batch.
 
         Args:
-            videos: `(T, D)` clip features per video as a list, or of a single video; arrays, tensors or nested lists.
-            text: `(L, D)` token features per query likewise, one query per video.
-            negative_text: For each query its negatives, the irrelevant query last; `None` for an absent one.
-            names: What to call each sample in an error message, e.g. the qid.
+            videos: A list of `(T, D)` clip features, or those of a single video, as arrays, tensors or nested lists.
+            text: Likewise, `(L, D)` token features of one query per video.
+            negative_text: The negatives of each query, with the irrelevant query last; `None` for a missing one.
+            names: Name of each sample in error messages, e.g. the qid.
             return_tensors: `"pt"` or `"np"`.
 
         Returns:
-            `video_features (B, T, Dv)`, `text_features (B, L, Dt)` and, with negatives, `negative_text_features (B, N, Ln, Dt)`, float32 and
-            padded with zeros, and for each an `…_attention_mask`, int64: what the models' `forward` takes.
+            The inputs of the models' `forward`: `video_features (B, T, Dv)`, `text_features (B, L, Dt)` and, with negatives,
+            `negative_text_features (B, N, Ln, Dt)`, float32 and padded with zeros, each with an `…_attention_mask`, int64.
 
         Raises:
             ValueError: for NaN or infinite numbers, a wrong number of dimensions or channels, no clips or no tokens, file names or
-                sentences, or lists of different length.
+                sentences, or lists of different lengths.
         """
         if return_tensors not in (None, "pt", "np"):
             raise ValueError(f'return_tensors must be "pt" or "np", got {return_tensors!r}')
         videos, text = _as_list(videos), _as_list(text)
         if len(videos) != len(text):
-            raise ValueError(f"{len(videos)} videos for {len(text)} queries: one video per query is needed")
+            raise ValueError(f"{len(videos)} videos for {len(text)} queries: give one video per query")
         if not videos:
             raise ValueError("no videos and no queries: there is nothing to prepare")
         names = names or [f"sample {i}" for i in range(len(text))]
@@ -152,22 +160,22 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         saliency_weight: torch.Tensor | None = None,
     ) -> torch.Tensor:
         r"""
-        Return the candidates as moments, best first.
+        Convert the candidates to moments, best first.
 
-        The score is the probability of the foreground. With a `saliency_weight` w, its logit is raised by w times the contrast of the
-        saliency s: then what the ranking losses teach the saliency counts in the choice of the moment.
+        The score is the probability of the foreground. With a `saliency_weight` w, w times the contrast of the saliency s is added to its
+        logit, so that the saliency, which the ranking losses train, affects the choice of the moment:
 
         $$ score = \sigma \Big( l_{fg} - l_{bg} + w \, (\bar s_{inside} - \bar s_{outside}) \Big) $$
 
         Args:
-            logits (`(B, Q, 2)`, *optional*): Class scores; without them all candidates score 1.
+            logits (`(B, Q, 2)`, *optional*): Class scores. Without them, all candidates have the score 1.
             pred_spans (`(B, Q, 2)`): Center and width as fractions of the video.
-            video_attention_mask (`(B, T)`), durations (`(B,)` seconds, *optional*): Where the video ends. Moments are clipped to it; those
-                that begin after it become what the video has of its last clip.
-            round_to_clip_length (`bool`): Move both ends to the nearest multiple of the clip length.
-            nms_threshold (`float`, *optional*): Drop a moment whose temporal IoU with a better one is above it.
-            saliency_scores (`(B, T)`, *optional*): Needed with a `saliency_weight`.
-            saliency_weight (`(B,)`, *optional*): Of the model's outputs, which take it from the configuration.
+            video_attention_mask (`(B, T)`), durations (`(B,)` seconds, *optional*): The end of the video, to which moments are clipped. Those
+                that start after it are moved to the part of the last clip that is inside the video.
+            round_to_clip_length (`bool`): Round both ends to the nearest multiple of the clip length.
+            nms_threshold (`float`, *optional*): Drop a moment if its temporal IoU with a better one is above this.
+            saliency_scores (`(B, T)`, *optional*): Required with a `saliency_weight`.
+            saliency_weight (`(B,)`, *optional*): From the model's outputs, which take it from the configuration.
 
         Returns:
             `(B, Q, 3)` start and end in seconds and score. Dropped moments come last, with score -1.
@@ -182,7 +190,7 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
             windows = (windows / self.clip_length).round() * self.clip_length
         last = last.to(windows.dtype)
         start, end = windows.clamp(min=0).minimum(last.unsqueeze(-1)).unbind(-1)
-        # What begins after the end was found in the last clip, of which the video fills only a part.
+        # A moment that starts after the end was found in the last clip, of which only a part is inside the video.
         last_clip = (torch.ceil(last / self.clip_length - 1e-4) - 1).clamp(min=0) * self.clip_length
         start = torch.where(start < last, start, last_clip)
         if logits is None:
@@ -212,28 +220,29 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         round_to_clip_length: bool = False,
     ) -> list[dict]:
         """
-        Turn model outputs into one result per sample.
+        Convert model outputs to one result per sample.
 
         Args:
-            outputs ([`MomentRetrievalOutput`]): Of one forward pass.
-            video_attention_mask (`(B, T)`, *optional*): That of the inputs; without it, no clip is taken for padding.
+            outputs ([`MomentRetrievalOutput`]): The outputs of a forward pass.
+            video_attention_mask (`(B, T)`, *optional*): The mask of the inputs; without it, all clips are valid.
             threshold (`float`): Keep moments with at least this score.
-            durations (seconds, *optional*): Length of each video, where it is known better than by its clips.
-            top_k (`int`, *optional*): Keep so many moments, the best.
+            durations (seconds, *optional*): Length of each video, if known more precisely than by its clips.
+            top_k (`int`, *optional*): Keep only the best `top_k` moments.
             nms_threshold, round_to_clip_length: See `decode_moments`.
 
         Returns:
             `{"moments": [{"start", "end", "score"}, …], "saliency": [...], "clip_length": s}` per sample, times in seconds, best moment first.
 
         Raises:
-            ValueError: where there is not one duration per sample.
+            ValueError: if the number of durations is not the number of samples.
         """
         spans, saliency = outputs["pred_spans"].detach(), outputs["saliency_scores"].detach()
         mask = torch.ones(saliency.shape) if video_attention_mask is None else torch.as_tensor(video_attention_mask)
         mask = mask.to(spans.device).bool()
-        seconds = None if durations is None else torch.as_tensor(durations, dtype=torch.float32)
-        if seconds is not None and seconds.shape != (len(spans),):
-            raise ValueError(f"one duration per sample is needed, got {seconds.numel()} for {len(spans)}")
+        if durations is not None:
+            durations = torch.as_tensor(durations, dtype=torch.float32)
+            if durations.shape != (len(spans),):
+                raise ValueError(f"give one duration per sample, got {durations.numel()} for {len(spans)} samples")
         moments = self.decode_moments(
             outputs.get("logits"),
             spans,
@@ -256,7 +265,7 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         threshold: float = 0.0,
         top_k: int | None = None,
     ) -> dict:
-        """Return what `post_process_moment_retrieval` returns, of one sample: moments `(Q, 3)`, best first, and saliency `(T,)`."""
+        """Return the result of one sample, see `post_process_moment_retrieval`, from moments `(Q, 3)`, best first, and saliency `(T,)`."""
         kept = moments[moments[:, 2] >= max(threshold, 0.0)][:top_k]
         return {
             "moments": [{"start": s, "end": e, "score": p} for s, e, p in kept.tolist()],
@@ -266,7 +275,7 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
 
 
 def _as_list(features) -> list:
-    """Split a batch of features; what is no batch becomes one of a single sample."""
+    """Split a batch of features into samples; a single sample becomes a list of one."""
     if isinstance(features, list | tuple):
         is_single = bool(features) and isinstance(features[0], list | tuple) and np.ndim(features[0]) == 1
         return [features] if is_single else list(features)
@@ -276,8 +285,8 @@ def _as_list(features) -> list:
 def _checked(features: Features, width: int | None, what: str) -> np.ndarray:
     if isinstance(features, str | bytes) or hasattr(features, "__fspath__"):
         raise ValueError(
-            f"{what} must be a (length, channels) array, got {features!r}: the processor encodes no files and sentences; "
-            "shine_hf.MomentRetriever does"
+            f"{what} must be a (length, channels) array, got {features!r}: the processor does not encode files or sentences; "
+            "use shine_hf.MomentRetriever"
         )
     if isinstance(features, torch.Tensor):
         features = features.detach().float().cpu().numpy()
@@ -290,7 +299,7 @@ def _checked(features: Features, width: int | None, what: str) -> np.ndarray:
         raise ValueError(f"{what} have {features.shape[1]} channels, but the model was built for {width}")
     if not np.isfinite(features).all():
         raise ValueError(
-            f"{what} hold NaN or infinite numbers in row {int(np.argmin(np.isfinite(features).all(axis=1)))}"
+            f"{what} contain NaN or infinite numbers in row {int(np.argmin(np.isfinite(features).all(axis=1)))}"
         )
     return features
 
@@ -300,13 +309,13 @@ def _normalized(rows: np.ndarray) -> np.ndarray:
 
 
 def _pad(arrays: Sequence[np.ndarray | None], width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad `(n_i, D)` arrays to `(B, max n_i, D)` with a mask `(B, max n_i)`; `None` becomes a row of padding only."""
+    """Pad `(n_i, D)` arrays to `(B, max n_i, D)` with a mask `(B, max n_i)`. `None` becomes a row of padding."""
     length = max((len(array) for array in arrays if array is not None), default=1)
     padded = torch.zeros(len(arrays), length, width)
     mask = torch.zeros(len(arrays), length, dtype=torch.long)
     for row, array in enumerate(arrays):
         if array is not None:
-            # Through NumPy: torch warns of read-only arrays, e.g. of a memory-mapped store.
+            # Through NumPy, since PyTorch warns about read-only arrays, e.g. from a memory-mapped store.
             padded.numpy()[row, : len(array)] = array
             mask[row, : len(array)] = 1
     return padded, mask

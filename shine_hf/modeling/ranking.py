@@ -1,4 +1,4 @@
-"""How candidate moments are ranked: non-maximum suppression, and the contrast of the saliency inside and outside of a window."""
+"""Rank candidate moments: non-maximum suppression, and the contrast of the saliency inside and outside a window."""
 
 import torch
 
@@ -6,14 +6,14 @@ from .spans import temporal_iou
 
 
 def temporal_nms(moments: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Apply non-maximum suppression over time to a batch.
+    """Apply temporal non-maximum suppression to a batch.
 
     Args:
         moments (`(B, Q, 3)`): Start, end and score, best first.
-        threshold (`float`): A moment is dropped if its IoU with a better one that is kept is above this.
+        threshold (`float`): A moment is dropped if its IoU with a better, kept one is above this.
 
     Returns:
-        `(B, Q, 3)`: the same moments, the kept ones first, each group in its order; the dropped ones have score -1.
+        `(B, Q, 3)`: the kept moments followed by the dropped ones, which have the score -1. The order is otherwise unchanged.
     """
     overlap = temporal_iou(moments[..., None, :2], moments[:, None, :, :2]) > threshold
     keep = moments[..., 2] >= 0
@@ -25,12 +25,12 @@ def temporal_nms(moments: torch.Tensor, threshold: float) -> torch.Tensor:
 
 
 def saliency_contrast(saliency_scores: torch.Tensor, length: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
-    """Return the mean saliency inside each window minus that outside, `(B, Q)`; 0 for a window with nothing inside or outside.
+    """Return the mean saliency inside each window minus that outside, `(B, Q)`; 0 if nothing is inside or outside.
 
     Args:
-        saliency_scores (`(B, T)`): A score per clip.
-        length (`(B, 1)`): Length of the video in clips; of its last clip, only the part that exists counts.
-        windows (`(B, Q, 2)`): Start and end in clips; a clip that is partly covered counts partly.
+        saliency_scores (`(B, T)`): One score per clip.
+        length (`(B, 1)`): Length of the video in clips. The last clip may count only partly.
+        windows (`(B, Q, 2)`): Start and end in clips. A clip that is partly covered counts in proportion.
     """
     clips = torch.arange(saliency_scores.shape[1], device=windows.device, dtype=windows.dtype)
     start, end = windows.split(1, dim=-1)

@@ -1,4 +1,4 @@
-"""Conversion between (center, width) and (start, end), and the overlap of spans. All functions broadcast."""
+"""Convert between spans (center, width) and windows (start, end), and compute their overlap. All functions broadcast."""
 
 import torch
 
@@ -16,7 +16,7 @@ def window_to_span(windows: torch.Tensor) -> torch.Tensor:
 
 
 def temporal_iou(windows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Return the intersection over union of `(..., 2)` windows, `(...)`; 0 where both are empty."""
+    """Return the intersection over union of `(..., 2)` windows, `(...)`; 0 if both are empty."""
     intersection, union, _ = _overlap(windows, others)
     return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 
@@ -29,6 +29,7 @@ def generalized_temporal_iou(windows: torch.Tensor, others: torch.Tensor) -> tor
 
 
 def _overlap(windows: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the lengths of intersection, union and hull, `(...)` each."""
     start, end = windows.unbind(-1)
     other_start, other_end = others.unbind(-1)
     intersection = (torch.minimum(end, other_end) - torch.maximum(start, other_start)).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Moments of several queries in one video of any length: a video longer than a model has seen goes through overlapping windows."""
+"""Find the moments of several queries in a video of any length, with overlapping windows if it is too long for the model."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import torch
 from .processing_moment_retrieval import MomentRetrievalProcessor
 from .ranking import temporal_nms
 
-# For models that record no `max_video_length`. A window of this many clips keeps attention cheap.
+# For models without `max_video_length`. With this many clips, attention is still cheap.
 DEFAULT_WINDOW_CLIPS = 512
-# Above this agreement, what two windows found is taken for one moment.
+# Moments of two windows that agree at least this much are merged.
 SAME_MOMENT_IOU = 0.5
 
 
 def window_starts(num_clips: int, window_clips: int, overlap_clips: int) -> list[int]:
-    """Return the first clips of the windows that cover a video. All are full; the last is moved back to the end of the video.
+    """Return the first clips of the windows that cover a video. All windows have full length; the last ends with the video.
 
     Raises:
-        ValueError: for windows of no length, or an overlap that leaves no step between them.
+        ValueError: for empty windows, or an overlap of an entire window.
     """
     if window_clips < 1 or not 0 <= overlap_clips < window_clips:
         raise ValueError(
-            f"windows of {window_clips} clips cannot overlap by {overlap_clips}: at least one clip must be new in each"
+            f"windows of {window_clips} clips cannot overlap by {overlap_clips}: each must have at least one new clip"
         )
     if num_clips <= window_clips:
         return [0]
@@ -51,36 +51,36 @@ def find_moments(
     """
     Find the moments and the saliency of each query.
 
-    What several windows see of a moment is one moment in the result (see [`merge_moments`]), so it may be longer than a window. The
-    saliency of a clip is its mean over the windows that hold it.
+    The parts of a moment in several windows are merged (see [`merge_moments`]), so a moment may be longer than a window. The saliency of a clip
+    is averaged over the windows that contain it.
 
-    A model looks for its query in each window as if it had to be there. So with several windows, the score of a moment is multiplied by the
-    sigmoid of its mean saliency, which training pushes toward 0 where a query has nothing to do with the video.
+    A model assumes that the query occurs in every window. Therefore, with several windows, the score of a moment is multiplied by the sigmoid of
+    its mean saliency, which training pushes toward 0 for a query that is unrelated to the video.
 
     Args:
-        model, processor: Of `from_pretrained`.
+        model, processor: From `from_pretrained`.
         video (`(T, D)`): Clip features of the entire video.
         texts (list of `(L, D)`): Token features of each query.
         duration: Length of the video in seconds; by default that of its clips.
-        window_clips: Clips per window; by default the model's `max_video_length`, else 512. A shorter video is one window.
-        overlap: Share of a window that the next one repeats.
+        window_clips: Clips per window; by default the model's `max_video_length`, or 512. A shorter video is a single window.
+        overlap: Share of a window that overlaps with the next one.
         batch_size: Pairs of window and query per forward pass.
         top_k, threshold: Keep the best `top_k` moments with at least this score.
-        nms_threshold: IoU above which the worse of two moments is dropped; by default none is.
-        round_to_clip_length: Move both ends to the nearest multiple of the clip length.
+        nms_threshold: IoU above which the worse of two moments is dropped; by default, none is dropped.
+        round_to_clip_length: Round both ends to the nearest multiple of the clip length.
 
     Returns:
         For each query `{"moments": [{"start", "end", "score"}, …], "saliency": [...], "clip_length": s}`, best moment first.
 
     Raises:
-        ValueError: for features that do not fit the model, or windows that cannot cover it.
+        ValueError: for features that do not match the model, or invalid windows.
     """
     longest, clip_length = processor.max_video_length, processor.clip_length
     window_clips = window_clips or longest or DEFAULT_WINDOW_CLIPS
     if longest and window_clips > longest:
         raise ValueError(f"a window of {window_clips} clips is longer than the model's max_video_length, {longest}")
     if not 0 <= overlap < 1:
-        raise ValueError(f"overlap is a share of the window, at least 0 and below 1, got {overlap}")
+        raise ValueError(f"overlap must be a share of the window, at least 0 and below 1, got {overlap}")
     if not len(video):
         raise ValueError("the video has no clips")
     starts = window_starts(len(video), window_clips, min(int(overlap * window_clips), window_clips - 1))
@@ -130,7 +130,7 @@ def find_moments(
 
 @dataclass
 class _Track:
-    """A moment that is followed from window to window, all in seconds. No window has shown anything after `seen_to` yet."""
+    """A moment that is tracked across windows, in seconds. `seen_to` is the end of the last window that contains it."""
 
     start: float
     end: float
@@ -139,7 +139,7 @@ class _Track:
     last_window: int
 
     def agreement(self, start: float, end: float, shared_from: float) -> float:
-        """Return the temporal IoU with another moment within what both windows show."""
+        """Return the temporal IoU with another moment within the part that both windows cover."""
         a, b = max(self.start, shared_from), min(self.end, self.seen_to)
         c, d = max(start, shared_from), min(end, self.seen_to)
         if b <= a or d <= c:
@@ -150,18 +150,19 @@ class _Track:
 def merge_moments(
     per_window: Sequence[torch.Tensor], bounds: Sequence[tuple[float, float]], clip_length: float
 ) -> torch.Tensor:
-    """Return the moments of the entire video from those of its windows.
+    """Merge the moments of all windows into those of the entire video.
 
-    A moment continues one of an earlier window if the two agree within what both windows show (temporal IoU at least 0.5). Each continues at
-    most one, the better-scored first. Its ends are those of the better of the two, except where a window cut the moment off.
+    A moment continues one of an earlier window if their temporal IoU is at least 0.5 within the part that both windows cover. Each moment
+    continues at most one other, and better scores come first. The merged moment has the start and end of the better one, except where a
+    window cut it off.
 
     Args:
-        per_window (list of `(K, 3)`): Start and end in seconds of the video, and score, of each window.
+        per_window (list of `(K, 3)`): Start and end in the video, in seconds, and score of the moments of each window.
         bounds: Start and end of each window in seconds, in order.
-        clip_length: Seconds per clip; a moment that ends within a clip of the edge of its window counts as cut off.
+        clip_length: Seconds per clip. A moment that ends less than a clip before the end of its window counts as cut off.
 
     Returns:
-        `(K, 3)` likewise, in no order.
+        `(K, 3)` as in `per_window`, unordered.
     """
     tracks: list[_Track] = []
     active: list[_Track] = []
@@ -184,7 +185,7 @@ def merge_moments(
 
 
 def _relevance(moments: torch.Tensor, saliency: np.ndarray, clip_length: float) -> torch.Tensor:
-    """Return the sigmoid of the mean saliency of the clips that each of the moments `(K, 3)` touches, `(K,)`."""
+    """Return the sigmoid of the mean saliency of the clips that each of the moments `(K, 3)` overlaps, `(K,)`."""
     first = (moments[:, 0] / clip_length + 1e-4).long().clamp(max=len(saliency) - 1)
     last = (moments[:, 1] / clip_length - 1e-4).long().clamp(max=len(saliency) - 1).maximum(first)
     summed = torch.from_numpy(np.concatenate([[0.0], np.cumsum(saliency)]))

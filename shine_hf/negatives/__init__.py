@@ -1,4 +1,4 @@
-"""Hard negatives: tag and mask queries, fill the masks with any generator, check the result.
+"""Hard negatives: tag and mask queries, fill the masks with any generator, validate the results.
 
 from shine_hf.negatives import generate_negatives
 from shine_hf.negatives.generators.lexical import LexicalGenerator

@@ -1,4 +1,4 @@
-"""Replace one column of a dataset."""
+"""Replace a column of a dataset."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def with_column(dataset: Dataset, name: str, values: list) -> Dataset:
-    """Return the dataset with the values of a column replaced, or with a new column at the end."""
+    """Return the dataset with a column replaced, keeping its position, or with a new column at the end."""
     from datasets import List, Value
 
     strings = List(Value("string"))

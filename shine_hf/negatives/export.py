@@ -1,4 +1,4 @@
-"""Columns that say how negatives were made."""
+"""Add columns that record how negatives were generated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 PROVENANCE_COLUMNS = ("source", "model", "seed", "tagger", "masking_rule", "repaired", "shine_hf_version")
-# Of the last answer to each question: column -> entry of the cache.
+# Column -> field of the cache, taken from the last answer to each question.
 ANSWER_COLUMNS = {
     "model_versions": "model_version",
     "prompt_versions": "prompt_version",
@@ -23,7 +23,12 @@ ANSWER_COLUMNS = {
 
 
 def with_provenance(dataset: Dataset, negatives: str) -> Dataset:
-    """Add the columns `PROVENANCE_COLUMNS`, from what was written beside a file of negatives; or only the name of their source."""
+    """Add the columns `PROVENANCE_COLUMNS`.
+
+    Args:
+        dataset: Rows with negatives.
+        negatives: A file of negatives with a provenance file, or the name of their source, which then is all that is known.
+    """
     provenance = read_provenance(negatives) or {"source": negatives}
     for name in PROVENANCE_COLUMNS:
         value = provenance.get(name)
@@ -35,14 +40,15 @@ def with_answers(dataset: Dataset, cache: str | Path) -> Dataset:
     """Add the columns `ANSWER_COLUMNS`, one entry per level, from the cache of a language model.
 
     Raises:
-        FileNotFoundError: there is no such cache. ValueError: the file is none.
+        FileNotFoundError: if the cache does not exist.
+        ValueError: if the file is not a cache.
     """
     from .llm.cache import AnswerCache
 
     if not Path(cache).is_file():
         raise FileNotFoundError(f"no cache at {cache}")
     with AnswerCache(cache) as answers:
-        # The last answer to each question is the one that was kept, or none was good.
+        # If any answer to a question was usable, it is the last one.
         rows = sorted(map(dict, answers), key=lambda row: (row["attempt"], row["received_at"]))
     last = {(row["qid"], row["masked_query"]): row for row in rows}
     for column, name in ANSWER_COLUMNS.items():

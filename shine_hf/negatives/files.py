@@ -1,4 +1,4 @@
-"""Files of negatives: rows as Parquet or JSON lines, and beside them how they were made (`FILE.provenance.json`)."""
+"""Files of negatives: rows as Parquet or JSON lines, with a record of how they were generated in `FILE.provenance.json`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SUFFIXES = (".parquet", ".jsonl")
 
 
 def check_output(path: str | Path) -> Path:
-    """Return the path if rows can be written to it, so that a typo is found before hours of work and not after.
+    """Return the path after checking that rows can be written to it, so that a typo is found before hours of work and not after.
 
     Raises:
-        ValueError: the suffix is neither `.parquet` nor `.jsonl`.
+        ValueError: if the suffix is neither `.parquet` nor `.jsonl`.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
@@ -29,13 +29,17 @@ def check_output(path: str | Path) -> Path:
 
 
 def write_rows(dataset: Dataset, path: str | Path) -> None:
-    """Write a dataset; the file is replaced completely or not at all."""
+    """Write a dataset to a Parquet or JSON lines file atomically.
+
+    Raises:
+        ValueError: if the suffix is neither `.parquet` nor `.jsonl`.
+    """
     path = check_output(path)
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
         with atomic_file(path, "wb") as file:
-            # `Dataset.to_parquet` would show a progress bar for a moment's work.
+            # Not `Dataset.to_parquet`, which shows a progress bar.
             pyarrow.parquet.write_table(dataset.with_format("arrow")[:], file)
     else:
         with atomic_file(path) as file:
@@ -44,17 +48,17 @@ def write_rows(dataset: Dataset, path: str | Path) -> None:
 
 
 def provenance_path(path: str | Path) -> Path:
-    """Return the path of the file that says how the rows of `path` were made."""
+    """Return the path of the provenance file of `path`."""
     return Path(path).with_name(Path(path).name + ".provenance.json")
 
 
 def write_provenance(path: str | Path, provenance: Mapping[str, Any]) -> None:
-    """Write how the rows of `path` were made, beside them."""
+    """Write how the rows of `path` were generated to its provenance file."""
     with atomic_file(provenance_path(path)) as file:
         file.write(json.dumps(provenance, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:
-    """Return how the rows of `path` were made; an empty dict where that is not known."""
+    """Read how the rows of `path` were generated; empty if unknown."""
     file = provenance_path(path)
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -1,9 +1,9 @@
-"""The driver: queries in, checked hard negatives out, with any generator.
+"""Generate hard negatives for queries with any generator, and validate them.
 
     negatives, summary = generate_negatives(dataset, generator)
 
-Nothing is kept here between runs: a generator that is slow or paid keeps its answers in its own cache, so that a run
-that was killed is simply started again.
+Nothing is stored between runs here. A generator that is slow or costs money has its own cache of answers, so a killed run can
+simply be started again.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ NO_ANSWER = ["missing"]
 
 @dataclass
 class GenerationSummary(ValidationSummary):
-    """Counts of flags, and what became of the requests."""
+    """Counts of flags, requests and errors."""
 
     requests: int = 0
     regenerated: int = 0
     errors: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
-        lines = [f"requests: {self.requests:,}, of these asked again after a failed check: {self.regenerated:,}"]
+        lines = [f"requests: {self.requests:,}, of which repeated after a failed check: {self.regenerated:,}"]
         lines += [f"no answer ({error}): {count:,}" for error, count in self.errors.most_common()]
         return "\n".join([*lines, super().__str__()])
 
 
 @dataclass
 class _Level:
-    """One row at one level: the request as it stands, the best text so far, and the newest answer, not yet checked."""
+    """One level of a row: the current request, the best text so far, and the newest answer, which has not been checked yet."""
 
     request: FillRequest
     source: str
@@ -64,7 +64,7 @@ class _Level:
 def build_request(
     row: Mapping[str, Any], masked: MaskedQuery, level: int, vocabulary: Vocabulary | None = None
 ) -> FillRequest:
-    """Return the request for one level (from 1) of one row's negatives."""
+    """Return the request to a generator for one level (from 1) of a row's negatives."""
     positions = masked.levels[level - 1]
     template = masked.template(level)
     candidates = [
@@ -98,24 +98,24 @@ def generate_negatives(
     max_attempts: int = MAX_ATTEMPTS,
     progress: bool = True,
 ) -> tuple[Dataset, GenerationSummary]:
-    """Write hard negatives for every row: mask, fill, check, ask again where a check failed, flag what still fails.
+    """Generate hard negatives for every row: mask, fill, check, repeat levels that fail, and flag those that still fail.
 
     Args:
-        dataset: rows of the common schema; `qid`, `vid`, `query` and `relevant_windows` are needed.
-        generator: who fills the masks.
-        vocabulary: the dictionary of the training queries; default: of `dataset` itself.
-        masking: which words each level replaces; default: the released rule with 25, 50 and 75 percent.
-        tagger: default: the validator's, or the packaged one.
-        validator: default: all checks, with the vocabulary above and the positive queries of `dataset`.
-        max_attempts: how often one level is asked for; from the second time on the request says what was wrong.
-        progress: show a bar.
+        dataset: Rows of the common schema with at least `qid`, `vid`, `query` and `relevant_windows`.
+        generator: Fills the masks.
+        vocabulary: The dictionary of the training queries; by default that of `dataset`.
+        masking: Which words each level replaces; by default the released rule with 25, 50 and 75 percent.
+        tagger: By default the validator's tagger, or the packaged one.
+        validator: By default all checks, with the vocabulary above and the positive queries of `dataset`.
+        max_attempts: Maximum number of requests per level. Repeated requests include the rejected answers and the reasons.
+        progress: Show a progress bar.
 
     Returns:
-        The dataset with `masked_queries`, `negative_queries`, `negative_flags`, `source` and `level_sources`
-        replaced, and the counts. A level without an answer is an empty text with the flag `missing`.
+        The dataset with new columns `masked_queries`, `negative_queries`, `negative_flags`, `source` and `level_sources`, and the counts.
+        A level without an answer is an empty text with the flag `missing`.
 
     Raises:
-        ValueError: `max_attempts` is below one.
+        ValueError: if `max_attempts` is below 1, qids are not unique, or the generator skips a request.
     """
     tagger = tagger or (validator.tagger if validator else None) or Tagger()
     rows = dataset.to_list()
@@ -146,18 +146,17 @@ def repair_negatives(
     max_attempts: int = MAX_ATTEMPTS,
     progress: bool = True,
 ) -> tuple[Dataset, GenerationSummary]:
-    """Keep the negatives that pass all checks and replace the others, with the masks that they have.
+    """Keep the negatives that pass all checks, and generate the others again with the existing masks.
+
+    The other arguments, the result and the errors are those of `generate_negatives`. `level_sources` says who wrote each level.
 
     Args:
-        dataset: rows with `masked_queries` and `negative_queries`.
-        generator: who replaces the levels that fail.
-        source: the name of the negatives as they are (`"gpt-3.5-turbo"`); the repaired ones are called `…-clean`.
-
-    The other arguments, the result and the errors are those of `generate_negatives`; `level_sources` names the
-    source of each level.
+        dataset: Rows with `masked_queries` and `negative_queries`.
+        generator: Replaces the levels that fail.
+        source: Name of the existing negatives, e.g. `"gpt-3.5-turbo"`. The result is named `…-clean`.
 
     Raises:
-        ValueError: a row has no negatives, or its masks do not fit its query.
+        ValueError: if a row has no negatives, or its masks do not match its query.
     """
     tagger = tagger or (validator.tagger if validator else None) or Tagger()
     rows = dataset.to_list()
@@ -170,7 +169,7 @@ def repair_negatives(
     levels = [
         [
             _Level(
-                # The template as it was published, to the space.
+                # The template exactly as published, including spaces.
                 replace(build_request(row, query, number + 1, vocabulary), masked_query=row["masked_queries"][number]),
                 source,
                 text,
@@ -193,7 +192,7 @@ def _fill(
     max_attempts: int,
     progress: bool,
 ) -> GenerationSummary:
-    """Ask for every level that has a flag, in rounds, until all pass or `max_attempts` is reached."""
+    """Request every level that has a flag, in rounds, until all pass or `max_attempts` is reached."""
     if max_attempts < 1:
         raise ValueError(f"max_attempts must be at least 1; got {max_attempts}")
     if len({row["qid"] for row in rows}) != len(rows):
@@ -232,7 +231,7 @@ def _ask(
         for fill in generator.fill(requests):
             _, level = pending[fill.request.qid, fill.request.level]
             if fill.text is None:
-                # The generator has given up.
+                # The generator has already made all its attempts.
                 level.gave_up = True
                 summary.errors[(fill.error or "no reason given").split(":")[0]] += 1
             else:
@@ -256,7 +255,7 @@ def _check(
     levels: Sequence[Sequence[_Level]],
     source: str,
 ) -> None:
-    """Check the new answers; each level keeps the text with the fewest flags, the newest among equals."""
+    """Check the new answers. Each level keeps the text with the fewest flags, and the newest of equally good ones."""
     validator.tag_unknown_words(
         (rows[index], tagged[index], level.request.masked_query, level.answer)
         for index in touched
@@ -274,7 +273,7 @@ def _check(
                 tagged=tagged[index],
             )
             if level.text:
-                level.flags = flags_of(text=level.text)  # a lower level may have changed
+                level.flags = flags_of(text=level.text)  # A lower level may have changed.
             if level.answer is not None:
                 answer, flags = level.answer, flags_of(text=level.answer)
                 level.answer = None
@@ -299,7 +298,11 @@ def _with_negatives(dataset: Dataset, levels: Sequence[Sequence[_Level]], source
 
 
 def _masks_as_given(row: Mapping[str, Any], tagged: TaggedQuery) -> MaskedQuery:
-    """Return the masked query of a row whose templates were made elsewhere."""
+    """Return the masked positions of a row with existing templates.
+
+    Raises:
+        ValueError: if the row has no negatives, or a template does not match the query.
+    """
     if not row.get("negative_queries") or len(row["negative_queries"]) != len(row["masked_queries"]):
         raise ValueError(
             f"qid {row['qid']}: {len(row.get('negative_queries') or [])} negative queries for "
@@ -309,5 +312,5 @@ def _masks_as_given(row: Mapping[str, Any], tagged: TaggedQuery) -> MaskedQuery:
     positions = [masked_positions(ours.tokens, masked_query) for masked_query in row["masked_queries"]]
     for masked_query, level in zip(row["masked_queries"], positions):
         if level is None:
-            raise ValueError(f"qid {row['qid']}: the masked query {masked_query!r} does not fit {row['query']!r}")
+            raise ValueError(f"qid {row['qid']}: the masked query {masked_query!r} does not match {row['query']!r}")
     return MaskedQuery(ours.tokens, ours.parts_of_speech, tuple(positions))

@@ -1,29 +1,33 @@
-"""Negatives for the splits of a dataset, from the words of its training queries."""
+"""Generate negatives for the splits of a dataset from the words of its training queries."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-# Source of the negatives, as configs are called -> its generator.
+# Source of the negatives, i.e. the name of the config -> its generator.
 GENERATED_SOURCES = {"lexical": "lexical", "random": "random_words"}
 
 
 def generate_for_splits(
     dataset: str, rows: Mapping[str, list[dict]], generator: str, seed: int = 0, only: Collection[str] | None = None
 ) -> dict[str, list[dict]]:
-    """Write negatives that need no model, `lexical` or `random_words`.
+    """Generate negatives without a language model, with `lexical` or `random_words`.
 
-    Test splits can have some too, so that the order positive > level 1 > 2 > 3 can be measured there.
+    Test splits can have negatives too, to measure the order positive > level 1 > 2 > 3 on them.
 
     Args:
-        dataset: Name, by which the mask ratios are chosen; those of Charades-CG where it is not known.
-        rows: Split name -> rows of the schema; `train` gives the dictionary.
+        dataset: Name of the dataset, for its mask ratios; for an unknown one, those of Charades-CG are used.
+        rows: Split name -> rows of the schema. `train` provides the dictionary.
         generator: `lexical` or `random_words`.
-        seed: Of the generator.
-        only: The splits that get negatives; all of them if left out.
+        seed: Seed of the generator.
+        only: The splits that get negatives; by default all.
+
+    Returns:
+        Split name -> rows, with negatives in the splits of `only`.
 
     Raises:
-        ValueError: for an unknown generator. ImportError: where the extra `negatives` is not installed.
+        ValueError: for an unknown generator.
+        ImportError: if the extra `negatives` is not installed.
     """
     import datasets
 
@@ -37,9 +41,9 @@ def generate_for_splits(
     from .validation import PositiveQueries, Validator
 
     if generator not in GENERATED_SOURCES.values():
-        raise ValueError(f"unknown generator {generator!r}: {' or '.join(GENERATED_SOURCES.values())}")
+        raise ValueError(f"unknown generator {generator!r}: expected {' or '.join(GENERATED_SOURCES.values())}")
     tagger, masking = Tagger(), MaskingOptions(RATIOS_OF_DATASET.get(dataset, RATIOS))
-    # The test splits share videos: what is written for one may be true by another.
+    # The splits share videos, so a negative for a query may be a true query in another split.
     positives = PositiveQueries(row for split_rows in rows.values() for row in split_rows)
     training = [mask_query(query, masking) for query in tagger.tag(row["query"] for row in rows["train"])]
     vocabulary = Vocabulary(training)

@@ -1,4 +1,4 @@
-"""Describe a set of negatives: masks per level and part of speech, how much each level changes, contact with the test splits."""
+"""Statistics of a set of negatives: masks per level and part of speech, changed words per level, test contact."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .validation import TestContact, ValidationSummary, words_of
 
 @dataclass
 class NegativeStatistics:
-    """Counts over a set of negatives; every list has one entry per level."""
+    """Statistics of a set of negatives. Every list has one entry per level."""
 
     validation: ValidationSummary = field(default_factory=ValidationSummary)
     mask_counts: Counter[tuple[int, ...]] = field(default_factory=Counter)
     masks_by_part_of_speech: list[Counter[str]] = field(default_factory=list)
-    changed_shares: list[list[float]] = field(default_factory=list)  # of the words of each query, 0 to 1
+    changed_shares: list[list[float]] = field(default_factory=list)  # Share of changed words of each query, 0 to 1.
 
     def __str__(self) -> str:
         levels = range(1, len(self.changed_shares) + 1)
@@ -44,9 +44,13 @@ class NegativeStatistics:
 
 
 def describe_negatives(rows: Sequence[Mapping[str, Any]], tagged: Sequence[TaggedQuery]) -> NegativeStatistics:
-    """Count over rows with `query`, `masked_queries`, `negative_queries` and `negative_flags`; rows without are left out.
+    """Compute statistics of rows with `query`, `masked_queries`, `negative_queries` and `negative_flags`.
 
-    Masks are counted as they are in the data, with the parts of speech of the given tags.
+    Rows without negatives are skipped. The masks are those in the data.
+
+    Args:
+        rows: The rows.
+        tagged: Their queries with parts of speech, in the same order.
     """
     statistics = NegativeStatistics()
     for row, query in zip(rows, tagged):
@@ -68,7 +72,7 @@ def describe_negatives(rows: Sequence[Mapping[str, Any]], tagged: Sequence[Tagge
 
 
 def changed_share(query: str, negative: str) -> float:
-    """Return the share of a query's words that a negative does not keep in place, 0 to 1."""
+    """Return the share of a query's words that a negative changes, 0 to 1."""
     words = words_of(query)
     kept = sum(
         block.size for block in difflib.SequenceMatcher(None, words, words_of(negative), False).get_matching_blocks()
@@ -79,10 +83,16 @@ def changed_share(query: str, negative: str) -> float:
 def test_contact_report(
     negatives: Sequence[str], training_queries: Sequence[str], contacts: Mapping[str, TestContact]
 ) -> str:
-    """Return in words how far the negatives touch the test splits (name -> what they hold)."""
+    """Describe the overlap of negatives with test splits, which affects results on those splits.
+
+    Args:
+        negatives: The negatives.
+        training_queries: The training queries.
+        contacts: Name of a test split -> its queries and novel words.
+    """
     known = {word for query in training_queries for word in words_of(query)}
     words = {word for negative in negatives for word in words_of(negative)}
-    lines = [f"word forms of the negatives that training queries do not have: {len(words - known):,}"]
+    lines = [f"word forms of the negatives that do not occur in training queries: {len(words - known):,}"]
     for name, contact in contacts.items():
         if contact.novel_words:
             met = sum(contact.has_word(word) for word in {word.lower() for word in contact.novel_words} & words)
@@ -101,31 +111,31 @@ def sample_negatives(
     others: Iterable[Mapping[str, Any]] = (),
     name: str = "",
 ) -> str:
-    """Return a sample of rows with their negatives and flags for reading.
+    """Return a sample of rows with their negatives and flags as text.
 
     Args:
         rows: Rows with `qid`, `query`, `negative_queries` and `negative_flags`.
-        number: How many to show, of those that have negatives.
-        seed: Which ones.
-        others: Rows with other negatives of the same queries, shown beside them.
-        name: What these are called.
+        number: How many of the rows with negatives to show.
+        seed: Seed of the sample.
+        others: Rows with other negatives of the same queries, for comparison.
+        name: Name of these negatives.
     """
-    beside = {row["qid"]: row["negative_queries"] for row in others}
+    other_negatives = {row["qid"]: row["negative_queries"] for row in others}
     filled = [row for row in rows if row["negative_queries"]]
     lines = []
     for row in random.Random(seed).sample(filled, min(number, len(filled))):
         lines.append(f"\n{row['qid']}: {row['query']}")
         for level, (negative, flags) in enumerate(zip(row["negative_queries"], row["negative_flags"]), start=1):
             lines.append(f"  {level}  {negative}" + (f"  [{', '.join(flags)}]" if flags else ""))
-            lines += [f"     {name}: {other}" for other in beside.get(row["qid"], [])[level - 1 : level]]
+            lines += [f"     {name}: {other}" for other in other_negatives.get(row["qid"], [])[level - 1 : level]]
     return "\n".join(lines)
 
 
 def plot_changes(statistics: NegativeStatistics, path: str | Path) -> None:
-    """Draw how much each level changes: the spread of the share of changed words over the queries.
+    """Plot the distribution of the share of changed words at each level.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        ImportError: if matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure

@@ -1,24 +1,24 @@
-"""Named checks of hard negatives against the method's own rules.
+"""Named checks of hard negatives against the rules of the method.
 
-A level that fails a check carries the check's name in `negative_flags`; nothing is dropped. The checks:
+The names of the checks that a level fails are stored in `negative_flags`. No negative is dropped. The checks are:
 
 `nothing_to_mask`       the query has no word that the masking rule would replace
 `missing`               there is no text
 `template_changed`      a word outside the masks was changed, added or dropped
 `empty_mask`            a mask was left empty
-`extra_words`           a mask was filled by two or more words
-`original_word`         a mask was filled with the original word again
+`extra_words`           a mask was filled with two or more words
+`original_word`         a mask was filled with the original word
 `inflection`            a mask was filled with another form of the original word
 `near_synonym`          a mask was filled with a word that captions use for the same thing
 `part_of_speech`        a mask was filled with a word of another part of speech
-`markup`                the text holds `_`, `^`, `*` or a literal `<mask>`
+`markup`                the text contains `_`, `^`, `*` or a literal `<mask>`
 `equals_query`          the text is the query itself
-`equals_earlier_level`  the text is that of a lower level
+`equals_earlier_level`  the text is the same as at a lower level
 `positive_query`        the text is a query of the same video whose moment overlaps in time
-`test_query`            the text is a query of a test split (only where contact with the test splits is avoided)
+`test_query`            the text is a query of a test split (only if contact with test splits should be avoided)
 `test_word`             a mask was filled with a novel word of a test split (likewise)
 
-Words are compared without regard to case, punctuation and spacing, so that "what's" and "what s" are the same.
+Words are compared without case, punctuation and spacing, so "what's" and "what s" are the same.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ CHECKS = (
 )
 _WORD = re.compile(r"<mask>|[^\W_]+")
 _MARKUP = re.compile(r"[_^*]|<mask>")
-# Parts of speech that a tagger without a parser mixes up, or that can replace each other, are one class.
+# Parts of speech that a tagger without a parser confuses, or that can replace each other, form one class.
 _CLASS = {
     "VERB": "verb",
     "AUX": "verb",
@@ -75,22 +75,22 @@ _CLASS = {
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a text in lower case, `<mask>` among them, without punctuation and spacing."""
+    """Return the words of a text in lower case, including `<mask>`, without punctuation and spaces."""
     return _WORD.findall(text.lower())
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """How a text fills a template: `problem` is None, or the name of the first check that it fails."""
+    """How a text fills a template. `problem` is None, or the name of the first check that it fails."""
 
     problem: str | None
-    fills: tuple[tuple[str, ...], ...] = ()  # the words in place of each mask; empty if the template was changed
+    fills: tuple[tuple[str, ...], ...] = ()  # The words that fill each mask; empty if the template was changed.
 
 
 def align(masked_query: str, text: str) -> Alignment:
-    """Find the words in place of each mask, whatever their number, in linear time.
+    """Find the words that fill each mask, in any number, in linear time.
 
-    Each mask takes as few words as the kept words allow, from left to right; of adjacent masks the last one takes what is left.
+    From left to right, each mask gets as few words as the kept words allow. Of adjacent masks, the last one gets the rest.
     """
     template, words = words_of(masked_query), words_of(text)
     if len(template) == len(words) and all(t in (w, MASK) for t, w in zip(template, words)):
@@ -103,14 +103,14 @@ def align(masked_query: str, text: str) -> Alignment:
 
 
 def _fills(template: Sequence[str], words: Sequence[str], least: int) -> tuple[tuple[str, ...], ...] | None:
-    """Match a template whose masks stand for `least` words or more; None where the kept words are not all there, in order."""
-    # One character per distinct word: `str.find` then looks for runs of words, in linear time.
+    """Match a template whose masks stand for at least `least` words; None if the kept words are not all in the text, in order."""
+    # Encode each distinct word as a character, so that `str.find` can find runs of words.
     codes: dict[str, str] = {MASK: "\0"}
 
     def encode(items: Sequence[str]) -> str:
         return "".join(codes.setdefault(item, chr(len(codes))) for item in items)
 
-    runs = re.split("(\0+)", encode(template))  # kept words, masks, kept words, …, kept words
+    runs = re.split("(\0+)", encode(template))  # Kept words, masks, kept words, …, kept words.
     line = encode(words).replace("\0", chr(len(codes)))
     if not line.startswith(runs[0]):
         return None
@@ -118,7 +118,7 @@ def _fills(template: Sequence[str], words: Sequence[str], least: int) -> tuple[t
     fills: list[tuple[str, ...]] = []
     for number in range(1, len(runs), 2):
         masks, kept = len(runs[number]), runs[number + 1]
-        # The last run of kept words stands at the end, every other one at the first place where it fits.
+        # The last run of kept words must be at the end; the others are at the first position that fits.
         is_last = number + 2 == len(runs)
         start = len(line) - len(kept) if is_last else line.find(kept, end + least * masks)
         if start < end + least * masks or not line.startswith(kept, start):
@@ -130,7 +130,7 @@ def _fills(template: Sequence[str], words: Sequence[str], least: int) -> tuple[t
 
 
 class PositiveQueries:
-    """The queries of every video with their windows: no negative may be true at the same time."""
+    """The queries of every video with their windows, to find negatives that are true during the moment."""
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
         self._windows: dict[tuple[str, tuple[str, ...]], list[list[float]]] = defaultdict(list)
@@ -138,16 +138,16 @@ class PositiveQueries:
             self._windows[row["vid"], tuple(words_of(row["query"]))].extend(row["relevant_windows"])
 
     def overlaps(self, vid: str, text: str, windows: Sequence[Sequence[float]]) -> bool:
-        """Return whether `text` is a query of the video with a window (seconds) that overlaps one of `windows`."""
+        """Return whether `text` is a query of the video with a window that overlaps one of `windows`."""
         others = self._windows.get((vid, tuple(words_of(text))), ())
         return any(start < other[1] and other[0] < end for start, end in windows for other in others)
 
 
 @dataclass
 class TestContact:
-    """What the test splits hold: their queries, and the words that are novel in them."""
+    """The queries and the novel words of the test splits."""
 
-    __test__ = False  # for pytest: no test case in spite of its name
+    __test__ = False  # Keeps pytest from collecting this class.
 
     queries: Collection[str] = ()
     novel_words: Collection[str] = ()
@@ -164,17 +164,17 @@ class TestContact:
 
 
 class Validator:
-    """Checks the negatives of one row at a time.
+    """Check the negatives of rows.
 
     Args:
-        checks: the names of the checks to run; default all that what follows allows.
-        vocabulary: of the training queries; with it the parts of speech of the fills are checked.
-        tagger: says what an unknown word is in its sentence; without it unknown words pass.
-        positives: with it negatives that are true at the same time are found.
-        test_contact: with it negatives that touch the test splits are flagged.
+        checks: Names of the checks to run; by default all. Some of them need the following arguments.
+        vocabulary: The dictionary of the training queries, to check the parts of speech of the fills.
+        tagger: Tags words that are not in the dictionary, in their sentence; without it, they pass.
+        positives: To find negatives that are true during the moment.
+        test_contact: To find negatives with contact to the test splits.
 
     Raises:
-        ValueError: there is no check of a given name.
+        ValueError: for an unknown check.
     """
 
     def __init__(
@@ -189,15 +189,20 @@ class Validator:
         self.checks = frozenset(checks)
         unknown = sorted(self.checks - set(CHECKS))
         if unknown:
-            raise ValueError(f"no such check: {', '.join(unknown)}; there are {', '.join(CHECKS)}")
+            raise ValueError(f"unknown checks: {', '.join(unknown)}; the checks are {', '.join(CHECKS)}")
         self.vocabulary, self.tagger = vocabulary, tagger
         self.positives, self.test_contact = positives, test_contact
         self._tags_in_context: dict[str, TaggedQuery] = {}
 
     def check_row(self, row: Mapping[str, Any], tagged: TaggedQuery | None = None) -> list[list[str]]:
-        """Return the flags of each level of a row with `query`, `masked_queries` and `negative_queries`.
+        """Return the flags of each level of a row.
 
-        `tagged` is the row's query with its parts of speech; without it they are not checked.
+        Args:
+            row: With `query`, `masked_queries` and `negative_queries`; also `vid` and `relevant_windows` to find positive queries.
+            tagged: The query with its parts of speech; without it, parts of speech are not checked.
+
+        Raises:
+            ValueError: if the numbers of masked and negative queries differ.
         """
         texts = row["negative_queries"]
         if len(texts) != len(row["masked_queries"]):
@@ -218,7 +223,7 @@ class Validator:
         earlier: Sequence[str | None] = (),
         tagged: TaggedQuery | None = None,
     ) -> list[str]:
-        """Return the names of the checks that one negative fails, in the order of `CHECKS`."""
+        """Return the names of the checks that a negative fails, in the order of `CHECKS`."""
         if MASK not in masked_query:
             return ["nothing_to_mask"]
         if not text or not text.strip():
@@ -237,7 +242,7 @@ class Validator:
             found.add("test_query")
         alignment = align(masked_query, text)
         if alignment.problem:
-            # Which words fill which mask is a guess here, so the fills are not checked one by one.
+            # Which words fill which mask is a guess here, so do not check the fills.
             found.add(alignment.problem)
         else:
             found |= self._check_fills(row["query"], masked_query, alignment)
@@ -248,7 +253,7 @@ class Validator:
     def check_rows(
         self, rows: Sequence[Mapping[str, Any]], tagged: Sequence[TaggedQuery | None]
     ) -> list[list[list[str]]]:
-        """Run `check_row` for many rows; much faster than one by one where words are unknown."""
+        """Check many rows like `check_row`, but much faster if there are unknown words."""
         self.tag_unknown_words(
             (row, query, masked_query, text)
             for row, query in zip(rows, tagged)
@@ -262,9 +267,10 @@ class Validator:
     def tag_unknown_words(
         self, negatives: Iterable[tuple[Mapping[str, Any], TaggedQuery | None, str, str | None]]
     ) -> None:
-        """Tag the texts that the dictionary does not settle, all at once; the checks would do it one by one.
+        """Tag all texts with unknown words at once, instead of one by one during the checks.
 
-        `negatives` are tuples of a row, its tagged query, a masked query and the text that fills it.
+        Args:
+            negatives: Tuples of a row, its tagged query, a masked query and the text that fills it.
         """
         if not (self.tagger and self.vocabulary and "part_of_speech" in self.checks):
             return
@@ -294,8 +300,8 @@ class Validator:
     ) -> list[str]:
         """Return the fills that share no class of parts of speech with the word that they replace.
 
-        A word has the classes that it has anywhere in the training queries; with `text` the tagger's view of the word in
-        that sentence counts too. So a query that the tagger is unsure of gets the benefit of the doubt.
+        A word has all classes that it has anywhere in the training queries. With `text`, the class that the tagger gives it in that
+        sentence counts too. So a fill gets the benefit of the doubt.
         """
         if tagged is None or self.vocabulary is None or alignment.problem:
             return []
@@ -323,16 +329,16 @@ class Validator:
 
 @dataclass
 class ValidationSummary:
-    """Counts over a dataset: of flags per level, and of the levels and rows that carry none."""
+    """Counts of a dataset: flags per level, and levels and rows without flags."""
 
     rows: int = 0
     levels: int = 0
-    flags: list[Counter[str]] = field(default_factory=list)  # one counter per level
+    flags: list[Counter[str]] = field(default_factory=list)  # One counter per level.
     clean_levels: int = 0
     clean_rows: int = 0
 
     def add(self, flags: Sequence[Sequence[str]]) -> None:
-        """Count one row's flags."""
+        """Count the flags of a row."""
         self.rows += 1
         self.levels += len(flags)
         while len(self.flags) < len(flags):
@@ -357,12 +363,12 @@ class ValidationSummary:
 def validate_dataset(
     dataset: Dataset, validator: Validator | None = None, tagger: Tagger | None = None
 ) -> tuple[Dataset, ValidationSummary]:
-    """Replace `negative_flags` in every row that has negatives.
+    """Compute new `negative_flags` for every row with negatives.
 
     Args:
-        dataset: rows with at least `qid`, `vid`, `query`, `relevant_windows`, `masked_queries`, `negative_queries`.
-        validator: default: all checks with the vocabulary and the positive queries of the dataset itself.
-        tagger: default: the packaged one.
+        dataset: Rows with at least `qid`, `vid`, `query`, `relevant_windows`, `masked_queries`, `negative_queries`.
+        validator: By default all checks, with the vocabulary and the positive queries of the dataset itself.
+        tagger: By default the validator's tagger, or the packaged one.
 
     Returns:
         The dataset with its flags, and the counts.
@@ -384,7 +390,7 @@ def validate_dataset(
 
 
 def _tags_of_masks(masked_query: str, tagged: TaggedQuery) -> list[str | None]:
-    """Return the part of speech of each masked word; None for all where the query was split into other words."""
+    """Return the part of speech of the word behind each mask; all None if the query was tokenized differently."""
     tags = [tag for token, tag in zip(tagged.tokens, tagged.parts_of_speech) for _ in words_of(token)]
     template = words_of(masked_query)
     if len(tags) != len(template):

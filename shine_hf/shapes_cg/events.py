@@ -1,4 +1,4 @@
-"""Events of Shapes-CG: what a shape does in a video, in five words, and the sentences that say so."""
+"""Events of Shapes-CG: what a shape does in a video, in five words, and the sentences that describe it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEMPLATES = (
     "the {color} {shape} {adverb} {verb} {preposition} the box.",
     "{preposition} the box a {color} {shape} {verb} {adverb}.",
 )
-# Kinds of pairs, named like those of Charades-CG, and the slots that they join.
+# Kind of pair, named as in Charades-CG -> the slots that it combines.
 PAIR_SLOTS = {
     "a-n": ("color", "shape"),
     "v-n": ("verb", "shape"),
@@ -33,7 +33,7 @@ Pair = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Event:
-    """A shape that does something between two times (seconds). `words` in the order of [`SLOTS`]."""
+    """A shape that does something between two times (seconds). `words` are in the order of [`SLOTS`]."""
 
     words: Words
     start: float
@@ -44,7 +44,7 @@ class Event:
 
 @dataclass(frozen=True)
 class ShapesVideo:
-    """What can be seen in a video. `box` is the center of the box as fractions of the width and height."""
+    """The content of a video. `box` is the center of the box, as fractions of the width and height."""
 
     vid: str
     duration: float
@@ -54,16 +54,16 @@ class ShapesVideo:
 
 
 def caption(words: Words, template: str = TEMPLATES[0]) -> str:
-    """Return an event's words as a sentence."""
+    """Return a sentence with the words of an event."""
     return template.format(**dict(zip(SLOTS, words)))
 
 
 def masked(words: Words, negative: Words) -> Words:
-    """Return the words with a mask in place of those that a negative changes."""
+    """Return the words, with a mask for each word that a negative changes."""
     return tuple(word if word == other else MASK for word, other in zip(words, negative))
 
 
 def pairs_of(words: Words) -> list[Pair]:
-    """Return every pair of an event's words whose kind is held out, as (kind, word, word)."""
+    """Return the pairs of words in an event, as (kind, word, word), for each kind of which some pairs are held out."""
     by_slot = dict(zip(SLOTS, words))
     return [(kind, by_slot[first], by_slot[second]) for kind, (first, second) in PAIR_SLOTS.items()]

@@ -1,4 +1,4 @@
-"""Pictures of Shapes-CG: events drawn by numpy for all frames at once, MP4 files through PyAV, and a contact sheet to look at."""
+"""Render Shapes-CG: draw all frames of a video at once with NumPy, write MP4 files with PyAV, and draw contact sheets."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ RGB = {
 }
 BOX_RGB = (120, 120, 120)
 PERIOD_SECONDS = {"slowly": 4.0, "quickly": 1.0}
-# As fractions of the picture.
+# As fractions of the frame size.
 RADIUS, BOX_HALF, DISTANCE = 0.13, 0.07, 0.29
 AMPLITUDE = 0.09
 
 
 def render_video(video: ShapesVideo, size: int, fps: int) -> np.ndarray:
-    """Draw all frames of a video, `(frames, size, size, 3)` uint8; frame i shows the time i / fps."""
+    """Draw all frames of a video, `(frames, size, size, 3)` uint8. Frame i shows the time i / fps."""
     frames = round(video.duration * fps)
     rng = np.random.default_rng(video.background)
     # A still, dark, slightly uneven background.
@@ -51,7 +51,7 @@ def render_video(video: ShapesVideo, size: int, fps: int) -> np.ndarray:
 
 
 def _event_mask(event: Event, box: tuple[float, float], times: np.ndarray, x, y, size: int) -> np.ndarray:
-    """Return how much of each pixel the shape covers, `(frames, size, size)`."""
+    """Return the share of each pixel that the shape covers, `(frames, size, size)`."""
     _, shape, verb, adverb, preposition = event.words
     center_x = box[0] + (event.side * DISTANCE if preposition == "beside" else 0)
     center_y = box[1] + {"above": -DISTANCE, "below": DISTANCE}.get(preposition, 0)
@@ -75,7 +75,7 @@ def _event_mask(event: Event, box: tuple[float, float], times: np.ndarray, x, y,
 
 
 def _coverage(distance: np.ndarray, size: int) -> np.ndarray:
-    """Turn the signed distance to an outline (negative inside) into roughly the share of the pixel that is covered."""
+    """Convert the signed distance to an outline (negative inside) to the approximate share of the pixel that is covered."""
     return np.clip(0.5 - distance * size, 0, 1).astype(np.float32)
 
 
@@ -99,7 +99,7 @@ def _crescent(u, v):
 
 
 def _star(u, v):
-    """Draw five points: folded into half a point, one straight edge is left."""
+    """Return the signed distance to a five-pointed star: by symmetry, the distance to one edge of half a point."""
     radius, sector = np.hypot(u, v), 2 * np.pi / 5
     angle = np.abs((np.arctan2(u, -v) + sector / 2) % sector - sector / 2)
     tip, dent = np.array([1.15 * RADIUS, 0.0]), 0.45 * RADIUS * np.array([np.cos(sector / 2), np.sin(sector / 2)])
@@ -112,10 +112,10 @@ SHAPES = {"square": _square, "triangle": _triangle, "star": _star, "cross": _cro
 
 
 def write_mp4(path: str | Path, frames: np.ndarray, fps: int) -> Path:
-    """Encode `(frames, H, W, 3)` uint8 as H.264. The file appears only when it is complete."""
+    """Encode `(frames, H, W, 3)` uint8 as H.264 and write the file atomically."""
     av = import_av()
     with atomic_file(path, "wb") as file, av.open(file, "w", format="mp4") as container:
-        # One thread: videos are short, and other videos are encoded at the same time.
+        # One thread: videos are short, and several are encoded in parallel.
         stream = container.add_stream("libx264", rate=Fraction(fps), options={"preset": "veryfast", "crf": "18"})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         stream.codec_context.thread_count = 1
@@ -126,7 +126,7 @@ def write_mp4(path: str | Path, frames: np.ndarray, fps: int) -> Path:
 
 
 def contact_sheet(videos: Sequence[ShapesVideo], path: str | Path, columns: int = 8, tile: int = 96) -> Path:
-    """Draw a picture with a line per event of each video: its caption, its time, and frames from its start to its end."""
+    """Draw an image with one line per event of each video: its caption, its times, and frames from its start to its end."""
     from PIL import Image, ImageDraw, ImageFont
 
     margin, text = 4, 20

@@ -1,8 +1,8 @@
-"""Shapes-CG: a made-up video benchmark of compositional temporal grounding that needs no download.
+"""Shapes-CG: a synthetic video benchmark of compositional temporal grounding that needs no download.
 
-In each video colored shapes appear one after another near a box. An event is five words: what color and shape, what it does, how fast, and
-where. Every video holds events that differ from another by one word, so no word can be ignored. Some pairs of words never occur in training,
-neither in a video nor in a query, positive or negative; the split `novel_composition` asks for exactly those.
+In each video, colored shapes appear one after another near a box. An event has five words: the color, the shape, what it does, how fast, and
+where. Every video contains events that differ by a single word, so no word can be ignored. Some pairs of words never occur in training,
+neither in a video nor in a query or a negative. The split `novel_composition` tests exactly those pairs.
 """
 
 from __future__ import annotations
@@ -34,29 +34,33 @@ from .events import (
 )
 from .rendering import render_video, write_mp4
 
-# With its share of the gaps; an event itself may be less than a third of this, and what blinks slowly is dark for two seconds.
+# Including its share of the gaps. The event itself may take less than a third of this, and a shape that blinks slowly is dark for 2 s.
 SECONDS_PER_EVENT = 7
-# What is quick comes round once a second.
+# Quick motion has a period of one second.
 SLOWEST_FPS = 4
-# Words that a negative of each level changes.
+# Number of words that a negative of each level changes.
 CHANGED_WORDS = (1, 2, 4)
 SPLITS = ("train", "test_trivial", "novel_composition")
-# Columns that are empty in some split are not written: `load_dataset("json", …)` would take their lists for null.
+# Columns that are empty in some split are not written: `load_dataset("json", …)` would infer the type null.
 FILE_COLUMNS = ("qid", "vid", "query", "duration", "relevant_windows", "masked_queries", "negative_queries")
 
 
 @dataclass(frozen=True)
 class ShapesCG:
-    """The benchmark: everything follows from the seed and the sizes; each video depends only on the seed and its own number, so a smaller
-    benchmark is the beginning of a larger one.
+    """The benchmark. Everything follows from the seed and the sizes.
+
+    Each video depends only on the seed and its own index, so a smaller benchmark is a prefix of a larger one.
 
     Args:
         seed (`int`): Seed of the novel pairs and of the videos.
         train_videos, test_trivial_videos, novel_composition_videos (`int`): Videos per split.
         duration (`float`): Length of a video in seconds, at least 7 per event.
-        events (`int`): Events per video, at least 3: the first of them comes with two that differ from it by one word.
+        events (`int`): Events per video, at least 3: two of them differ from a third one by a single word.
         size (`int`): Width and height in pixels, even.
         fps (`int`): Frames per second, at least 4.
+
+    Raises:
+        ValueError: for sizes outside these limits.
     """
 
     seed: int = 0
@@ -72,15 +76,15 @@ class ShapesCG:
     def __post_init__(self):
         if self.events < 3 or self.duration < self.events * SECONDS_PER_EVENT:
             raise ValueError(
-                f"a video needs at least 3 events and {SECONDS_PER_EVENT} s for each, so that even what blinks slowly is seen in all of them; "
-                f"got {self.events} events in {self.duration} s"
+                f"a video needs at least 3 events and {SECONDS_PER_EVENT} s for each, so that every event is visible even if it blinks "
+                f"slowly; got {self.events} events in {self.duration} s"
             )
         if self.size < 16 or self.size % 2 or self.fps < SLOWEST_FPS:
             raise ValueError(
-                f"size must be even and at least 16, fps at least {SLOWEST_FPS} to show what is quick; got {self.size} px and {self.fps} fps"
+                f"size must be even and at least 16, and fps at least {SLOWEST_FPS} to show quick motion; got {self.size} px and {self.fps} fps"
             )
         if min(self.train_videos, self.test_trivial_videos, self.novel_composition_videos) < 0:
-            raise ValueError("a number of videos is negative")
+            raise ValueError("the number of videos must not be negative")
         object.__setattr__(self, "novel_pairs", _choose_novel_pairs(np.random.default_rng([self.seed, 0])))
 
     def videos(self, split: str) -> Iterator[ShapesVideo]:
@@ -95,7 +99,7 @@ class ShapesCG:
             yield self._video(split, index, self._rng(split, index))
 
     def rows(self, split: str) -> Iterator[dict]:
-        """Yield rows of the data schema: a query for every event, in `novel_composition` for every event with a novel pair."""
+        """Yield rows of the data schema: one query per event; in `novel_composition`, only for events with a novel pair."""
         for index, video in enumerate(self.videos(split)):
             rng = self._rng(split, index, 1)
             for number, event in enumerate(video.events):
@@ -119,14 +123,14 @@ class ShapesCG:
                 }
 
     def novel_pairs_in(self, words: Words) -> list[Pair]:
-        """Return the pairs of an event's words that training never shows."""
+        """Return the pairs of words in an event that never occur in training."""
         return [pair for pair in pairs_of(words) if pair in self.novel_pairs]
 
     def write(self, folder: str | Path, splits: tuple[str, ...] = SPLITS, workers: int | None = None) -> Path:
-        """Write `{split}.jsonl` and `videos/{vid}.mp4`. Videos that are there already are kept, so an interrupted call can be repeated.
+        """Write `{split}.jsonl` and `videos/{vid}.mp4`. Existing videos are kept, so an interrupted call can be repeated.
 
         Raises:
-            ValueError: where the folder holds a benchmark of other settings.
+            ValueError: if the folder contains a benchmark with other settings.
         """
         folder = Path(folder)
         (folder / "videos").mkdir(parents=True, exist_ok=True)
@@ -134,7 +138,7 @@ class ShapesCG:
         settings["fps"] = self.fps
         written = folder / "shapes_cg.json"
         if written.is_file() and json.loads(written.read_text(encoding="utf-8")) != settings:
-            raise ValueError(f"{folder} holds Shapes-CG with other settings ({written}); choose another folder")
+            raise ValueError(f"{folder} contains Shapes-CG with other settings ({written}); choose another folder")
         with atomic_file(written) as file:
             file.write(json.dumps(settings, indent=2) + "\n")
         for split in splits:
@@ -147,14 +151,14 @@ class ShapesCG:
             for video in self.videos(split)
             if not (folder / "videos" / f"{video.vid}.mp4").is_file()
         ]
-        # Threads are enough: numpy and the encoder let go of the interpreter while they work.
+        # Threads are enough: NumPy and the video encoder release the GIL.
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
             jobs = pool.map(lambda video: self.write_video(video, folder / "videos" / f"{video.vid}.mp4"), missing)
             try:
                 for _ in tqdm(jobs, total=len(missing), desc="Rendering Shapes-CG", unit="video", disable=not missing):
                     pass
             finally:
-                # Or Ctrl-C would wait for all videos.
+                # Otherwise Ctrl-C would wait for all videos.
                 pool.shutdown(wait=False, cancel_futures=True)
         return folder
 
@@ -171,7 +175,7 @@ class ShapesCG:
         avoid_novel = split != "novel_composition"
         while True:
             target = self._draw_words(rng)
-            # Training avoids novel pairs, the novel split asks for them.
+            # Training avoids novel pairs; the novel split needs them.
             if bool(self.novel_pairs_in(target)) != avoid_novel:
                 break
         chosen = [target]
@@ -182,7 +186,7 @@ class ShapesCG:
                 chosen.append(words)
         chosen = [chosen[i] for i in rng.permutation(len(chosen))]
 
-        # Gaps and events take turns; together they fill the video.
+        # Gaps and events alternate and fill the video.
         lengths = np.empty(2 * self.events + 1)
         lengths[::2] = rng.uniform(0.5, 2.5, self.events + 1)
         lengths[1::2] = rng.uniform(3, 8, self.events)
@@ -199,7 +203,7 @@ class ShapesCG:
 
     @staticmethod
     def _changed(words: Words, slots: tuple[int, ...], rng: np.random.Generator) -> Words:
-        """Return other words in the given slots."""
+        """Return the words with different ones in the given slots."""
         changed = list(words)
         for slot in slots:
             others = [word for word in WORDS[SLOTS[slot]] if word != words[slot]]
@@ -207,9 +211,9 @@ class ShapesCG:
         return tuple(changed)
 
     def _negatives(self, words: Words, rng: np.random.Generator, avoid_novel: bool) -> list[Words]:
-        """Draw one per level; each level changes the slots of the one before it, and more.
+        """Draw one negative per level. Each level changes the slots of the previous one and more.
 
-        The values of a slot exclude each other and events do not overlap, so a changed word makes a query false during its event.
+        The words of a slot exclude each other and events do not overlap, so a changed word makes a query false during its event.
         """
         while True:
             order = tuple(int(slot) for slot in rng.permutation(len(SLOTS)))
@@ -219,11 +223,11 @@ class ShapesCG:
 
 
 def _choose_novel_pairs(rng: np.random.Generator) -> frozenset[Pair]:
-    """Choose the pairs to hold out: of each kind some, such that every word keeps most of its partners."""
+    """Choose the pairs to hold out: some of each kind, such that every word keeps most of its partners."""
     pairs = set()
     for kind, count in (("a-n", 5), ("v-n", 5), ("v-adv", 2), ("v-p", 4)):
         first, second = (WORDS[slot] for slot in PAIR_SLOTS[kind])
-        # No word comes twice.
+
         partners = zip(rng.permutation(first), itertools.islice(itertools.cycle(rng.permutation(second)), count))
         pairs |= {(kind, str(one), str(other)) for one, other in partners}
     return frozenset(pairs)

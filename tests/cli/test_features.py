@@ -47,7 +47,7 @@ def test_check_reports_every_fault(folder, annotations, capsys):
     (folder / "video1.npy").unlink()
     assert main(["features", "check", "--features", f"i3d:{folder}", "--dataset", str(annotations)]) == 1
     printed = capsys.readouterr().out
-    assert "2 keys, 2 faults" in printed and "'video0' hold NaN" in printed and "no features of 'video1'" in printed
+    assert "2 keys, 2 faults" in printed and "'video0' contain NaN" in printed and "no features of 'video1'" in printed
 
 
 def test_extract_lists_unreadable_videos(tmp_path, capsys):
@@ -79,13 +79,13 @@ def test_check_compares_clips_with_durations_and_windows(tmp_path, folder, capsy
     ]
     # 4 rows for 8 s: 2-second clips.
     assert main(command) == 0
-    assert "seconds per row: 2 by the durations" in capsys.readouterr().out
+    assert "seconds per row: 2 from the durations" in capsys.readouterr().out
     assert main([*command, "--clip-length", "2"]) == 0
     capsys.readouterr()
     assert main([*command, "--clip-length", "0.5"]) == 1
     printed = capsys.readouterr().out
     assert (
-        "the clips of 3 of 3 videos do not cover their durations (video0: 4 clips x 0.5 s = 2 s, the video has 8 s"
+        "the clips of 3 of 3 videos do not cover their durations (video0: 4 clips x 0.5 s = 2 s, but the video has 8 s"
         in printed
     )
     assert "no clip covers 3 of 3 windows" in printed and "0 faults" in printed
@@ -98,6 +98,8 @@ def test_inspect_describes_the_store(tmp_path, folder, capsys):
     facts = dict(line.split(":", 1) for line in capsys.readouterr().out.strip().splitlines())
     assert facts["layout"].strip() == "a folder, one {key}.npy per key" and facts["width"].strip() == "8"
     assert facts["keys"].strip() == "3 (video0, video1, video2)" and facts["type"].strip() == "float32"
-    assert facts["rows per key"].strip() == "4 to 4, median 4" and facts["seconds per row"].strip().startswith("2 by")
+    assert facts["rows per key"].strip() == "4 to 4, median 4" and facts["seconds per row"].strip().startswith(
+        "2 from"
+    )
     assert main(["features", "inspect", str(tmp_path / "gone")]) == 2
     assert "no features at" in capsys.readouterr().err

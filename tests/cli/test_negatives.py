@@ -183,9 +183,9 @@ def test_user_errors_are_one_line(rows_file, compositional, tmp_path, capsys):
     assert "needs --data-dir" in error("mask", "--dataset", "charades_cg", *output)
     assert "no split 'dev'" in error("mask", *compositional, "--split", "dev", *output)
     assert "--limit must be" in error("mask", "--dataset", rows_file, "--limit", 0, *output)
-    assert "cannot read the mask ratios" in error("mask", "--dataset", rows_file, "--ratios", "many", *output)
+    assert "cannot parse the mask ratios" in error("mask", "--dataset", rows_file, "--ratios", "many", *output)
     generate = ["generate", "--dataset", rows_file, *output, "--generator"]
-    assert "no such check: spelling" in error(*generate, "lexical", "--checks", "spelling")
+    assert "unknown checks: spelling" in error(*generate, "lexical", "--checks", "spelling")
     assert "have no negatives" in error("validate", "--dataset", rows_file)
     assert "needs --model" in error(*generate, "openai_chat")
     assert "needs --cache" in error(*generate, "openai_chat", "--model", "m")
@@ -254,7 +254,7 @@ def test_endpoint_error_explains_how_to_resume(chat, capsys):
         assert shine(*chat, server.url) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
-    assert "404: The model 'm' does not exist" in message and "the same command goes on from there" in message
+    assert "404: The model 'm' does not exist" in message and "run the same command again to resume" in message
 
 
 def test_input_and_output_price_must_be_given_together(chat, capsys):

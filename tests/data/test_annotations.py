@@ -173,9 +173,12 @@ def test_negatives_are_read_from_an_export(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([negatives_row(query="person closes the door.")], "belongs to 'person closes the door.' there"),
+        (
+            [negatives_row(query="person closes the door.")],
+            "the query of qid 'train-video_train_0' is 'person closes the door.', but",
+        ),
         ([negatives_row(qid="elsewhere_train_0")], "'elsewhere_train_0' is in none of the annotation files"),
-        ([negatives_row(), negatives_row()], "is used twice"),
+        ([negatives_row(), negatives_row()], "duplicate qid"),
         ([negatives_row(masked_queries=["m1"])], "levels do not agree"),
     ],
 )
@@ -215,13 +218,16 @@ def test_unknown_names_and_missing_files_are_rejected(tmp_path):
     ("content", "message"),
     [
         ("{", r"train.json, line 1, column 2: not JSON"),
-        ("[]", r"train.json holds no rows"),
+        ("[]", r"train.json contains no rows"),
         ('{"AB12": {"sentences": []}}', r"train.json, video 'AB12'"),
         (
             '{"AB12": {"sentences": ["a", "b"], "timestamps": [[0, 1]], "duration": 5}}',
             "video 'AB12': 2 sentences, 1 timestamps",
         ),
-        ('{"AB12": {"sentences": [" "], "timestamps": [[0, 1]], "duration": 5}}', "field query: expected a sentence"),
+        (
+            '{"AB12": {"sentences": [" "], "timestamps": [[0, 1]], "duration": 5}}',
+            "field query: expected a non-empty sentence",
+        ),
         ('{"AB12": {"sentences": ["a"], "timestamps": [[0, 1]], "duration": 0}}', "duration"),
     ],
 )
@@ -274,7 +280,7 @@ def test_jsonl_in_our_schema_round_trips(tmp_path):
         ),
         (
             '{"qid": 1, "vid": "a", "query": "", "duration": 3, "relevant_windows": [[0, 1]]}',
-            "field query: expected a sentence",
+            "field query: expected a non-empty sentence",
         ),
     ],
 )

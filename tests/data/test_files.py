@@ -55,7 +55,7 @@ def test_latin_1_error_names_the_encoding_and_the_fix(tmp_path):
 @pytest.mark.parametrize("name", ["own.jsonl", "own.json", "own.csv"])
 def test_empty_files_are_rejected(tmp_path, content, name):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{name} (is empty|holds no rows); expected .* per query"):
+    with pytest.raises(ValueError, match=rf"{name} (is empty|contains no rows); expected .* per query"):
         read_annotations(tmp_path / name)
 
 
@@ -123,9 +123,9 @@ BAD_VALUES = [
     ({"qid": True}, "field qid: .*found true"),
     ({"qid": 1.5}, "field qid: .*found 1.5"),
     ({"vid": ["v0"]}, "field vid: .*found"),
-    ({"query": ["a", "b"]}, 'field query: expected one sentence; write a row for each; found \\["a", "b"\\]'),
-    ({"query": 5}, "field query: expected a sentence"),
-    ({"query": "\ud800"}, "field query: expected text without half a surrogate"),
+    ({"query": ["a", "b"]}, 'field query: expected one sentence; write one row per sentence; found \\["a", "b"\\]'),
+    ({"query": 5}, "field query: expected a non-empty sentence"),
+    ({"query": "\ud800"}, "field query: expected text without unpaired surrogates"),
     ({"duration": None}, "field duration: expected the length of the video, a positive number of seconds; found null"),
     ({"duration": float("nan")}, "field duration: .*found NaN"),
     ({"duration": float("inf")}, "field duration: .*found Infinity"),
@@ -143,7 +143,7 @@ BAD_VALUES = [
         {"negative_queries": ["a", "b"], "masked_queries": ["m"]},
         "levels do not agree: 1 masked_queries, 2 negative_queries",
     ),
-    ({"composition_types": ["v-n"]}, "composition_types and composition_words must be as many, not 1 and 0"),
+    ({"composition_types": ["v-n"]}, "composition_types and composition_words must have the same length, not 1 and 0"),
     ({"saliency_scores": [[3, "x"]], "relevant_clip_ids": [0]}, "field saliency_scores: expected a list of numbers"),
     (
         {"saliency_scores": [3, 4], "relevant_clip_ids": [0]},
@@ -199,7 +199,7 @@ def test_duplicate_qid_error_names_both_lines(tmp_path):
     ("line", "message"),
     [
         ("{'qid': 1}", "line 2, column 2: not JSON at \"'qid': 1}\""),
-        ('{"qid": 1', "line 2, column 10: not JSON: it ends too early"),
+        ('{"qid": 1', "line 2, column 10: not JSON: it ends unexpectedly"),
         ('{"qid": 1},', "line 2, column 11: not JSON at ','"),
         ("[1, 2]", r"line 2: expected an object with qid.*; found \[1, 2\]"),
         ('"text"', 'line 2: expected an object.*; found "text"'),
@@ -239,7 +239,7 @@ def test_csv_and_tsv_tables_are_read(tmp_path, name):
 def test_too_many_fields_in_a_table_are_rejected(tmp_path):
     (tmp_path / "own.csv").write_text("qid,vid,query,duration\n1,v0,a cat, or a dog,30\n")
     with pytest.raises(
-        ValueError, match=r"own\.csv, line 2: more fields than the header names; quote texts that hold ','"
+        ValueError, match=r"own\.csv, line 2: more fields than in the header; quote texts that contain ','"
     ):
         read_annotations(tmp_path / "own.csv")
 

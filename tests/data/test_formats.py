@@ -163,7 +163,7 @@ def test_missing_file_error_names_its_source(tmp_path):
     with pytest.raises(FileNotFoundError, match="QVHighlights: no folder"):
         read_original("qvhighlights", tmp_path / "gone")
     write_charades_sta(tmp_path, durations="unused_{}.csv")
-    with pytest.raises(FileNotFoundError, match=r"holds no durations.*Charades_v1_train\.csv.*prior\.allenai\.org"):
+    with pytest.raises(FileNotFoundError, match=r"contain no durations.*Charades_v1_train\.csv.*prior\.allenai\.org"):
         read_original("charades_sta", tmp_path)
 
 
@@ -183,7 +183,7 @@ def test_missing_test_file_is_only_a_warning(tmp_path, caplog):
         ("a.json", {"v": {"sentences": ["a"], "timestamps": [[0, 1]]}}, "video 'v': expected duration .seconds., or num_frames and fps"),
         ("a.json", {"v": {"sentences": ["a"], "timestamps": [[0]], "num_frames": 9, "fps": 3}}, r"timestamp 1: expected \[first frame, last frame\]"),
         ("a.json", {"v": {"sentences": ["a"], "timestamps": [[0, 1]], "num_frames": 9, "fps": 0}}, "expected duration"),
-        ("a.json", {"v": {"sentences": "a", "timestamps": [[0, 1]], "duration": 9}}, "video 'v': expected a list sentences"),
+        ("a.json", {"v": {"sentences": "a", "timestamps": [[0, 1]], "duration": 9}}, "video 'v': expected the lists sentences and timestamps; sentences is not a list"),
         ("a.json", {"v": {"sentences": ["a"], "timestamps": [[0, 1]], "duration": None}}, "field duration: .*found null"),
         ("a.json", [{"description": "a", "video": "v", "times": []}], "item 1: expected annotation_id, video, description and times"),
     ],

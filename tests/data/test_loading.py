@@ -87,8 +87,8 @@ def test_trained_model_keeps_its_text_encoder(caplog):
     assert text_features_of(model) == "words:dim=64" and text_features_of(model, "words:dim=64") == "words:dim=64"
     assert not caplog.records
     assert text_features_of(model, "words:dim=32") == "words:dim=32"
-    assert "trained with the text features words:dim=64, and is given words:dim=32" in caplog.text
-    with pytest.raises(ValueError, match=r"store \(npz:\): name them with --text_features"):
+    assert "trained with the text features words:dim=64, but is used with words:dim=32" in caplog.text
+    with pytest.raises(ValueError, match=r"store \(npz:\): give them with --text_features"):
         text_features_of(QDDetrConfig(text_encoder="npz:"))
 
 
@@ -131,13 +131,13 @@ def test_validation_split_is_made_by_video():
     for fraction in (0, 1, 1.5):
         with pytest.raises(ValueError, match="between 0 and 1"):
             split_validation(rows, fraction)
-    with pytest.raises(ValueError, match="cannot set apart"):
+    with pytest.raises(ValueError, match="cannot hold out"):
         split_validation(rows.select(range(2)), 0.5)
 
 
 def test_video_features_must_be_named(tmp_path):
     splits = {"train": dataset(make_rows(4)), "test": dataset([make_row(9, vid="other")])}
-    with pytest.raises(ValueError, match=r"no video features are named.*simulated:"):
+    with pytest.raises(ValueError, match=r"no video features given.*simulated:"):
         video_store(DataArguments(), splits, 0.5)
     store = video_store(DataArguments(video_features=["simulated:dim=8", "simulated:dim=4,seed=1"]), splits, 0.5)
     assert store.dim == 12 and "other" in store and "video0" in store
@@ -204,7 +204,7 @@ def test_features_with_another_clip_length_are_rejected(tmp_path):
     (tmp_path / "features.json").write_text('{"encoder": "pixels:", "clip_length": 1.0}')
     args, splits = DataArguments(video_features=[f"npz:{tmp_path}"]), {"test": Dataset.from_list([make_row(0)])}
     assert video_store(args, splits, 1.0).encoder == "pixels:"
-    with pytest.raises(ValueError, match=r"a clip for every 1\.0 s, but clip_length is 0\.5"):
+    with pytest.raises(ValueError, match=r"clips of 1\.0 s, but clip_length is 0\.5"):
         video_store(args, splits, 0.5)
 
 
@@ -252,7 +252,7 @@ def test_paths_may_contain_commas_and_equals_signs(tmp_path, folder):
         ("", "--dataset is empty"),
         ("a.jsonl,b.jsonl", "several files need the names of their splits"),
         ("train=a.jsonl,train=b.jsonl", "the split train is given twice"),
-        ("val=a.jsonl,dev=b.jsonl", "there are two files of the split validation"),
+        ("val=a.jsonl,dev=b.jsonl", "the split validation has two files"),
         ("train=", "neither a file, a folder, a Hub name"),
         ("charades", "nor one of charades_cg"),
         ("train=gone.jsonl", r"no file gone\.jsonl \(nor gone\.jsonl\.gz\)"),

@@ -125,7 +125,7 @@ def test_card_lists_configs_splits_features_and_sizes(complete_tree):
     # Licenses and sources, fault counts, and how each config was made.
     assert "states no license" in text and "2372337e9166b8e26b83ce936a8474c6ae127290" in text
     assert re.search(r"\d+ `train`.* windows end after the video", text) and "1 `train`, 1 `test_trivial`" in text
-    assert "generator: random_words" in text and "GPT-3.5 Turbo, asked by the authors" in text
+    assert "generator: random_words" in text and "GPT-3.5 Turbo, queried by the authors" in text
     assert "| `markup` | 0 | 16 | 0 |" in text
     assert "{{ " not in text and "None" not in text
 

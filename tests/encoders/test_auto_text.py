@@ -70,7 +70,7 @@ def test_hidden_layer_can_be_selected(folder):
     np.testing.assert_allclose(
         text_encoder(f"auto:{folder}").encode(["a person opens"])[0], outputs.last_hidden_state[0], atol=1e-5
     )
-    with pytest.raises(ValueError, match="has hidden states 0 to 3; there is no layer 4"):
+    with pytest.raises(ValueError, match="has no layer 4; choose one of 0 to 3"):
         text_encoder(f"auto:{folder},layer=4")
 
 

@@ -131,7 +131,7 @@ def test_invalid_encoder_specs_are_rejected():
     for spec, message in (
         ("i3d:folder", "unknown video encoder 'i3d:folder'"),
         ("clip+auto", "unknown video encoder"),
-        ("pixels:width=3", "no option 'width=3'; there are size, frames"),
+        ("pixels:width=3", "no option 'width=3'; its options are size, frames"),
         ("pixels:size=0", "must be positive"),
         ("auto:", "needs the name of a model"),
         ("slowfast:", "needs a file of weights"),

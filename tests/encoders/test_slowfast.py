@@ -105,7 +105,7 @@ def test_other_files_are_rejected(tmp_path):
     torch.save({"model_state": {"conv.weight": torch.zeros(1)}}, tmp_path / "other.pyth")
     (tmp_path / "caffe2.pkl").write_bytes(pickle.dumps({"blobs": {"conv1_w": np.zeros(1)}}, protocol=2))
     for name, kind, message in (
-        ("other.pyth", ValueError, "does not hold the weights of SlowFast R50 8x8"),
+        ("other.pyth", ValueError, "does not contain the weights of SlowFast R50 8x8"),
         ("caffe2.pkl", ValueError, "Caffe2 files"),
         ("gone.pyth", FileNotFoundError, "no file of SlowFast weights"),
     ):

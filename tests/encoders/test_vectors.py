@@ -84,16 +84,16 @@ def test_files_without_vectors_are_rejected(tmp_path):
     (tmp_path / "short.txt").write_text("a\nb")
     for spec, message in (
         ("gone.txt", "no file of word vectors"),
-        ("empty.txt", "holds no word vectors"),
+        ("empty.txt", "contains no word vectors"),
         ("broken.txt", "line 2: a word and 2 numbers are expected"),
         ("text.txt", "line 1: a word and 2 numbers"),
         ("binary.bin", "not UTF-8 text"),
         ("flat.npy", r"shape \(3,\)"),
-        ("alone.npy", "no vocabulary beside .*vocabulary=NAME"),
-        ("short.npy", "4 rows, its vocabulary .* 2 words"),
+        ("alone.npy", "no vocabulary for .*vocabulary=NAME"),
+        ("short.npy", "4 rows, but its vocabulary .* 2 words"),
         ("short.npy,vocabulary=../short.txt", "give the name of a file in"),
         ("short.npy,vocabulary=gone", "no vocabulary"),
-        ("broken.txt,vocabulary=short.txt", "takes no vocabulary"),
+        ("broken.txt,vocabulary=short.txt", "remove the option vocabulary"),
         ("", "needs a file of word vectors"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):

@@ -106,8 +106,8 @@ def test_audio_files_and_still_images_are_rejected(tmp_path):
     complete = write_video(tmp_path / "complete.mp4", [gray(9)] * 8, options={"movflags": "faststart"})
     (tmp_path / "cut.mp4").write_bytes(complete.read_bytes()[:200])
     messages = {
-        "sound.mp4": "holds only sound",
-        "song.mp4": "holds only sound",
+        "sound.mp4": "contains only audio",
+        "song.mp4": "contains only audio",
         "still.png": "but a picture",
         "notes.txt": "a text or a list",
         "cut.mp4": "interrupted download",
@@ -141,7 +141,7 @@ def test_readable_part_of_a_truncated_file_is_used_with_a_warning(tmp_path, capl
     # If the index is at the end, nothing can be read.
     path = write_video(tmp_path / "index_last.mp4", frames)
     (tmp_path / "cut.mp4").write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(ValueError, match=r"cut\.mp4: not a video"):
+    with pytest.raises(ValueError, match=r"cut\.mp4: not a readable video"):
         next(read_clips(tmp_path / "cut.mp4", 1.0, 1))
 
 
@@ -245,7 +245,7 @@ def test_truncated_file_with_one_duration_logs_a_warning(tmp_path, caplog):
     path = write_video(tmp_path / "cut.mkv", [rng.integers(0, 255, (32, 48, 3), dtype=np.uint8) for _ in range(40)])
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert 3 <= len(list(read_clips(path, 1.0, 1))) <= 7
-    assert "the header promises 10.0 s" in caplog.text
+    assert "the header says 10.0 s" in caplog.text
 
 
 def test_reader_yields_clips_before_the_video_is_decoded(tmp_path):

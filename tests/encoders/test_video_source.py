@@ -180,15 +180,15 @@ def test_unreachable_url_is_rejected(monkeypatch):
     ("video", "message"),
     [
         (b"", "the file is empty"),
-        ({"path": None, "bytes": None}, "a dictionary with path, bytes; a video has"),
+        ({"path": None, "bytes": None}, "a dictionary with path, bytes; expected"),
         ({}, "a dictionary with nothing"),
-        (np.zeros((4, 8, 8, 3), np.uint8), r"an array of shape \(4, 8, 8, 3\) does not say how many frames a second"),
-        (FRAMES, "a list does not say how many frames a second"),
+        (np.zeros((4, 8, 8, 3), np.uint8), r"an array of shape \(4, 8, 8, 3\) has no frame rate"),
+        (FRAMES, "a list has no frame rate"),
         (io.StringIO("text"), "opened as text"),
         (None, "not a video: NoneType"),
         (7, "not a video: int"),
-        ("rtsp://camera/1", "rtsp:// are not read"),
-        ("s3://bucket/a.mp4", "s3:// are not read"),
+        ("rtsp://camera/1", "rtsp:// URLs are not supported"),
+        ("s3://bucket/a.mp4", "s3:// URLs are not supported"),
     ],
 )
 def test_non_videos_are_rejected(video, message):
@@ -199,7 +199,7 @@ def test_non_videos_are_rejected(video, message):
 @pytest.mark.parametrize(
     ("frames", "fps", "message"),
     [
-        (FRAMES, 0, "positive rate"),
+        (FRAMES, 0, "fps must be positive"),
         ([], 4, "no frames"),
         ([np.zeros((8, 8, 2), np.uint8)], 4, r"frame 0 has shape \(8, 8, 2\)"),
         ([np.full((8, 8, 3), 300)], 4, "values 300 to 300"),

@@ -64,7 +64,7 @@ def test_missing_features_error_names_the_public_source(tmp_path, kind):
         (np.array([[b"words"] * 4]), r"type .*S5"),
         (np.array([[0.0, 1, 2, 3], [np.nan, 1, 2, 3]]), "NaN or infinite numbers in row 1"),
         (np.array([[np.inf, 1, 2, 3], [0, 1, 2, 3]]), "NaN or infinite numbers in row 0"),
-        (features(dim=6), "6 channels, the others 4"),
+        (features(dim=6), "6 channels, the others have 4"),
     ],
 )
 def test_invalid_features_are_rejected_with_their_key(tmp_path, kind, array, message):
@@ -135,7 +135,7 @@ def test_arrays_are_found_inside_npz_and_hdf5_groups(tmp_path):
     store = FeatureStore.from_spec(f"npz:{tmp_path}")
     assert store["q1"].shape == (6, 4) and store["q2"].shape == (1, 4)
     with pytest.raises(
-        ValueError, match=r"q3.npz.*it holds embeddings, frames, but none of features, last_hidden_state"
+        ValueError, match=r"q3.npz.*it contains embeddings, frames, but none of features, last_hidden_state"
     ):
         store["q3"]
     assert store["q4"].shape == (6, 4)
@@ -145,7 +145,7 @@ def test_arrays_are_found_inside_npz_and_hdf5_groups(tmp_path):
         file["v_3/other"] = tokens
     store = FeatureStore.from_spec(f"hdf5:{tmp_path / 'c3d.hdf5'}")
     assert store["v_1"].shape == store["v_3"].shape == (6, 4)
-    with pytest.raises(ValueError, match="the group 'v_2' holds another, other"):
+    with pytest.raises(ValueError, match="the group 'v_2' contains another, other"):
         store["v_2"]
     assert "v_1/c3d_features" not in store and "." not in store
 
@@ -156,9 +156,9 @@ def test_missing_paths_and_unknown_kinds_are_rejected(tmp_path):
             FeatureStore.from_spec(spec)
     with pytest.raises(ValueError, match=r"unknown feature store 'i2d:x'.*i3d"):
         FeatureStore.from_spec("i2d:x")
-    with pytest.raises(ValueError, match="needs the rows of all splits"):
+    with pytest.raises(ValueError, match="pass the rows of all splits"):
         FeatureStore.from_spec("simulated:")
-    with pytest.raises(FileNotFoundError, match="holds no features"):
+    with pytest.raises(FileNotFoundError, match="contains no features"):
         FeatureStore.from_spec(f"i3d:{tmp_path}").dim  # noqa: B018
 
 
@@ -201,5 +201,5 @@ def test_folder_records_the_encoder_that_wrote_it(tmp_path):
     store = FeatureStore.from_spec(f"npz:{tmp_path}")
     assert store.encoder == "pixels:size=8,frames=2" and store.clip_length == 1.0 and list(store) == ["v"]
     (tmp_path / "features.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"features\.json should name the encoder"):
+    with pytest.raises(ValueError, match=r"features\.json must give the encoder"):
         FeatureStore.from_spec(f"npz:{tmp_path}")

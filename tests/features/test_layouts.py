@@ -87,7 +87,7 @@ def test_public_video_feature_layouts_are_read(tmp_path, name):
     assert read.dtype == np.float32 and read.flags.c_contiguous and store.dim == expected.shape[1]
     np.testing.assert_array_equal(read, expected.astype(np.float32))
     facts = inspect_store(store, {key: 2.0 * len(expected)})[0]
-    assert words in " ".join(facts.values()) and facts["seconds per row"].startswith("2 by the durations")
+    assert words in " ".join(facts.values()) and facts["seconds per row"].startswith("2 from the durations")
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(store))[key], read)
 
 
@@ -136,14 +136,14 @@ def test_public_text_feature_layouts_are_read(tmp_path, name):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (numbers(8, 7, 7, 16), r"shape \(8, 7, 7, 16\).*cannot be told"),
-        (numbers(8, 3, 16), r"shape \(8, 3, 16\).*cannot be told"),
+        (numbers(8, 7, 7, 16), r"shape \(8, 7, 7, 16\).*not clear which of these axes is which"),
+        (numbers(8, 3, 16), r"shape \(8, 3, 16\).*not clear which of these axes is which"),
         (numbers(8, 1, 1), r"shape \(8, 1, 1\)"),
-        (numbers(0, 16), r"shape \(0, 16\); at least one row"),
+        (numbers(0, 16), r"shape \(0, 16\); expected at least one row"),
         (np.zeros((), np.float32), r"shape \(\)"),
         (np.full((3, 16), np.nan), "NaN or infinite numbers in row 0"),
         (np.full((3, 16), 1e300), "NaN or infinite numbers in row 0"),
-        (numbers(16, 5), "5 channels, the others 16; they seem to be transposed"),
+        (numbers(16, 5), "5 channels, the others have 16; they seem to be transposed"),
         (np.ones((3, 16), complex), "type complex128"),
         (np.array([["words"] * 16]), "type <U5|type .S1"),
     ],
@@ -175,7 +175,7 @@ def test_pickles_run_no_code(tmp_path):
             FeatureStore.from_spec(str(folder))["v"]
     assert not os.path.exists("/tmp/shine_hf_was_here")
     torch.save({"scores": [1, 2]}, tmp_path / "pt" / "v.pt")
-    with pytest.raises(ValueError, match=r"v\.pt cannot be read: it holds nothing, but none of features"):
+    with pytest.raises(ValueError, match=r"v\.pt cannot be read: it contains nothing, but none of features"):
         FeatureStore.from_spec(str(tmp_path / "pt"))["v"]
 
 
@@ -183,17 +183,17 @@ def test_ambiguous_paths_are_rejected(tmp_path):
     for name in ("clip_features", "slowfast_features"):
         (tmp_path / name).mkdir()
         np.savez(tmp_path / name / "v.npz", features=CLIP)
-    with pytest.raises(ValueError, match=r"several stores of features \(clip_features, slowfast_features\)"):
+    with pytest.raises(ValueError, match=r"several feature stores \(clip_features, slowfast_features\)"):
         FeatureStore.from_spec(str(tmp_path))
     np.save(tmp_path / "clip_features" / "v.npy", CLIP)
     with pytest.raises(ValueError, match=r"several kinds \(1 \.npy, 1 \.npz\).*write npy:.* or npz:"):
         FeatureStore.from_spec(str(tmp_path / "clip_features"))
     assert FeatureStore.from_spec(f"npz:{tmp_path / 'clip_features'}").dim == 512
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"empty holds no features: expected files \.npy, \.npz"):
+    with pytest.raises(FileNotFoundError, match=r"empty contains no features: expected \.npy, \.npz"):
         FeatureStore.from_spec(str(tmp_path / "empty"))
     (tmp_path / "notes.txt").write_text("none")
-    with pytest.raises(ValueError, match=r"notes\.txt is no store of features"):
+    with pytest.raises(ValueError, match=r"notes\.txt is not a feature store"):
         FeatureStore.from_spec(str(tmp_path / "notes.txt"))
     with pytest.raises(FileNotFoundError, match="no features at"):
         FeatureStore.from_spec(str(tmp_path / "gone"))
@@ -203,7 +203,7 @@ def test_compressed_tar_error_shows_the_command_to_unpack_it(tmp_path):
     np.save(tmp_path / "v.npy", I3D)
     with tarfile.open(tmp_path / "features.tar.gz", "w:gz") as tar:
         tar.add(tmp_path / "v.npy", "features/v.npy")
-    with pytest.raises(ValueError, match=r"no plain tar.*`tar xf features\.tar\.gz`"):
+    with pytest.raises(ValueError, match=r"not an uncompressed tar.*`tar xf features\.tar\.gz`"):
         FeatureStore.from_spec(str(tmp_path / "features.tar.gz"))
 
 
@@ -238,14 +238,16 @@ def test_features_are_read_from_a_dataset_repository(tmp_path, repository):
     np.testing.assert_array_equal(store["v"], CLIP)
     assert store.spec == "npz:shine/field"
     repository(tmp_path / "text", "qvhighlights/clip_text_features")
-    with pytest.raises(ValueError, match=r"several stores of features \(clip_features, clip_text_features\)"):
+    with pytest.raises(ValueError, match=r"several feature stores \(clip_features, clip_text_features\)"):
         FeatureStore.from_spec("shine/field@main")
     folder = "shine/field/qvhighlights/clip_features"
     for spec in (folder, f"npz:{folder}@main", f"hf://datasets/{folder}"):
         np.testing.assert_array_equal(FeatureStore.from_spec(spec)["v"], CLIP)
     texts = TextFeatures.from_spec("shine/field/qvhighlights/clip_text_features")
     np.testing.assert_array_equal(texts(query="q", qid="1"), TOKENS)
-    with pytest.raises(FileNotFoundError, match="'shine/gone' is neither a folder nor a dataset repository"):
+    with pytest.raises(
+        FileNotFoundError, match="'shine/gone' is neither a local path nor a readable dataset repository"
+    ):
         FeatureStore.from_spec("shine/gone")
 
 

@@ -65,7 +65,7 @@ def test_half_precision_halves_the_size_and_rejects_overflow(tmp_path, source, a
     assert features.dtype == np.float32
     np.testing.assert_allclose(features, arrays["v6"], rtol=1e-3, atol=1e-4)
     np.save(source.place / "huge.npy", np.full((2, 6), 1e6))
-    with pytest.raises(ValueError, match=r"'huge' reach 1e\+06, too large for float16"):
+    with pytest.raises(ValueError, match=r"'huge' reach 1e\+06, which is too large for float16"):
         pack_features(source, tmp_path / "new", half_precision=True, progress=False)
     # No partial output is left, and a retry starts from scratch.
     assert not (tmp_path / "new").exists()
@@ -104,7 +104,7 @@ def test_all_missing_videos_are_listed(tmp_path, source):
 
 def test_invalid_features_are_rejected_while_packing(tmp_path, source):
     np.save(source.place / "bad.npy", np.full((2, 6), np.nan))
-    with pytest.raises(ValueError, match="'bad' hold NaN"):
+    with pytest.raises(ValueError, match="'bad' contain NaN"):
         pack_features(source, tmp_path / "packed", progress=False)
 
 

@@ -198,7 +198,9 @@ def test_published_features_are_read_from_the_hub(hub, online, packed, run_clien
     assert printed.split() == ["v0", "(4,", "8)"]
     store = FeatureStore.from_spec("packed:shine/i3d@main")
     np.testing.assert_array_equal(store["v2"], np.full((6, 8), 2.0))
-    with pytest.raises(FileNotFoundError, match="'shine/other' is neither a folder nor a dataset repository"):
+    with pytest.raises(
+        FileNotFoundError, match="'shine/other' is neither a local path nor a readable dataset repository"
+    ):
         FeatureStore.from_spec("packed:shine/other")
 
 

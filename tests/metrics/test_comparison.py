@@ -83,8 +83,8 @@ def test_queries_without_a_value_are_dropped_on_both_sides():
 @pytest.mark.parametrize(
     ("values", "baseline", "more", "message"),
     [
-        (np.zeros((2, 3)), np.zeros((3, 3)), {}, "one shape"),
-        (np.zeros(3), np.zeros(3), {}, "one shape"),
+        (np.zeros((2, 3)), np.zeros((3, 3)), {}, "the same shape"),
+        (np.zeros(3), np.zeros(3), {}, "the same shape"),
         (np.full((1, 2), np.nan), np.zeros((1, 2)), {}, "no query"),
         (np.zeros((1, 2)), np.zeros((1, 2)), {"clusters": ["a"]}, "1 clusters for 2 queries"),
         (np.zeros((1, 2)), np.zeros((1, 2)), {"confidence": 1.0}, "confidence"),

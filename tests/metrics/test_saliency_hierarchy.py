@@ -104,8 +104,8 @@ def test_hierarchy_compares_mean_saliency():
         (((3,), (3, 2, 4), (3, 4)), "expected saliency"),
         (((3, 4), (3, 4), (3, 4)), "expected saliency"),
         (((3, 4), (3, 2, 4), (3, 5)), "expected saliency"),
-        (((3, 4), (3, 2, 5), (3, 4)), "do not fit"),
-        (((3, 4), (2, 2, 4), (3, 4)), "do not fit"),
+        (((3, 4), (3, 2, 5), (3, 4)), "do not match"),
+        (((3, 4), (2, 2, 4), (3, 4)), "do not match"),
     ],
 )
 def test_invalid_shapes_are_rejected(shapes, message):

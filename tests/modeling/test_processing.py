@@ -117,7 +117,7 @@ def test_post_processing_accepts_model_outputs():
     assert processor.post_process_moment_retrieval(prediction, np.ones((1, 5)), durations=torch.tensor([10.0])) == [
         result
     ]
-    with pytest.raises(ValueError, match="one duration per sample is needed, got 2 for 1"):
+    with pytest.raises(ValueError, match="give one duration per sample, got 2 for 1"):
         processor.post_process_moment_retrieval(prediction, durations=[9.0, 9.0])
 
 

@@ -191,7 +191,7 @@ def test_repair_regenerates_only_failing_levels(dataset, tagger):
 
 def test_repair_requires_negatives_and_matching_templates(dataset, tagger):
     rows = [{**dataset[0], "masked_queries": ["a <mask>."], "negative_queries": ["a cat."]}]
-    with pytest.raises(ValueError, match=r"qid q0: the masked query 'a <mask>\.' does not fit"):
+    with pytest.raises(ValueError, match=r"qid q0: the masked query 'a <mask>\.' does not match"):
         repair_negatives(Dataset.from_list(rows), Scripted(good), source="x", progress=False)
     rows = [{**dataset[0], "masked_queries": [], "negative_queries": []}]
     with pytest.raises(ValueError, match="nothing to repair"):

@@ -145,7 +145,7 @@ def test_part_of_speech_comes_from_the_vocabulary_then_from_the_tagger(tagger):
 
 def test_checks_can_be_selected_and_unknown_ones_are_rejected():
     assert flags("person takes a red mug.", checks=["near_synonym"]) == ["near_synonym"]
-    with pytest.raises(ValueError, match=r"no such check: spelling; there are nothing_to_mask"):
+    with pytest.raises(ValueError, match=r"unknown checks: spelling; the checks are nothing_to_mask"):
         Validator(["spelling"])
 
 

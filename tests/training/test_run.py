@@ -276,7 +276,7 @@ def test_other_recipes_train(data, tmp_path, name):
 def test_video_features_must_be_named(data, tmp_path):
     recipe = parse_recipe(arguments(data, tmp_path))
     recipe.data.video_features = []
-    with pytest.raises(ValueError, match="no video features are named"):
+    with pytest.raises(ValueError, match="no video features given"):
         build_trainer(recipe)
     recipe.data.video_features = [f"i3d:{tmp_path}/features"]
     with pytest.raises(FileNotFoundError, match="VSLNet"):

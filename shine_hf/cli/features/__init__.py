@@ -1,4 +1,4 @@
-"""`shine-hf features`: one file per action."""
+"""`shine-hf features`, with one module per action."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ EXAMPLES = (
     "shine-hf features pack --features FEATURES --output PACKED --half-precision",
 )
 SUMMARIES = {
-    "extract": "encode a folder of videos; resumes; `accelerate launch --no_python shine-hf features extract …` shares the work",
-    "inspect": "describe a path or a dataset repository of the Hub: layout, keys, width, type, seconds per row",
+    "extract": "encode a folder of videos, or resume; use several GPUs with `accelerate launch --no_python shine-hf features extract …`",
+    "inspect": "describe the features in a path or a dataset repository on the Hub: layout, keys, width, type, seconds per row",
     "check": "read all features of a store, compare them with annotations, and report what is wrong or missing",
-    "pack": "write features of any layout into a packed, memory-mapped folder",
+    "pack": "convert features of any layout to a packed, memory-mapped folder",
 }
 
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run one action; `check` and `extract` return 1 where something is wrong."""
+    """Run one action and return the exit status. It is 1 if `check` finds faults or `extract` cannot read some videos."""
     return _module(args.action).main(args)
 
 

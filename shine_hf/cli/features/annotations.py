@@ -1,12 +1,12 @@
-"""The options that `inspect`, `check` and `pack` share: which features, and of which annotations."""
+"""The options for features and annotations that `inspect`, `check` and `pack` share."""
 
 from __future__ import annotations
 
 import argparse
 
 STORES = (
-    "a folder, a file or a dataset repository of the Hub, whose layout is detected; i3d:, npz:, pt:, hdf5: or packed: before it forces one. "
-    "Several are concatenated"
+    "a folder, a file or a dataset repository on the Hub, whose layout is detected; put npy:, npz:, pt:, hdf5: or packed: before it to force "
+    "one. Several are concatenated"
 )
 
 
@@ -19,15 +19,15 @@ def add_dataset(parser: argparse.ArgumentParser, purpose: str) -> None:
     """Declare `--dataset` and `--data-dir`.
 
     Args:
-        parser: Of the action.
-        purpose: What the annotations are for.
+        parser: The parser of the action.
+        purpose: What the action uses the annotations for.
     """
-    parser.add_argument("--dataset", help=f"annotations, see `shine-hf train --help`: {purpose}")
-    parser.add_argument("--data-dir", help="folder of the original annotation files")
+    parser.add_argument("--dataset", help=f"annotations, see `shine-hf train --help`; {purpose}")
+    parser.add_argument("--data-dir", help="folder with the original annotation files")
 
 
 def read_splits(args: argparse.Namespace) -> dict | None:
-    """Return the splits of `--dataset`, or None where none is given."""
+    """Read the splits of `--dataset`; return None without it."""
     if args.dataset is None:
         return None
     from ...data.loading import DataArguments, load_splits

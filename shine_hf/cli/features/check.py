@@ -1,4 +1,4 @@
-"""`shine-hf features check`: every array of a store, and its time grid against the annotations."""
+"""`shine-hf features check`: check every array of a store, and compare its time grid with the annotations."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .annotations import add_dataset, add_features, read_splits
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_features(parser)
-    add_dataset(parser, "only their videos are read, and compared with durations and windows")
+    add_dataset(parser, "only their videos are read, and compared with their durations and windows")
     parser.add_argument(
-        "--clip-length", type=float, metavar="SECONDS", help="seconds per row; what the features record if left out"
+        "--clip-length", type=float, metavar="SECONDS", help="seconds per row (default: as recorded with the features)"
     )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Return 1 where features are missing or broken, or do not fit the annotations."""
+    """Check the features. Return 1 if some are missing or broken, or do not fit the annotations."""
     from ...features.base import FeatureStore
     from ...features.packed import PackedFeatures
 
@@ -25,7 +25,7 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError(f"--clip-length must be a positive number of seconds; got {args.clip_length}")
     store = FeatureStore.from_specs(args.features)
     if args.clip_length and store.clip_length not in (None, args.clip_length):
-        raise ValueError(f"{store.spec} has a row for every {store.clip_length} s, not for every {args.clip_length} s")
+        raise ValueError(f"{store.spec} has rows of {store.clip_length} s, not of {args.clip_length} s")
     if isinstance(store, PackedFeatures):
         store.verify()
     splits = read_splits(args)
@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _read_all(store, keys: list[str]) -> tuple[dict[str, str], int]:
-    """Key -> what is wrong with its features, and the number of keys."""
+    """Return key -> what is wrong with its features, and the number of keys."""
     from tqdm.auto import tqdm
 
     broken = {}
@@ -50,7 +50,7 @@ def _read_all(store, keys: list[str]) -> tuple[dict[str, str], int]:
 
 
 def _compare(store, splits, clip_length: float | None, broken: dict[str, str]) -> bool:
-    """Print how the readable features fit each split; return whether they do, apart from a few percent."""
+    """Print how well the readable features fit each split. Return whether they do, within the tolerated share."""
     from ...features.grid import TOLERATED_SHARE, compare_with_annotations
     from ...features.inspection import seconds_per_row
 
@@ -58,7 +58,7 @@ def _compare(store, splits, clip_length: float | None, broken: dict[str, str]) -
     measured = seconds_per_row(store, durations)
     if measured is None:
         return True
-    print(f"seconds per row: {measured:.3g} by the durations of the videos (median)")
+    print(f"seconds per row: {measured:.3g} from the durations of the videos (median)")
     fits = True
     for name, rows in splits.items():
         readable = [row for row in rows if row["vid"] not in broken]

@@ -1,4 +1,4 @@
-"""`shine-hf features extract`: features of a folder of videos."""
+"""`shine-hf features extract`: compute the features of a folder of videos."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--videos", required=True, metavar="DIR", help="folder of video files, searched to any depth")
+    parser.add_argument("--videos", required=True, metavar="DIR", help="folder of video files, including subfolders")
     parser.add_argument(
         "--encoder",
         required=True,
         metavar="SPEC",
         help="pixels:[size=…,frames=…], clip:[MODEL][,frames=…], auto:MODEL[,frames=…] for any image or video model of transformers, or "
-        "slowfast:FILE; several joined by + are concatenated",
+        "slowfast:FILE; the features of encoders joined by + are concatenated",
     )
     parser.add_argument("--clip-length", type=float, required=True, metavar="SECONDS", help="seconds per clip")
-    parser.add_argument("--output", required=True, metavar="DIR", help="one .npz per video; train with it as it is")
+    parser.add_argument(
+        "--output", required=True, metavar="DIR", help="folder for one .npz per video, ready for training"
+    )
     parser.add_argument(
         "--workers",
         type=int,
         default=1,
-        help="processes that decode videos, per process that encodes; 0 decodes between the batches",
+        help="number of decoding processes per encoding process; with 0, the encoding process decodes",
     )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Return 1 where videos could not be read."""
+    """Extract the features. Return 1 if some videos cannot be read."""
     from accelerate import PartialState
 
     from ...encoders.extract import extract_features, find_videos
@@ -43,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
         for _, reason in unreadable:
             print(f"not read: {reason}")
     if state.num_processes > 1:
-        # A process that leaves while the other still holds the connection may be aborted at its very end.
+        # Without this, a process that exits while another is still connected may be aborted.
         state.destroy_process_group()
-    # Only one process says so: the launcher takes any other that fails for a crash.
+    # Only in the main process: the launcher would report a failure of any other process as a crash.
     return 1 if unreadable and state.is_main_process else 0

@@ -1,4 +1,4 @@
-"""`shine-hf features inspect`: what a path or a repository of the Hub holds."""
+"""`shine-hf features inspect`: describe the features in a path or a repository on the Hub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .annotations import STORES, add_dataset, read_splits
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("paths", nargs="+", metavar="PATH", help=STORES.partition(". ")[0])
-    add_dataset(parser, "their durations tell how many seconds a row covers")
+    add_dataset(parser, "their durations give the seconds per row")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`shine-hf features pack`: features of any layout in the form in which they are published."""
+"""`shine-hf features pack`: convert features of any layout to the form in which they are published."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from .annotations import add_dataset, add_features, read_splits
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_features(parser)
-    add_dataset(parser, "only their videos are packed, and those without features are named")
+    add_dataset(parser, "only their videos are packed, and those without features are reported")
     parser.add_argument("--output", required=True, metavar="DIR", help="a new folder")
     parser.add_argument("--half-precision", action="store_true", help="store float16: half the size")
-    parser.add_argument("--allow-missing", action="store_true", help="pack what exists")
-    parser.add_argument("--shard-megabytes", type=int, default=512, help="size of one file")
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="skip videos without features instead of stopping with an error"
+    )
+    parser.add_argument(
+        "--shard-megabytes", type=int, default=512, help="maximum size of a file (default: %(default)s)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print what was packed."""
+    """Pack the features and print a summary."""
     from ...features.base import FeatureStore
     from ...features.packed import pack_features
 

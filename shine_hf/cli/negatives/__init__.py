@@ -1,4 +1,4 @@
-"""`shine-hf negatives`: one file per action."""
+"""`shine-hf negatives`, with one module per action."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ EXAMPLES = (
 SUMMARIES = {
     "tag": "write the tokens and parts of speech of the queries",
     "mask": "write the masked queries of each level",
-    "generate": "write hard negatives, checked, with any generator; or repair some",
-    "validate": "check negatives rule by rule and write their flags",
+    "generate": "generate and check hard negatives with any generator, or repair existing ones",
+    "validate": "check negatives with named rules and write their flags",
     "export": "write complete rows with negatives and provenance columns",
     "stats": "count and sample negatives",
 }
@@ -36,7 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run one action; `generate` returns 1 where levels have no negative. After a signal the status is the shell's for it."""
+    """Run one action and return the exit status.
+
+    It is 1 if `generate` leaves levels without a negative, and 128 + the number of the signal that stopped the action.
+    """
     if getattr(args, "output", None):
         from ...negatives.files import check_output
 
@@ -47,15 +50,15 @@ def main(args: argparse.Namespace) -> int:
         return module.main(args)
     except (_Stopped, KeyboardInterrupt) as stopped:
         number = stopped.args[0] if isinstance(stopped, _Stopped) else signal.SIGINT
-        left = module.how_to_go_on(args) if hasattr(module, "how_to_go_on") else "Nothing was written"
-        print(f"shine-hf negatives {args.action}: stopped by {signal.Signals(number).name}. {left}", file=sys.stderr)
+        hint = module.resume_hint(args) if hasattr(module, "resume_hint") else "Nothing was written"
+        print(f"shine-hf negatives {args.action}: stopped by {signal.Signals(number).name}. {hint}", file=sys.stderr)
         return 128 + number
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
 class _Stopped(BaseException):
-    """A signal came; its number is the argument."""
+    """A signal was received. Its number is the argument."""
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""`shine-hf negatives export`: complete rows with negatives and provenance columns."""
+"""`shine-hf negatives export`: write complete rows with negatives and provenance columns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache",
         type=Path,
         metavar="FILE.sqlite",
-        help="the answers of the language model, for its versions and times",
+        help="cache of the language model's answers, to add its versions and the dates",
     )
     add_output(parser)
 

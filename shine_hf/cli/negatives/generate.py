@@ -1,4 +1,4 @@
-"""`shine-hf negatives generate`: write hard negatives with any generator, or repair some."""
+"""`shine-hf negatives generate`: generate hard negatives with any generator, or repair existing ones."""
 
 from __future__ import annotations
 
@@ -44,36 +44,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_data(parser)
     add_masking(parser)
-    parser.add_argument("--generator", choices=GENERATORS, required=True, help="what writes the negatives")
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives other negatives")
+    parser.add_argument("--generator", choices=GENERATORS, required=True, help="how to generate the negatives")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the generator (default: %(default)s)")
     parser.add_argument(
-        "--max-attempts", type=int, default=4, help="how often a level that fails a check is asked for"
+        "--max-attempts",
+        type=int,
+        default=4,
+        help="maximum attempts per level until it passes all checks (default: %(default)s)",
     )
     parser.add_argument(
-        "--repair", metavar="SOURCE|FILE", help="keep these negatives except for the levels that fail a check"
+        "--repair", metavar="SOURCE|FILE", help="keep these negatives, and replace only the levels that fail a check"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print what a run would take, send nothing")
-    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
-    models = parser.add_argument_group("models (the key of an endpoint comes from OPENAI_API_KEY)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="estimate the tokens and the cost, without sending anything"
+    )
+    parser.add_argument("--no-progress", action="store_true", help="hide the progress bar")
+    models = parser.add_argument_group("models (set OPENAI_API_KEY for endpoints that need a key)")
     models.add_argument("--model", help="name of the model")
     models.add_argument("--base-url", metavar="URL", help="an OpenAI-compatible endpoint, up to /v1")
     models.add_argument(
-        "--cache", type=Path, metavar="FILE.sqlite", help="where answers are kept; a killed run goes on from there"
+        "--cache", type=Path, metavar="FILE.sqlite", help="cache of answers, from which an interrupted run resumes"
     )
-    models.add_argument("--concurrency", type=int, default=64, help="requests at the same time")
-    models.add_argument("--temperature", type=float, default=0.7, help="of the sampling")
     models.add_argument(
-        "--max-tokens", type=int, default=256, help="of one answer, thinking included; one that is cut gets more once"
+        "--concurrency", type=int, default=64, help="number of concurrent requests (default: %(default)s)"
     )
-    models.add_argument("--timeout-seconds", type=float, help="of one request")
+    models.add_argument("--temperature", type=float, default=0.7, help="sampling temperature (default: %(default)s)")
     models.add_argument(
-        "--poll-seconds", type=float, default=20.0, help="openai_batch: pause between looks at the batches"
+        "--max-tokens",
+        type=int,
+        default=256,
+        help="token limit of an answer, including thinking; a truncated answer is requested once more with a higher limit "
+        "(default: %(default)s)",
+    )
+    models.add_argument("--timeout-seconds", type=float, help="timeout of a request")
+    models.add_argument(
+        "--poll-seconds", type=float, default=20.0, help="openai_batch: seconds between checks of the batches"
     )
     models.add_argument("--input-price", type=float, metavar="USD", help="US dollars per million input tokens")
     models.add_argument("--output-price", type=float, metavar="USD", help="US dollars per million output tokens")
-    models.add_argument("--max-requests", type=int, help="stop after so many requests")
+    models.add_argument("--max-requests", type=int, help="stop after this many requests")
     models.add_argument(
-        "--max-cost", type=float, metavar="USD", help="stop before more is spent in this run; needs the prices"
+        "--max-cost", type=float, metavar="USD", help="stop before this run costs more; needs both prices"
     )
     models.add_argument("--batch-size", type=int, default=32, help="fill_mask: queries per forward pass")
     add_checks(parser)
@@ -81,18 +92,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Generate, and return 1 where levels have no negative."""
+    """Generate the negatives. Return 1 if levels are left without one."""
     try:
         return _generate(args)
     except ConnectionError as error:
-        raise ConnectionError(f"{error}. {how_to_go_on(args)}") from error
+        raise ConnectionError(f"{error}. {resume_hint(args)}") from error
 
 
-def how_to_go_on(args: argparse.Namespace) -> str:
-    """Return what a run that ended early has left."""
+def resume_hint(args: argparse.Namespace) -> str:
+    """Return how to resume a run that ended early."""
     if args.cache:
-        return f"All answers received are in {args.cache}: the same command goes on from there"
-    return "Nothing was written: the same command starts again"
+        return f"All answers received are in {args.cache}; run the same command again to resume"
+    return "Nothing was written; run the same command again to start over"
 
 
 def _generate(args: argparse.Namespace) -> int:
@@ -104,7 +115,7 @@ def _generate(args: argparse.Namespace) -> int:
     common = {"vocabulary": vocabulary, "tagger": tagger, "validator": validator}
     if args.dry_run:
         if not hasattr(generator, "estimate"):
-            raise ValueError(f"--dry-run is for language models; {args.generator} costs nothing")
+            raise ValueError(f"--dry-run is for language models; {args.generator} is free")
         counter = _Counter()
         _write(args, data.rows, counter, masking, max_attempts=1, progress=False, **common)
         print(generator.estimate(counter.requests))
@@ -138,8 +149,8 @@ def _generate(args: argparse.Namespace) -> int:
     missing = sum(counter["missing"] for counter in summary.flags)
     if missing:
         print(
-            f"{missing:,} levels have no answer: the same command asks again for those that got none, --repair or another --seed for "
-            "those that could not be used"
+            f"{missing:,} levels have no usable answer. Run the same command again to request those without an answer; use --repair or "
+            "another --seed for those with unusable answers"
         )
     return 1 if missing else 0
 
@@ -156,7 +167,7 @@ def _write(
 
 
 class _Counter:
-    """A generator that keeps the requests that a run would put first."""
+    """A generator that records the first requests of a run."""
 
     source = "dry run"
 

@@ -1,4 +1,4 @@
-"""What the actions share: the rows to work on, the tagger, the checks, and their options."""
+"""The inputs that the actions share, and their options: rows, tagger, masking and checks."""
 
 from __future__ import annotations
 
@@ -17,45 +17,51 @@ if TYPE_CHECKING:
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the rows and of their tags."""
+    """Declare the options for the rows and the tagger."""
     parser.add_argument("--dataset", required=True, help="charades_cg, activitynet_cg, or a .jsonl or .parquet file")
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder of the original annotation files")
-    parser.add_argument("--split", default="train", help="train, test_trivial, novel_composition or novel_word")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the original annotation files")
     parser.add_argument(
-        "--vocabulary-from", metavar="FILE", help="training queries of a --dataset FILE; by default itself"
+        "--split",
+        default="train",
+        help="train, test_trivial, novel_composition or novel_word of a known dataset (default: %(default)s)",
     )
-    parser.add_argument("--spacy-model", metavar="NAME|DIR", help="a spaCy pipeline; by default the packaged tagger")
+    parser.add_argument("--limit", type=int, metavar="N", help="use only the first N rows")
+    parser.add_argument(
+        "--vocabulary-from", metavar="FILE", help="training queries for a --dataset FILE (default: the file itself)"
+    )
+    parser.add_argument(
+        "--spacy-model", metavar="NAME|DIR", help="a spaCy pipeline (default: the tagger in this package)"
+    )
 
 
 def add_negatives(parser: argparse.ArgumentParser) -> None:
-    """Declare the option of given negatives."""
+    """Declare the option for existing negatives."""
     parser.add_argument(
         "--negatives",
         metavar="SOURCE|FILE",
-        help="gpt-3.5-turbo (the authors' file under --data-dir) or a file of `generate`; by default the columns of --dataset FILE",
+        help="gpt-3.5-turbo (the authors' file in --data-dir) or a file written by `generate` (default: the columns of --dataset FILE)",
     )
 
 
 def add_masking(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of masking."""
+    """Declare the options for masking."""
     parser.add_argument(
         "--ratios",
-        help="masked share of the maskable words at each level, e.g. 0.25,0.5,0.75 (the default; 0.1,0.3,0.5 for activitynet_cg), or "
+        help="share of the maskable words that each level masks, e.g. 0.25,0.5,0.75 (the default; 0.1,0.3,0.5 for activitynet_cg), or "
         "by number of maskable words: 6:0.25,0.5,0.75;0.1,0.3,0.5",
     )
-    parser.add_argument("--parts-of-speech", help="which words may be masked; by default VERB,NOUN,ADJ,ADP,ADV")
+    parser.add_argument("--parts-of-speech", help="which words may be masked (default: VERB,NOUN,ADJ,ADP,ADV)")
     parser.add_argument(
         "--rule",
         choices=("released", "paper"),
         default="released",
-        help="the rule of the authors' published masks, or the paper's order of parts of speech and no more",
+        help="the rule of the authors' published masks, or only the paper's order of parts of speech (default: %(default)s)",
     )
 
 
 def add_checks(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of validation."""
-    parser.add_argument("--checks", help="comma-separated names of the checks to run; by default all")
+    """Declare the options for validation."""
+    parser.add_argument("--checks", help="comma-separated names of the checks to run (default: all)")
     parser.add_argument(
         "--avoid-test-words",
         action="store_true",
@@ -64,19 +70,22 @@ def add_checks(parser: argparse.ArgumentParser) -> None:
 
 
 def add_output(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Declare the output."""
-    parser.add_argument("--output", type=Path, required=required, metavar="FILE", help=".parquet or .jsonl")
+    """Declare `--output`."""
+    parser.add_argument(
+        "--output", type=Path, required=required, metavar="FILE", help="file to write, .parquet or .jsonl"
+    )
 
 
 class Data:
-    """The rows to work on (`rows`, of `split`), the training queries, and the test splits as far as they are known.
+    """The rows to work on (`rows`, of `split`), the training queries (`training`), and the `test_splits` if known.
 
     Args:
         args: The options of [`add_data`].
-        negatives: A source, or a file of negatives.
+        negatives: A source of negatives, or a file.
 
     Raises:
-        ValueError: the options do not fit each other. FileNotFoundError: there is no such file.
+        ValueError: for options that contradict each other.
+        FileNotFoundError: for a missing file.
     """
 
     def __init__(self, args: argparse.Namespace, negatives: str | None = None) -> None:
@@ -87,10 +96,10 @@ class Data:
             raise ValueError(f"--limit must be at least 1; got {args.limit}")
         if args.dataset in DATASETS:
             if args.data_dir is None:
-                raise ValueError(f"--dataset {args.dataset} needs --data-dir, the folder of its annotation files")
+                raise ValueError(f"--dataset {args.dataset} needs --data-dir, the folder with its annotation files")
             splits = read_original(args.dataset, args.data_dir, negatives or "none")
             if args.split not in splits:
-                raise ValueError(f"no split {args.split!r}; there are {', '.join(splits)}")
+                raise ValueError(f"no split {args.split!r}; the splits are {', '.join(splits)}")
             self.split, self.training = splits[args.split], splits["train"]
             self.test_splits = {name: split for name, split in splits.items() if name != "train"}
         else:
@@ -102,17 +111,19 @@ class Data:
         self.rows = self.split.select(range(min(args.limit, len(self.split)))) if args.limit else self.split
 
     def require_negatives(self) -> Data:
-        """Return this if its rows have negatives.
+        """Return this object after checking that its rows have negatives.
 
         Raises:
-            ValueError: they have none.
+            ValueError: if they have none.
         """
         if not any(self.rows["negative_queries"]):
-            raise ValueError("these rows have no negatives: give --negatives gpt-3.5-turbo or a file of `generate`")
+            raise ValueError(
+                "these rows have no negatives: give --negatives gpt-3.5-turbo or a file written by `generate`"
+            )
         return self
 
     def contacts(self) -> dict[str, TestContact]:
-        """Return what each test split holds that training should not meet."""
+        """Return the queries and novel words of each test split."""
         from ...negatives.validation import TestContact
 
         return {
@@ -121,7 +132,7 @@ class Data:
         }
 
     def contact_report(self) -> str:
-        """Return in words how far the negatives touch the test splits; empty where these are not known."""
+        """Describe the contact of the negatives with the test splits; empty if these are unknown."""
         from ...negatives.statistics import test_contact_report
 
         negatives = [negative for texts in self.rows["negative_queries"] for negative in texts if negative]
@@ -130,14 +141,14 @@ class Data:
 
 
 def read_tagger(args: argparse.Namespace) -> Tagger:
-    """Return the tagger that was asked for."""
+    """Return the tagger that the options name."""
     from ...negatives.language.tagging import Tagger
 
     return Tagger(args.spacy_model)
 
 
 def read_masking(args: argparse.Namespace) -> MaskingOptions:
-    """Return the masking that was asked for, or the paper's for the dataset."""
+    """Return the masking options, by default those of the paper for the dataset."""
     from ...negatives.language.masking import PARTS_OF_SPEECH, RATIOS, RATIOS_OF_DATASET, MaskingOptions, parse_ratios
 
     ratios, by_length = parse_ratios(args.ratios) if args.ratios else (RATIOS_OF_DATASET.get(args.dataset, RATIOS), ())
@@ -146,7 +157,7 @@ def read_masking(args: argparse.Namespace) -> MaskingOptions:
 
 
 def read_checks(args: argparse.Namespace) -> Sequence[str]:
-    """Return the names of the checks that were asked for."""
+    """Return the names of the checks to run."""
     from ...negatives.validation import CHECKS
 
     return tuple(name.strip() for name in args.checks.split(",")) if args.checks else CHECKS
@@ -155,10 +166,10 @@ def read_checks(args: argparse.Namespace) -> Sequence[str]:
 def prepare(
     args: argparse.Namespace, data: Data, tagger: Tagger, masking: MaskingOptions | None = None
 ) -> tuple[list[MaskedQuery], Vocabulary, Validator]:
-    """Return the tagged training queries, their vocabulary, and the checks.
+    """Return the tagged training queries, their vocabulary, and the validator.
 
     Raises:
-        ValueError: contact with test splits is to be avoided, but there are none; or there is no check of a given name.
+        ValueError: for `--avoid-test-words` without test splits, or an unknown check.
     """
     from ...negatives.language.masking import mask_query
     from ...negatives.language.vocabulary import Vocabulary
@@ -191,5 +202,5 @@ def _read_file(path: str) -> Dataset:
     from ...data.datasets import DATASETS
 
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no dataset {path!r}: give {', '.join(DATASETS)} or a file of annotations")
+        raise FileNotFoundError(f"no dataset {path!r}: give {', '.join(DATASETS)} or an annotation file")
     return read_annotations(path)

@@ -1,4 +1,4 @@
-"""`shine-hf negatives mask`: the masked queries of each level."""
+"""`shine-hf negatives mask`: write the masked queries of each level."""
 
 from __future__ import annotations
 

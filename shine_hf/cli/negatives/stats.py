@@ -1,4 +1,4 @@
-"""`shine-hf negatives stats`: count, sample and draw negatives."""
+"""`shine-hf negatives stats`: print statistics and samples of negatives, and plot them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_data(parser)
     add_negatives(parser)
-    parser.add_argument("--sample", type=int, default=0, metavar="N", help="print N rows for reading")
-    parser.add_argument("--beside", metavar="SOURCE|FILE", help="print the negatives of another set beside the sample")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw how much each level changes")
-    parser.add_argument("--seed", type=int, default=0, help="which rows the sample holds")
+    parser.add_argument("--sample", type=int, default=0, metavar="N", help="print a sample of N rows")
+    parser.add_argument("--beside", metavar="SOURCE|FILE", help="also print another set of negatives for the sample")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="plot the share of changed words at each level")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the sample (default: %(default)s)")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the counts."""
+    """Print the statistics."""
     from ...negatives.statistics import describe_negatives, plot_changes, sample_negatives
 
     data, tagger = Data(args, args.negatives).require_negatives(), read_tagger(args)

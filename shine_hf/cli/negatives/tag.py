@@ -1,4 +1,4 @@
-"""`shine-hf negatives tag`: tokens and parts of speech."""
+"""`shine-hf negatives tag`: write the tokens and parts of speech of queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`shine-hf negatives validate`: check negatives rule by rule."""
+"""`shine-hf negatives validate`: check negatives with named rules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Check the negatives, print the counts, and write the flags where an output is given."""
+    """Check the negatives, print the counts, and write the flags if an output is given."""
     from ...negatives.files import write_rows
     from ...negatives.validation import validate_dataset
 

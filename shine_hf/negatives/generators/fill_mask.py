@@ -1,4 +1,4 @@
-"""Hard negatives from a masked language model that runs on this machine: no endpoint, no cost, no data leaves it."""
+"""Generate hard negatives with a local masked language model, without an endpoint, costs, or data that leaves the machine."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ if TYPE_CHECKING:
 
 
 class FillMaskGenerator:
-    """Fills masked queries with any masked language model of transformers (BERT, RoBERTa, ModernBERT, …).
+    """Fill masked queries with any masked language model of transformers (BERT, RoBERTa, ModernBERT, …).
 
-    All masks of a query are looked at together; the one that the model is most sure of is filled first, and the others
-    are then predicted again beside it, so that the words fit each other. A mask takes one of its `candidates`, as far as
-    they are single tokens of the model, else any complete word that is; never the original word, nor a word that an earlier
-    answer to the request had there. Words are drawn from the `top_k` likeliest, by their probabilities, with a random
-    generator per request: the same seed gives the same words whatever else is asked.
+    The model predicts all masks of a query at once. The most confident one is filled first, and then the others are predicted again, so
+    that the words fit each other. A mask gets one of its `candidates` that are single tokens of the model, or any word that is if there are
+    none; but never the original word, nor a word that it had in a rejected answer. Words are drawn from the `top_k` most probable ones,
+    according to their probabilities. Each request has its own random generator, so its words do not depend on other requests.
 
     Args:
-        model: a name on the Hub or a local folder; `revision` pins it.
-        batch_size: queries per forward pass.
-        device: by default the first GPU, else the CPU.
+        model: A name on the Hub or a local folder.
+        revision: The revision on the Hub.
+        seed: Seed of the draws.
+        top_k: Number of words to draw from.
+        batch_size: Queries per forward pass.
+        device: By default a GPU if available, else the CPU.
 
     Raises:
-        ValueError: the model's tokenizer has no mask token, or a number is out of its range.
+        ValueError: if the model's tokenizer has no mask token, or `top_k` or `batch_size` is below 1.
     """
 
     def __init__(
@@ -54,16 +56,16 @@ class FillMaskGenerator:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
         if self._tokenizer.mask_token_id is None:
-            raise ValueError(f"{model} has no mask token: give a masked language model, e.g. bert-base-uncased")
+            raise ValueError(f"{model} has no mask token: use a masked language model, e.g. bert-base-uncased")
         self._model = AutoModelForMaskedLM.from_pretrained(model, revision=revision).eval().to(self.device)
         longest = self._tokenizer.model_max_length
         self._max_tokens = min(longest, getattr(self._model.config, "max_position_embeddings", longest))
         self._token_of = lru_cache(maxsize=None)(self._single_token)
-        self._whole_words = self._find_whole_words()
+        self._all_words = self._find_all_words()
 
     def fill(self, requests: Sequence[FillRequest]) -> Iterator[Fill]:
-        """Yield one `Fill` per request. A query that is too long for the model is yielded with the error `too_long: …`."""
-        # Queries of similar length and number of masks in one batch: little padding, few passes.
+        """Yield one `Fill` per request. A query that is too long for the model has the error `too_long: …`."""
+        # Group queries with similar lengths and numbers of masks: less padding and fewer forward passes.
         order = sorted(
             range(len(requests)), key=lambda i: (len(requests[i].originals), len(requests[i].masked_query), i)
         )
@@ -77,17 +79,17 @@ class FillMaskGenerator:
             if (tokens := self._count_tokens(gap)) > self._max_tokens:
                 yield Fill(request, None, f"too_long: {tokens} tokens, the model takes {self._max_tokens}")
             elif not all(gap.allowed):
-                yield Fill(request, None, "no_candidate: every word that the mask may take was rejected")
+                yield Fill(request, None, "no_candidate: every possible word was rejected")
             else:
                 gaps.append(gap)
         while unfinished := [gap for gap in gaps if gap.open_masks()]:
             for gap, logits in zip(unfinished, self._mask_logits(unfinished)):
-                self._fill_surest(gap, logits)
+                self._fill_most_confident(gap, logits)
         for gap in gaps:
             yield Fill(gap.request, fill_masks(gap.request.masked_query, [word or "" for word in gap.words]))
 
-    def _fill_surest(self, gap: _Gaps, logits: torch.Tensor) -> None:
-        """Fill one mask of a query. `logits` (M, V): one row per mask that is still open, left to right."""
+    def _fill_most_confident(self, gap: _Gaps, logits: torch.Tensor) -> None:
+        """Fill the mask with the most confident prediction. `logits` (M, V) has one row per open mask, from left to right."""
         import torch
 
         best: tuple[float, int, torch.Tensor, list[str]] | None = None
@@ -95,16 +97,16 @@ class FillMaskGenerator:
             words = list(gap.allowed[mask])
             ids = torch.tensor([gap.allowed[mask][word] for word in words], device=row.device)
             probabilities = row[ids].float().softmax(0)
-            sureness = float(probabilities.max())
-            if best is None or sureness > best[0]:
-                best = (sureness, mask, probabilities, words)
+            confidence = float(probabilities.max())
+            if best is None or confidence > best[0]:
+                best = (confidence, mask, probabilities, words)
         _, mask, probabilities, words = best
         top = probabilities.topk(min(self.top_k, len(words)))
         chosen = gap.chooser.choices(top.indices.tolist(), weights=top.values.tolist())[0]
         gap.words[mask] = words[chosen]
 
     def _mask_logits(self, gaps: Sequence[_Gaps]) -> list[torch.Tensor]:
-        """Return for each query the logits at its open masks, (M, V) each."""
+        """Return the predictions for the open masks of each query, (M, V) each."""
         import torch
 
         texts = [gap.text(self._tokenizer.mask_token) for gap in gaps]
@@ -115,14 +117,14 @@ class FillMaskGenerator:
         return [row[mask] for row, mask in zip(logits, is_mask)]
 
     def _allowed_words(self, request: FillRequest) -> list[dict[str, int]]:
-        """Return for each mask the words that it may take, with their token."""
+        """Return the allowed words of each mask, with their tokens."""
         earlier = [extract_fills(request.masked_query, rejection.answer) for rejection in request.rejections]
         allowed = []
         for index, original in enumerate(request.originals):
             forbidden = {original.lower()} | {words[index].lower() for words in earlier if words}
             offered = request.candidates[index] if index < len(request.candidates) else ()
             tokens = {word: self._token_of(word) for word in offered}
-            words = {word: token for word, token in tokens.items() if token is not None} or self._whole_words
+            words = {word: token for word, token in tokens.items() if token is not None} or self._all_words
             allowed.append({word: token for word, token in words.items() if word.lower() not in forbidden})
         return allowed
 
@@ -133,13 +135,12 @@ class FillMaskGenerator:
         return len(self._tokenizer(gap.text(self._tokenizer.mask_token))["input_ids"])
 
     def _single_token(self, word: str) -> int | None:
-        # With the space before it: byte-pair tokenizers have one token for a word and another for the same letters
-        # at the end of a longer word.
+        # With a space before it: byte-pair tokenizers have different tokens for a word and for the same letters inside a word.
         ids = self._tokenizer(" " + word, add_special_tokens=False)["input_ids"]
         return ids[0] if len(ids) == 1 and ids[0] != self._tokenizer.unk_token_id else None
 
-    def _find_whole_words(self) -> dict[str, int]:
-        """Return every token that is a lower-case word by itself."""
+    def _find_all_words(self) -> dict[str, int]:
+        """Return every token that is a lower-case word."""
         special = set(self._tokenizer.all_special_ids)
         ids = [token for token in range(len(self._tokenizer)) if token not in special]
         words = [self._tokenizer.decode([token]).strip() for token in ids]
@@ -153,7 +154,7 @@ class FillMaskGenerator:
 
 
 class _Gaps:
-    """A request while its masks are filled."""
+    """A request whose masks are being filled."""
 
     def __init__(self, request: FillRequest, allowed: list[dict[str, int]], chooser: random.Random) -> None:
         self.request = request

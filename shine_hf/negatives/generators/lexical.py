@@ -1,9 +1,9 @@
-"""Hard negatives without a model: words of the training queries that are seen together.
+"""Generate hard negatives without a model, from words that occur together in the training queries.
 
-For every mask the words of the same part of speech and inflection are weighed by how well they go with the rest of the
-sentence: smoothed conditional counts of the word given its left neighbor, its right neighbor, and each content word
-of the sentence. One of the best is drawn. What is drawn depends only on the seed, the qid and the level, never on the
-order of the rows, the number of processes or earlier draws.
+For every mask, the words of the same part of speech and inflection are scored by how well they fit the rest of the sentence: with
+smoothed conditional counts of the word given its left neighbor, its right neighbor, and each content word of the sentence. One of
+the best is drawn. The draw depends only on the seed, the qid, the level and the number of rejections, not on the order of the rows,
+the number of processes or earlier draws.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from ..language.masking import PARTS_OF_SPEECH, MaskedQuery, extract_fills, fill
 from ..language.synonyms import are_near_synonyms
 from .base import Fill, FillRequest
 
-SMOOTHING = 2.0  # pseudo-counts that follow the word's frequency, in the sense of a Dirichlet prior
-FREQUENCY_WEIGHT = 0.7  # below 1, so that a few frequent words do not fill the dataset
-CONTENT_WEIGHT = 1.0  # of all content words together, beside each neighbor
-SHORTLIST = 12  # the draw is among this many of the best
+SMOOTHING = 2.0  # Pseudo-counts in proportion to the word's frequency, as with a Dirichlet prior.
+FREQUENCY_WEIGHT = 0.7  # Below 1, so that a few frequent words do not fill the entire dataset.
+CONTENT_WEIGHT = 1.0  # Of all content words together, relative to each neighbor.
+SHORTLIST = 12  # Number of best words to draw from.
 
 
 class LexicalGenerator:
-    """Fills masks with words that the training queries use in such sentences.
+    """Fill masks with words that the training queries use in similar sentences.
 
     Args:
-        queries: the training queries, tagged by `mask_query`; the counts are taken from them.
-        seed: another seed gives other negatives, of the same quality.
+        queries: The training queries, tagged by `mask_query`, which are counted.
+        seed: Seed of the draws.
     """
 
     source = "lexical"
@@ -62,21 +62,21 @@ class LexicalGenerator:
         self._tables = {
             "left": self._evidence(following),
             "right": self._evidence(following.T.tocsr()),
-            # Most pairs of words are seen in one sentence only, and mostly by chance.
+            # Most pairs of words occur together in a single sentence, mostly by chance.
             "content": self._evidence(_matrix(Counter({p: n for p, n in pairs.items() if n > 1}), size)),
         }
 
     def _evidence(self, counts: sparse.csr_matrix) -> sparse.csr_matrix:
-        """Return the evidence of a word (row) for each word (column) beside it, in nats.
+        """Return how much a word (row) supports each other word (column), in nats.
 
-        log P(column | row) / P(column), smoothed: log((n + k p) / (N + k) / p), less its value at n = 0, which is the
-        same for all columns and so decides nothing. What is left is zero wherever a pair was never seen.
+        This is log P(column | row) / P(column), smoothed: log((n + k p) / (N + k) / p), minus its value at n = 0, which is the same
+        for all columns and does not affect the choice. The result is zero for all pairs that were never seen, so it is sparse.
         """
         counts.data = np.log(counts.data / self._share[counts.indices] + SMOOTHING) - np.log(SMOOTHING)
         return counts.astype(np.float32)
 
     def fill(self, requests: Sequence[FillRequest]) -> Iterator[Fill]:
-        """Yield one `Fill` per request, in order; with an error where no word fits."""
+        """Yield one `Fill` per request, in order. A request without a suitable word has an error."""
         for request in requests:
             words = self._choose(request)
             if words is None:
@@ -94,33 +94,33 @@ class LexicalGenerator:
             for rejection in request.rejections
             for word in extract_fills(request.masked_query, rejection.answer) or ()
         }
-        # The verb decides what its nouns can be, and both what the prepositions and the actor can be.
+        # Verbs first, since they determine suitable nouns; then prepositions and the actor, which depend on both.
         for number in sorted(range(len(masks)), key=lambda number: _rank(request, number)):
             words, ids, log_frequency = self._candidates(request.candidates[number])
             scores = log_frequency + sentence.evidence(masks[number], ids)
             original, taken = request.originals[number], unwanted.union(sentence.tokens)
             shortlist = []
             for index in np.argsort(-scores, kind="stable"):
-                if words[index] not in taken and not _means_the_same(original, words[index]):
+                if words[index] not in taken and not _is_similar(original, words[index]):
                     shortlist.append(index)
                     if len(shortlist) == SHORTLIST:
                         break
             if not shortlist:
                 return None
-            # The largest of the scores plus Gumbel noise is a draw in proportion to their exponentials.
+            # The maximum of the scores plus Gumbel noise is a draw from their softmax.
             drawn = np.argmax(scores[shortlist] + random.gumbel(size=len(shortlist)))
             sentence.put(masks[number], words[shortlist[drawn]])
         return [sentence.tokens[position] for position in masks]
 
     def _known_candidates(self, candidates: tuple[str, ...]) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """Return the candidates that the training queries hold, their numbers, and the weight of their frequency."""
+        """Return the candidates that occur in the training queries, their indices, and the weights of their frequencies."""
         words = [word for word in candidates if word in self._index]
         ids = np.array([self._index[word] for word in words], dtype=np.int64)
         return words, ids, FREQUENCY_WEIGHT * np.log(self._share[ids])
 
 
 class _Sentence:
-    """A template that is being filled, and the evidence of its words for others."""
+    """A template that is being filled, and the evidence of its words for other words."""
 
     def __init__(self, index: dict[str, int], tables: dict[str, sparse.csr_matrix], template: Sequence[str]) -> None:
         self.tokens = [token.lower() for token in template]
@@ -137,20 +137,20 @@ class _Sentence:
 
     def evidence(self, position: int, ids: np.ndarray) -> np.ndarray:
         """Return how well each of the words `ids` fits the rest of the sentence at a position, in the shape of `ids`."""
-        beside = np.zeros_like(self._content)
+        neighbors = np.zeros_like(self._content)
         if position > 0:
-            self._add(beside, "left", self.tokens[position - 1])
+            self._add(neighbors, "left", self.tokens[position - 1])
         if position + 1 < len(self.tokens):
-            self._add(beside, "right", self.tokens[position + 1])
-        # The words of a sentence are not independent: their evidence grows with the root of their number.
-        return beside[ids] + CONTENT_WEIGHT / max(self._content_words, 1) ** 0.5 * self._content[ids]
+            self._add(neighbors, "right", self.tokens[position + 1])
+        # The words of a sentence are correlated, so their evidence should only grow with the square root of their number.
+        return neighbors[ids] + CONTENT_WEIGHT / max(self._content_words, 1) ** 0.5 * self._content[ids]
 
     def _count_as_content(self, token: str) -> None:
         if token != ACTOR:
             self._content_words += self._add(self._content, "content", token)
 
     def _add(self, total: np.ndarray, table: str, token: str) -> bool:
-        """Add the evidence of one word, and return whether it has any."""
+        """Add the evidence of a word, and return whether it has any."""
         row = self._index.get(token)
         if row is None:
             return False
@@ -174,5 +174,5 @@ def _rank(request: FillRequest, number: int) -> int:
 
 
 @cache
-def _means_the_same(word: str, other: str) -> bool:
+def _is_similar(word: str, other: str) -> bool:
     return is_inflection_of(word, other) or are_near_synonyms(word, other)

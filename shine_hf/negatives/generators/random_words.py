@@ -1,6 +1,6 @@
-"""Random recombination: any word of the same part of speech, whatever its form and the rest of the sentence.
+"""Random recombination: any word of the same part of speech, regardless of its form and the rest of the sentence.
 
-The baseline of SHINE (arXiv 2407.05118), and what DeCo does.
+This is the baseline of SHINE (arXiv 2407.05118), and the method of DeCo.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .base import Fill, FillRequest
 
 
 class RandomWordsGenerator:
-    """Fills masks with words of the dictionary, drawn evenly.
+    """Fill masks with words of the dictionary, drawn uniformly.
 
     Args:
-        vocabulary: the dictionary of the training queries.
-        seed: what is drawn depends only on the seed, the qid, the level and the number of rejected answers.
+        vocabulary: The dictionary of the training queries.
+        seed: The draws depend only on the seed, the qid, the level and the number of rejected answers.
     """
 
     source = "random"
@@ -31,7 +31,7 @@ class RandomWordsGenerator:
         self.seed = seed
 
     def fill(self, requests: Sequence[FillRequest]) -> Iterator[Fill]:
-        """Yield one `Fill` per request, in order; with an error where no word fits."""
+        """Yield one `Fill` per request, in order. A request without a suitable word has an error."""
         for request in requests:
             words = self._draw(request)
             if words is None:
@@ -47,7 +47,7 @@ class RandomWordsGenerator:
         words = []
         for original, part, candidates in zip(request.originals, request.parts_of_speech, request.candidates):
             pool = self.vocabulary.words(part) or candidates
-            word = _first_fitting(pool, original, taken, generator)
+            word = _first_suitable(pool, original, taken, generator)
             if word is None:
                 return None
             taken.add(word)
@@ -55,8 +55,8 @@ class RandomWordsGenerator:
         return words
 
 
-def _first_fitting(pool: Sequence[str], original: str, taken: set[str], generator: random.Random) -> str | None:
-    # A few draws nearly always hold a fitting word. Only where they do not is the entire dictionary searched.
+def _first_suitable(pool: Sequence[str], original: str, taken: set[str], generator: random.Random) -> str | None:
+    # A few draws nearly always contain a suitable word; otherwise go through the entire dictionary.
     for number in (16, len(pool)):
         for word in generator.sample(pool, min(number, len(pool))):
             if word not in taken and not is_inflection_of(original, word):

@@ -1,14 +1,14 @@
-"""Parts of speech as the masking rule sees them, where they differ from what a tagger says.
+"""Correct a tagger's parts of speech for the masking rule.
 
-The released masks of SHINE treat particles as prepositions and put the grammatical subject last; the taggers have no
-parser and were raised on other texts than captions.
+The released masks of SHINE treat particles as prepositions and put the grammatical subject last. Taggers are not trained on captions
+and have no parser.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-ACTOR = "person"  # what Charades calls everyone; a noun like others elsewhere
+ACTOR = "person"  # The word for everyone in Charades; an ordinary noun in other corpora.
 PARTICLES = frozenset(["down", "up", "out", "off", "on", "away", "around", "through", "by"])
 PREPOSITIONS_BEFORE_GERUND = frozenset(
     ["by", "from", "after", "before", "with", "for", "of", "at", "without", "about"]
@@ -45,7 +45,7 @@ AUXILIARIES_IN_S = frozenset(["is", "was", "does", "has", "gets", "'s"])
 
 
 def caption_tags(words: Sequence[str], tags: Sequence[str]) -> tuple[str, ...]:
-    """Return the parts of speech by which words are masked; `words` in lower case, `tags` in UPOS. X is never masked."""
+    """Return the parts of speech that masking uses, for `words` in lower case and `tags` in UPOS. X is never masked."""
     result = []
     for position, (word, tag) in enumerate(zip(words, tags)):
         next_tag = tags[position + 1] if position + 1 < len(tags) else ""
@@ -71,7 +71,7 @@ def caption_tags(words: Sequence[str], tags: Sequence[str]) -> tuple[str, ...]:
 
 
 def subject_positions(words: Sequence[str], tags: Sequence[str]) -> frozenset[int]:
-    """Return the positions of grammatical subjects, without a parser: pronouns before a verb, and the head of the first noun phrase.
+    """Return the positions of grammatical subjects, found without a parser: pronouns before a verb, and the head of the first noun phrase.
 
     A noun phrase after "person" is not the subject ("person the door opens"), nor is one after a preposition.
     """
@@ -91,9 +91,9 @@ def subject_positions(words: Sequence[str], tags: Sequence[str]) -> frozenset[in
 
 
 def _is_misread_verb(position: int, words: Sequence[str], tags: Sequence[str]) -> bool:
-    """Return whether a tagger took a verb for something else, as is frequent in captions.
+    """Return whether a word is a verb that taggers misread in captions.
 
-    "a person enters", "person watches holding", "sits in a chair eating", "a smiling person".
+    Examples are "a person enters", "person watches holding", "sits in a chair eating", and "a smiling person".
     """
     word, tag = words[position], tags[position]
     if tag == "AUX":

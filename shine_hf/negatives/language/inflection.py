@@ -1,7 +1,7 @@
-"""English inflection by rule, as far as captions need it: which form a word has, and which words are forms of one lexeme.
+"""Rule-based English inflection for captions: the form of a word, and whether two words are forms of the same lexeme.
 
-The tagger gives parts of speech only. Endings and a table of frequent irregular words tell the rest. A word that could
-be two forms ("put") has the one that captions mostly mean (the base form).
+The tagger only gives parts of speech. The rest follows from endings and a table of frequent irregular words. An ambiguous word such as
+"put" gets the form that is most frequent in captions (the base form).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from functools import cache
 
 VOWELS = "aeiou"
 
-# base, past, participle; a past that equals the participle is given once.
+# Base, past and participle. A participle that equals the past is omitted.
 _IRREGULAR_VERBS = """
 be was been|become became become|begin began begun|bend bent|bind bound|bite bit bitten|blow blew blown|break broke broken
 bring brought|build built|burn burnt|buy bought|catch caught|choose chose chosen|come came come|creep crept
@@ -26,7 +26,7 @@ strike struck|string strung|sweep swept|swim swam swum|swing swung|take took tak
 think thought|throw threw thrown|understand understood|wake woke woken|awake awoke awoken|wear wore worn|weave wove woven
 win won|wind wound|wring wrung|write wrote written
 """
-# Base, past and participle are one form.
+# Base, past and participle are the same.
 _UNCHANGING_VERBS = "bet burst cast cost cut fit hit hurt knit let put quit read rid set shut split spread thrust wet"
 _IRREGULAR_NOUNS = """
 man men|woman women|child children|person people|foot feet|tooth teeth|goose geese|mouse mice|knife knives|leaf leaves
@@ -64,7 +64,7 @@ def _verb_forms() -> dict[str, tuple[str, str]]:
         forms.setdefault(past, (base, "past" if participle else "past_participle"))
         if participle and participle[0] != base:
             forms[participle[0]] = (base, "participle")
-    # In captions "lay" is nearly always the base form, though it is the past of "lie" too.
+    # In captions, "lay" is nearly always the base form, and not the past of "lie".
     forms |= {"lay": ("lay", "base"), "is": ("be", "third"), "are": ("be", "base"), "were": ("be", "past")}
     forms |= {"has": ("have", "third"), "does": ("do", "third"), "goes": ("go", "third"), "'s": ("be", "third")}
     return forms | {"lying": ("lie", "gerund"), "dying": ("die", "gerund"), "tying": ("tie", "gerund")}
@@ -83,7 +83,7 @@ _BASES_IN_ING = _words(_BASE_VERBS_IN_ING)
 _BASES_IN_ED = _words(_BASE_VERBS_IN_ED)
 _NOT_COMPARED = _words(_POSITIVE_IN_ER) | _words(_POSITIVE_IN_EST)
 
-# Which forms may replace a form: "opened" serves as past and as participle, "took" only as past.
+# Form -> the forms that can replace it: "opened" is past and participle, "took" is only past.
 _SUBSTITUTES = {
     "past_participle": ("past_participle",),
     "past": ("past", "past_participle"),
@@ -93,8 +93,10 @@ _SUBSTITUTES = {
 
 @cache
 def inflection(word: str, part_of_speech: str) -> str:
-    """Return the form of a word: base, third, gerund, past, participle or past_participle of a VERB (or AUX); singular or
-    plural of a NOUN; positive, comparative or superlative of an ADJ or ADV; else "".
+    """Return the form of a word.
+
+    It is base, third, gerund, past, participle or past_participle for a VERB or AUX; singular or plural for a NOUN; positive, comparative
+    or superlative for an ADJ or ADV; else "".
     """
     word = word.lower()
     if part_of_speech in ("VERB", "AUX"):
@@ -117,7 +119,7 @@ def substitutes(form: str) -> tuple[str, ...]:
 
 @cache
 def stems(word: str) -> frozenset[str]:
-    """Return every base form that a word might be a form of, itself included: `sitting` -> {sitting, sit, sitt, sitte}."""
+    """Return every possible base form of a word, including the word itself: `sitting` -> {sitting, sit, sitt, sitte}."""
     word = word.lower()
     found = {word}
     for table in (_VERB_FORMS, _COMPARISONS):
@@ -126,7 +128,7 @@ def stems(word: str) -> frozenset[str]:
     if word in _NOUN_SINGULARS:
         found.add(_NOUN_SINGULARS[word])
     if word in ("lay", "laid", "laying", "lays"):
-        found |= {"lay", "lie"}  # captions use both verbs alike
+        found |= {"lay", "lie"}  # Captions mix up the two verbs.
     if word.endswith("s") and not word.endswith("ss") and len(word) > 3:
         found.add(word[:-1])
         if word.endswith("es"):
@@ -135,7 +137,7 @@ def stems(word: str) -> frozenset[str]:
             found.add(word[:-3] + "y")
     for ending in ("ing", "ed", "er", "est"):
         rest = word.removesuffix(ending)
-        # What is left must hold a vowel: "bring" and "red" have no ending.
+        # The rest must contain a vowel: "bring" and "red" have no ending.
         if rest == word or not any(letter in VOWELS + "y" for letter in rest) or len(rest) < 2:
             continue
         if ending in ("er", "est") and not _ends_like_adjective(rest):
@@ -149,13 +151,13 @@ def stems(word: str) -> frozenset[str]:
 
 
 def is_inflection_of(word: str, other: str) -> bool:
-    """Return whether two words may be forms of one lexeme (`opens`, `opened`; `woman`, `women`; a word and itself)."""
+    """Return whether two words may be forms of the same lexeme (`opens`, `opened`; `woman`, `women`; a word and itself)."""
     return not stems(word).isdisjoint(stems(other))
 
 
 @cache
 def starts_with_vowel_sound(word: str) -> bool:
-    """Return whether the article before the word is "an" and not "a"."""
+    """Return whether the article before the word is "an" rather than "a"."""
     word = word.lower()
     if word.startswith(("hour", "honest", "heir", "honor")):
         return True
@@ -183,7 +185,7 @@ def _is_regular_plural(word: str) -> bool:
 
 
 def _ends_like_adjective(stem: str) -> bool:
-    """Return whether a stem is that of an adjective: `bigger` and `larger` are compared, `washer` is no form of `wash`."""
+    """Return whether a stem is an adjective with a comparative, to tell `bigger` and `larger` from agent nouns such as `washer`."""
     return stem + "e" in _COMPARED or stem in _COMPARED or stem[:-1] in _COMPARED or stem[:-1] + "y" in _COMPARED
 
 

@@ -1,9 +1,8 @@
-"""Progressive masking: which words of a query are replaced at each level of its hard negatives.
+"""Progressive masking: choose which words of a query are replaced at each level of its hard negatives.
 
-The words are ordered verbs, nouns, adjectives, prepositions, adverbs, and each level masks a longer beginning of
-that one order (SHINE, arXiv 2407.05118), so that the levels are nested. `rule="released"` is the rule that the
-authors' published `masked_queries` follow, recovered from them: on top of the paper's order "person" and the
-grammatical subject come last of all, and particles count as prepositions.
+The words are ordered: verbs, nouns, adjectives, prepositions, adverbs. Each level masks a longer prefix of that order (SHINE, arXiv
+2407.05118), so the levels are nested. `rule="released"` is the rule of the authors' published `masked_queries`, which was inferred from
+them. In addition to the paper's order, "person" and the grammatical subject come last, and particles count as prepositions.
 """
 
 from __future__ import annotations
@@ -22,22 +21,25 @@ from .tagging import TaggedQuery, Tagger
 if TYPE_CHECKING:
     from datasets import Dataset
 
-PARTS_OF_SPEECH = ("VERB", "NOUN", "ADJ", "ADP", "ADV")  # in the order of masking
+PARTS_OF_SPEECH = ("VERB", "NOUN", "ADJ", "ADP", "ADV")  # In masking order.
 RATIOS = (0.25, 0.50, 0.75)
-# What the paper uses on each benchmark.
+# The ratios of the paper for each benchmark.
 RATIOS_OF_DATASET = {"charades_cg": RATIOS, "activitynet_cg": (0.10, 0.30, 0.50)}
 
 
 @dataclass(frozen=True)
 class MaskingOptions:
-    """How much of a query is masked, and what.
+    """Which words of a query are masked, and how many.
 
     Args:
-        ratios: the part of the maskable words that each level masks, growing; as many levels as ratios.
-        parts_of_speech: a subset of VERB, NOUN, ADJ, ADP, ADV; `("VERB", "NOUN")` leaves function words in place.
-        rule: `"released"` (the authors' published masks) or `"paper"` (the order of parts of speech, nothing else).
-        ratios_by_length: `((most maskable words, ratios), …)` in ascending order; the first entry that a query
-            fits into replaces `ratios`, which holds for longer queries.
+        ratios: Share of the maskable words that each level masks, in ascending order. There are as many levels as ratios.
+        parts_of_speech: A subset of VERB, NOUN, ADJ, ADP, ADV. `("VERB", "NOUN")` keeps function words.
+        rule: `"released"` (as in the authors' published masks) or `"paper"` (only the order of parts of speech).
+        ratios_by_length: `((maximum number of maskable words, ratios), …)` in ascending order. The first entry that a query fits replaces
+            `ratios`, which applies to longer queries.
+
+    Raises:
+        ValueError: for an invalid value.
     """
 
     ratios: tuple[float, ...] = RATIOS
@@ -50,7 +52,7 @@ class MaskingOptions:
             if not ratios or list(ratios) != sorted(ratios) or not (ratios[0] > 0 and ratios[-1] <= 1):
                 raise ValueError(f"mask ratios must grow within (0, 1]; got {ratios}")
             if len(ratios) != len(self.ratios):
-                raise ValueError(f"all mask ratios need the same number of levels; got {ratios} beside {self.ratios}")
+                raise ValueError(f"all mask ratios need the same number of levels; got {ratios} and {self.ratios}")
         lengths = [length for length, _ in self.ratios_by_length]
         if lengths != sorted(set(lengths)):
             raise ValueError(f"the lengths of ratios_by_length must ascend; got {lengths}")
@@ -61,9 +63,9 @@ class MaskingOptions:
             raise ValueError(f'rule must be "released" or "paper"; got {self.rule!r}')
 
     def mask_counts(self, maskable_words: int) -> tuple[int, ...]:
-        """Return how many words each level masks: rounded up below four maskable words, else down, and never none."""
+        """Return how many words each level masks: rounded up for fewer than four maskable words, else rounded down, but at least one."""
         ratios = next((r for length, r in self.ratios_by_length if maskable_words <= length), self.ratios)
-        # 0.58 * 50 is 28.999…: rounding the last digits off first makes it 29.
+        # 0.58 * 50 is 28.999…: round off the last digits first to get 29.
         exact = [round(ratio * maskable_words, 9) for ratio in ratios]
         if maskable_words < 4:
             return tuple(math.ceil(count) for count in exact)
@@ -72,9 +74,9 @@ class MaskingOptions:
 
 @dataclass(frozen=True)
 class MaskedQuery:
-    """A query's tokens, and for each level the positions of the masked ones (ascending).
+    """The tokens of a query, and the positions of the masked ones at each level, in ascending order.
 
-    `parts_of_speech` are those that masking used: a particle is an ADP here, a masked pronoun a PRON.
+    `parts_of_speech` are those that masking used: a particle is an ADP, and a masked pronoun a PRON.
     """
 
     tokens: tuple[str, ...]
@@ -82,7 +84,7 @@ class MaskedQuery:
     levels: tuple[tuple[int, ...], ...]
 
     def template(self, level: int) -> tuple[str, ...]:
-        """Return the tokens with `<mask>` in place of the masked ones; `level` counts from 1."""
+        """Return the tokens with `<mask>` for the masked ones. `level` counts from 1."""
         masked = set(self.levels[level - 1])
         return tuple(MASK if position in masked else token for position, token in enumerate(self.tokens))
 
@@ -96,16 +98,16 @@ class MaskedQuery:
 
 
 def join_tokens(tokens: Sequence[str]) -> str:
-    """Return tokens joined by one space, with periods and commas closed up, as in the authors' release."""
+    """Join tokens with spaces, except before periods and commas, as in the authors' release."""
     text = " ".join(tokens)
     return text.replace(" .", ".").replace(" ,", ",")
 
 
 def fill_masks(masked_query: str, words: Sequence[str]) -> str:
-    """Put words in place of the masks of `masked_query`, left to right.
+    """Replace the masks of `masked_query` with words, from left to right.
 
     Raises:
-        ValueError: there are more or fewer words than masks.
+        ValueError: if the number of words is not the number of masks.
     """
     pieces = masked_query.split(MASK)
     if len(words) != len(pieces) - 1:
@@ -114,14 +116,14 @@ def fill_masks(masked_query: str, words: Sequence[str]) -> str:
 
 
 def extract_fills(masked_query: str, text: str) -> list[str] | None:
-    """Return the word in place of each mask; None where `text` is no exact fill with one word per mask."""
+    """Return the word that replaces each mask; None if `text` is not the template with one word per mask."""
     pieces = [re.escape(piece) for piece in masked_query.split(MASK)]
     match = re.fullmatch(r"(\S+)".join(pieces), text)
     return list(match.groups()) if match else None
 
 
 def masked_positions(tokens: Sequence[str], masked_query: str) -> tuple[int, ...] | None:
-    """Return the positions of the tokens that a template made elsewhere masks; None if it does not fit them."""
+    """Return the positions of the tokens that an existing template masks; None if the template does not match the tokens."""
     rest, positions = masked_query, []
     for position, token in enumerate(tokens):
         rest = rest.lstrip()
@@ -163,17 +165,20 @@ def mask_query(tagged: TaggedQuery, options: MaskingOptions | None = None) -> Ma
 def mask_dataset(
     dataset: Dataset, tagger: Tagger | None = None, options: MaskingOptions | None = None, processes: int = 1
 ) -> Dataset:
-    """Return the dataset with `masked_queries` replaced, one template per level."""
+    """Return the dataset with new `masked_queries`, one template per level."""
     options = options or MaskingOptions()
     tagged = (tagger or Tagger()).tag(dataset["query"], processes=processes)
     return with_column(dataset, "masked_queries", [mask_query(query, options).masked_queries() for query in tagged])
 
 
 def parse_ratios(text: str) -> tuple[tuple[float, ...], tuple[tuple[int, tuple[float, ...]], ...]]:
-    """Read `0.25,0.5,0.75`, or by length `6:0.25,0.5,0.75;12:0.2,0.4,0.6;0.1,0.3,0.5` (the last for longer queries).
+    """Parse `0.25,0.5,0.75`, or by length `6:0.25,0.5,0.75;12:0.2,0.4,0.6;0.1,0.3,0.5` (the last for longer queries).
 
     Returns:
         `ratios` and `ratios_by_length` of `MaskingOptions`.
+
+    Raises:
+        ValueError: for text in another format.
     """
     by_length, ratios = [], None
     try:
@@ -190,6 +195,6 @@ def parse_ratios(text: str) -> tuple[tuple[float, ...], tuple[tuple[int, tuple[f
             raise ValueError
     except ValueError:
         raise ValueError(
-            f"cannot read the mask ratios {text!r}: give 0.25,0.5,0.75 or by length 6:0.25,0.5,0.75;0.1,0.3,0.5"
+            f"cannot parse the mask ratios {text!r}: give 0.25,0.5,0.75, or by length 6:0.25,0.5,0.75;0.1,0.3,0.5"
         ) from None
     return ratios, tuple(by_length)

@@ -1,7 +1,7 @@
-"""A short hand-made list of words that captions use for one and the same thing (`synonyms.txt`).
+"""A short hand-made list of words that captions use for the same thing (`synonyms.txt`).
 
-A hard negative that swaps such words still describes the moment: it would be a false negative. The list errs on the side of calling two
-words alike; it knows nothing of the words that it does not hold.
+A hard negative that swaps such words still describes the moment, so it is a false negative. When in doubt, the list treats two words as
+synonyms. Words that are not in the list have no synonyms.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SYNONYMS = Path(__file__).with_name("synonyms.txt")
 
 @cache
 def _groups_of() -> dict[str, frozenset[int]]:
-    """Return the groups of each base form."""
+    """Return base form -> the groups that contain it."""
     groups: dict[str, set[int]] = {}
     for number, line in enumerate(SYNONYMS.read_text(encoding="utf-8").splitlines()):
         for word in line.partition("#")[0].split():
@@ -31,5 +31,5 @@ def _groups_of_form(word: str) -> frozenset[int]:
 
 
 def are_near_synonyms(word: str, other: str) -> bool:
-    """Return whether captions use the two words, in any form, for one thing (`takes`, `grabbed`)."""
+    """Return whether captions use the two words, in any form, for the same thing (`takes`, `grabbed`)."""
     return not _groups_of_form(word).isdisjoint(_groups_of_form(other))

@@ -1,4 +1,4 @@
-"""The dictionary D of the training queries: its words by part of speech and inflection, with counts.
+"""The dictionary D of the training queries: words by part of speech and inflection, with counts.
 
 SHINE (arXiv 2407.05118) builds D from the verbs, nouns, adjectives, prepositions and adverbs of the training split and
 lets the language model choose replacements from it.
@@ -14,26 +14,26 @@ from .caption_tags import SUBJECT_PRONOUNS
 from .inflection import inflection, is_inflection_of, starts_with_vowel_sound, substitutes
 from .masking import PARTS_OF_SPEECH, MaskedQuery
 
-# Masked pronouns are subjects; they are replaced by another subject, not by words of the dictionary.
+# Masked pronouns are subjects, which are replaced by other subjects and not by words of the dictionary.
 PERSONAL_SUBJECTS = ("someone", "he", "she", "they", "everyone", "nobody")
 RELATIVE_SUBJECTS = ("who", "that", "which")
-# Who acts in a video is replaced by someone else who can: "sofa opens the door" is no hard negative.
+# An actor is replaced by another possible actor: "sofa opens the door" is not a hard negative.
 PEOPLE = frozenset(
     "person man woman boy girl child kid lady guy baby teenager couple dog cat animal people men women boys girls "
     "children kids ladies guys babies teenagers dogs cats animals".split(" ")
 )
-# A word counts for a part of speech only if the tagger gave it at least this share of the word's occurrences.
+# A word only counts for a part of speech that the tagger gave to at least this share of its occurrences.
 LEAST_SHARE = 0.4
 MAX_CANDIDATES = 1000
 
 
 class Vocabulary:
-    """Word counts of a set of masked (thus tagged) queries.
+    """Word counts of a set of masked queries.
 
     Args:
-        queries: tagged by `mask_query`, so that particles count as prepositions.
-        min_count: rarer words are known (`counts`) but not offered as candidates: most are typing errors.
-        avoid: words that are never offered, e.g. the novel words of a test split.
+        queries: Queries from `mask_query`, in which particles count as prepositions.
+        min_count: Less frequent words are counted but are not candidates, since most of them are typos.
+        avoid: Words that are never candidates, e.g. the novel words of a test split.
     """
 
     def __init__(self, queries: Iterable[MaskedQuery], min_count: int = 2, avoid: Collection[str] = ()) -> None:
@@ -58,7 +58,7 @@ class Vocabulary:
     def _sort_into_buckets(self) -> dict[tuple[str, str], list[str]]:
         buckets: dict[tuple[str, str], list[str]] = defaultdict(list)
         for part, counts in self.counts.items():
-            # Equal counts are put in alphabetical order, so that the order of the queries does not matter.
+            # Words with equal counts are sorted alphabetically, so the order of the queries does not matter.
             for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
                 is_reliable = count >= max(self.min_count, LEAST_SHARE * self.total[word])
                 if is_reliable and word.isalpha() and len(word) > 1 and word not in self.avoid:
@@ -66,18 +66,22 @@ class Vocabulary:
         return buckets
 
     def parts_of_speech(self, word: str) -> frozenset[str]:
-        """Return all parts of speech that the tagger ever gave to a word; none for an unknown word."""
+        """Return all parts of speech that the tagger ever gave to a word; empty for an unknown word."""
         return frozenset(part for part, counts in self.counts.items() if word.lower() in counts)
 
     def words(self, part_of_speech: str) -> tuple[str, ...]:
-        """Return all words of a part of speech that may be offered, in any form, sorted."""
+        """Return all candidates of a part of speech, in any form, sorted."""
         return self._words_of_part.get(part_of_speech, ())
 
     def candidates(self, word: str, part_of_speech: str, previous: str = "") -> tuple[str, ...]:
-        """Return words that fit in place of `word`, most frequent first: part of speech and inflection agree.
+        """Return words that can replace `word`, with the same part of speech and inflection, most frequent first.
 
-        After "a" or "an" (`previous`) words with the fitting first sound are given. Neither the word nor another form
-        of it is among them. Where no other word has the form, words of any form are given; empty if there are none.
+        Neither the word nor another form of it is included. If no other word has the same form, words in any form are returned.
+
+        Args:
+            word: The word to replace.
+            part_of_speech: Its part of speech (UPOS).
+            previous: The word before it. After "a" or "an", candidates agree with the article if possible.
         """
         article = previous.lower() if previous.lower() in ("a", "an") else ""
         return self._select(word.lower(), part_of_speech, article)
@@ -90,13 +94,13 @@ class Vocabulary:
             words = [other for form in forms for other in self._buckets.get((part_of_speech, form), ())]
             if len(forms) > 1:
                 words.sort(key=lambda other: (-self.counts[part_of_speech][other], other))
-        # Most frequent first, so what is cut off hardly ever fits. Comparing forms takes most of the time.
+        # Cut the list before the slow comparison of forms; rare words hardly ever fit.
         offered = [other for other in words if other not in self.avoid][:MAX_CANDIDATES]
         people = [other for other in offered if word in PEOPLE and other in PEOPLE]
         fitting = [
             other for other in people or offered if not article or starts_with_vowel_sound(other) == (article == "an")
         ]
-        # In a small corpus a form may have only one word: then any form, and any first sound, is better than none.
+        # In a small corpus, a form may have a single word. Then words with any article or form are better than none.
         for choice in (fitting, offered, self.words(part_of_speech)):
             others = tuple(other for other in choice if not is_inflection_of(word, other))
             if others:

@@ -1,7 +1,7 @@
-"""Read the answers of language models as they really come: with thinking, prose, fences, parts, and nearly JSON.
+"""Parse the answers of language models in practice: with thinking, prose, code fences, several parts, and invalid JSON.
 
-The words are taken from the first JSON object in the text that holds one word per mask. What a model thinks before it answers is never
-read as an answer.
+The words are taken from the first JSON object in the text that has one word per mask. Thinking before the answer is never read as an
+answer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shine_hf.negatives.language.masking import extract_fills
 from shine_hf.negatives.validation import align
 from shine_hf.schema import MASK
 
-_MAX_BRACKETS = 200  # of one text; thousands are no answer
+_MAX_BRACKETS = 200  # Per text: one with thousands is not an answer.
 _TAG = r"(?:think(?:ing)?|thoughts?|reasoning|reflection)"
 _THINKING_BEGINS = rf"[<\[◁]\s*{_TAG}\s*[>\]▷]|<\|channel\|>\s*analysis.*?<\|message\|>"
 _THINKING_ENDS = rf"[<\[◁]\s*/{_TAG}\s*[>\]▷]|<\|channel\|>\s*final.*?<\|message\|>"
@@ -41,7 +41,7 @@ _DECODER = json.JSONDecoder(strict=False)
 
 
 class UnusableAnswer(ValueError):
-    """An answer that cannot be put into the masked query: its `kind`, e.g. `too_few_words`, and its text without thinking."""
+    """An answer that cannot fill the masked query, with its `kind`, e.g. `too_few_words`, and its text without thinking."""
 
     def __init__(self, kind: str, detail: str = "", answer: str = "") -> None:
         detail = detail or answer
@@ -52,15 +52,15 @@ class UnusableAnswer(ValueError):
 
 
 class NoAnswer(UnusableAnswer):
-    """A reply with status 200 that holds nothing from the model: an error, a refusal, or no text. It is never cached."""
+    """A response with status 200 without an answer from the model: an error, a refusal, or no text. It is never cached."""
 
 
 def read_words(raw: str, request: FillRequest) -> list[str]:
-    """Return the words in the body of a chat completion, one per mask.
+    """Parse the words in the body of a chat completion, one per mask.
 
     Raises:
         NoAnswer: `not_json`, `provider_error`, `no_choices`, `refusal` or `empty_answer`.
-        UnusableAnswer: `malformed_answer`, `too_few_words`, `too_many_words`, `empty_word`, or `truncated` by its limit.
+        UnusableAnswer: `malformed_answer`, `too_few_words`, `too_many_words`, `empty_word`, or `truncated` by the token limit.
     """
     text = read_text(raw)
     try:
@@ -75,8 +75,8 @@ def read_text(raw: str) -> str:
     """Return the text of a chat completion, without thinking.
 
     Raises:
-        NoAnswer: the reply holds nothing from the model.
-        UnusableAnswer: `truncated`, where the limit was used up by thinking.
+        NoAnswer: if the response has no answer from the model.
+        UnusableAnswer: `truncated`, if thinking used up the token limit.
     """
     completion = json_object(raw)
     if not completion:
@@ -100,7 +100,7 @@ def read_text(raw: str) -> str:
 
 
 def is_answer(raw: str) -> bool:
-    """Return whether a reply holds something from the model, usable or not."""
+    """Return whether a response has an answer from the model, usable or not."""
     try:
         return bool(read_text(raw))
     except UnusableAnswer as problem:
@@ -108,7 +108,7 @@ def is_answer(raw: str) -> bool:
 
 
 def read_facts(raw: str) -> dict[str, Any]:
-    """Return `model_version` and `finish_reason` (or None), `prompt_tokens` and `completion_tokens` (or 0) as a reply gives them."""
+    """Return the `model_version` and `finish_reason` (or None), `prompt_tokens` and `completion_tokens` (or 0) of a response."""
     completion = json_object(raw)
     usage = completion.get("usage") if isinstance(completion.get("usage"), dict) else {}
     texts = {"model_version": completion.get("model"), "finish_reason": _first_choice(completion).get("finish_reason")}
@@ -119,7 +119,7 @@ def read_facts(raw: str) -> dict[str, Any]:
 
 
 def without_thinking(text: str) -> str:
-    """Return a text without its thinking: between tags, before a lone closing tag, or after a lone opening one."""
+    """Remove thinking from a text: between tags, before a closing tag only, or after an opening tag only."""
     flags = re.DOTALL | re.IGNORECASE
     text = re.sub(f"(?:{_THINKING_BEGINS}).*?(?:{_THINKING_ENDS})", " ", text, flags=flags)
     text = re.split(_THINKING_ENDS, text, flags=flags)[-1]
@@ -127,7 +127,7 @@ def without_thinking(text: str) -> str:
 
 
 def parse_words(text: str, request: FillRequest) -> list[str]:
-    """Return the words in a text: of the first JSON object that fits, else of the first list, else of the filled description itself.
+    """Parse the words in a text: from the first suitable JSON object, else from the first list, else from the filled description itself.
 
     Raises:
         UnusableAnswer: see [`read_words`].
@@ -148,13 +148,13 @@ def _problem(words: list[str], request: FillRequest) -> str | None:
         return "too_few_words" if len(words) < len(request.originals) else "too_many_words"
     if not all(words):
         return "empty_word"
-    # Control characters and halves of surrogate pairs; the prompt's own example; masks that were left as they are.
-    fine = all(word.isprintable() and not re.fullmatch(rf"\w+ blank|\W+|.*{MASK}.*", word) for word in words)
-    return None if fine else "malformed_answer"
+    # Reject control characters and unpaired surrogates, the example in the prompt, and masks that were not filled.
+    is_valid = all(word.isprintable() and not re.fullmatch(rf"\w+ blank|\W+|.*{MASK}.*", word) for word in words)
+    return None if is_valid else "malformed_answer"
 
 
 def _words(value: object, request: FillRequest, count: int | None = None) -> list[str] | None:
-    """Return the words (`count`; by default one per mask) that a value holds, however it is nested; None where it holds none."""
+    """Return the words (`count`; by default one per mask) in a value, however it is nested; None if there are none."""
     count = count or len(request.originals)
     if isinstance(value, str):
         if fills := _fills(value, request):
@@ -190,7 +190,7 @@ def _number(name: str) -> int | None:
 
 
 def _fills(text: str, request: FillRequest) -> list[str] | None:
-    """Return the fills where the text, or a line of it, is the filled description; only the masked words may differ."""
+    """Return the fills if the text, or a line of it, is the filled description; None otherwise. Only the masked words may differ."""
     for line in (text, *text.splitlines()):
         fills = extract_fills(request.masked_query.strip(), line.strip(" \t\n\"'`*"))
         if fills is None and (alignment := align(request.masked_query, line)).problem is None:
@@ -201,7 +201,7 @@ def _fills(text: str, request: FillRequest) -> list[str] | None:
 
 
 def _values(text: str) -> Iterator[object]:
-    """Yield what the text holds in braces and then, outside of these, in brackets, as far as it can be read."""
+    """Yield the readable values in braces in a text, and then those in brackets outside of them."""
     text = text.translate(_QUOTES)
     read: list[range] = []
     for opening, closing in ("{}", "[]"):
@@ -220,7 +220,7 @@ def _values(text: str) -> Iterator[object]:
 
 
 def _closing_end(text: str, start: int, opening: str, closing: str) -> int:
-    """Return the position after the bracket that closes the one at `start`; `start` where none does."""
+    """Return the position after the bracket that closes the one at `start`; `start` if there is none."""
     depth = 0
     for match in re.finditer(f"[{re.escape(opening + closing)}]", text[start:]):
         depth += 1 if match.group() == opening else -1
@@ -230,11 +230,11 @@ def _closing_end(text: str, start: int, opening: str, closing: str) -> int:
 
 
 def _read_leniently(text: str) -> object | None:
-    """Read what is nearly JSON: trailing commas, single quotes, bare keys, comments. YAML's flow style allows most of it."""
+    """Parse almost valid JSON with trailing commas, single quotes, bare keys or comments. YAML's flow style allows most of these."""
     import yaml
 
     text = re.sub(r"//[^\n]*$", "", text, flags=re.MULTILINE)
-    # Lists not as YAML: [verb] in prose would be one.
+    # Do not read lists as YAML: [verb] in prose would be one.
     for read in [lambda: yaml.load(text, yaml.BaseLoader)] * text.startswith("{") + [lambda: ast.literal_eval(text)]:
         try:
             return read()
@@ -248,12 +248,12 @@ def _text_of_part(part: object) -> str | None:
         return part if isinstance(part, str) else None
     if part.get("type", "text") not in ("text", "output_text"):
         return None
-    # An object without a text is an answer that the endpoint has parsed already.
+    # A part without text is an answer that the endpoint has already parsed.
     return part["text"] if isinstance(part.get("text"), str) else json.dumps(part)
 
 
 def json_object(raw: str | bytes) -> dict[str, Any]:
-    """Return a JSON object; an empty one where the text is none."""
+    """Parse a JSON object; return an empty one if the text is not a JSON object."""
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""Hard negatives through the Batch API of OpenAI-compatible endpoints: slower, and cheaper.
+"""Generate hard negatives through the Batch API of OpenAI-compatible endpoints, which is slower and cheaper.
 
-All that must survive lies in the cache: a batch reserves its questions before anything is sent, and frees them only together with its
-answers. A run that is killed at any point finds its batches again, by their id or by the name that the endpoint was given as metadata.
+All state that must survive a kill is in the cache: a batch reserves its questions before anything is sent, and releases them only together
+with its answers. A run that was killed finds its batches again, by their id or by the name in their metadata.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 
     from .prompts import Dialogue
 
-# A question that came back without an answer (server error, expired) is put so often in all.
+# How often to ask a question that returned without an answer (server error, expired).
 MAX_TRIES = 4
 _PLANNED = "planned:"
 
 
 @dataclass(kw_only=True)
 class OpenAIBatchGenerator(LanguageModel):
-    """Fills masked queries through `/batches`; `price` is that of batches.
+    """Fill masked queries through `/batches`. `price` is the price of batches.
 
-    `fill` uploads, waits and collects; it may be interrupted and called again, in another process too. The cache is shared with
-    `OpenAIChatGenerator`, which does not wait for batches but asks what they have not answered yet.
+    `fill` uploads batches, waits for them and collects the answers. It may be interrupted and called again, even in another process. The
+    cache is shared with `OpenAIChatGenerator`, which does not wait for batches but asks the questions that they have not answered yet.
 
     Args:
-        poll_seconds: How often to ask whether a batch is over.
-        max_requests_per_batch: OpenAI takes 50,000, and 200 MB; a request has about 2 kB.
+        poll_seconds: Seconds between checks whether a batch has ended.
+        max_requests_per_batch: OpenAI accepts 50,000 requests and 200 MB; a request has about 2 kB.
     """
 
     timeout_seconds: float = 600.0
@@ -54,17 +54,16 @@ class OpenAIBatchGenerator(LanguageModel):
         super().__post_init__()
 
     def fill(self, requests: Sequence[FillRequest]) -> Iterator[Fill]:
-        """Yield one `Fill` per request, in portions, as batches end.
+        """Yield one `Fill` per request, as batches end.
 
         Raises:
-            EndpointError: no request can succeed, or the endpoint rejected a batch.
+            EndpointError: if no request can succeed, or the endpoint rejects a batch.
         """
-        self.answers.lock()
-        self._problems: defaultdict[bytes, list[str]] = defaultdict(
-            list
-        )  # of each question, why a try brought no answer
+        self.cache.lock()
+        # Question -> the reason of each attempt without an answer.
+        self._problems: defaultdict[bytes, list[str]] = defaultdict(list)
         self._dialogues: dict[bytes, Dialogue] = {}
-        self._sent: dict[bytes, dict[str, Any]] = {}  # the bodies of this run
+        self._sent: dict[bytes, dict[str, Any]] = {}  # Question -> the body sent in this run.
         waiting = [self.dialogue(request) for request in requests]
         with openai.OpenAI(**self.endpoint.client_options()) as self._client:
             while waiting:
@@ -76,7 +75,7 @@ class OpenAIBatchGenerator(LanguageModel):
                     if fill is None:
                         unsettled.append(dialogue)
                         continue
-                    self.budget.from_cache += not self._dialogues  # the first look
+                    self.budget.from_cache += not self._dialogues  # Only in the first round.
                     yield fill
                 waiting = unsettled
                 self._dialogues = {dialogue.key: dialogue for dialogue in waiting}
@@ -85,14 +84,14 @@ class OpenAIBatchGenerator(LanguageModel):
                     time.sleep(self.poll_seconds)
 
     def _submit(self) -> None:
-        """Hand in the questions that no batch has yet, as far as the budget allows."""
-        taken = {key: batch for batch, questions in self.answers.waiting().items() for key in questions}
+        """Submit the questions that are not in a batch yet, within the budget."""
+        taken = {key: batch for batch, questions in self.cache.waiting().items() for key in questions}
         lines: dict[bytes, bytes] = {}
         for key, dialogue in self._dialogues.items():
             if key in taken:
                 if not taken[key].startswith(f"{self.endpoint.base_url} "):
                     raise EndpointError(
-                        f"question {key.hex()[:8]} waits in the batch {taken[key]}: collect that first"
+                        f"question {key.hex()[:8]} is in the open batch {taken[key]}: collect that first"
                     )
                 continue
             body = dialogue.body(self.endpoint, len(self._problems[key]))
@@ -107,20 +106,22 @@ class OpenAIBatchGenerator(LanguageModel):
         keys = list(lines)
         for start in range(0, len(keys), self.max_requests_per_batch):
             part = keys[start : start + self.max_requests_per_batch]
-            self._hand_in([self._dialogues[key].question() for key in part], b"".join(lines[key] for key in part))
+            self._submit_batch([self._dialogues[key].question() for key in part], b"".join(lines[key] for key in part))
 
-    def _hand_in(self, questions: list[Row], file: bytes) -> None:
+    def _submit_batch(self, questions: list[Row], file: bytes) -> None:
         name = f"{self.endpoint.base_url} {_PLANNED}{uuid.uuid4().hex}"
         questions = [{**question, "batch_id": name, "received_at": time.time()} for question in questions]
         self.answers.store(questions)
         try:
             file_id = self._client.files.create(file=("questions.jsonl", file), purpose="batch").id
-            # Not the client's own retries: where a reply was lost, the batch is looked for before it is created again.
+            # Not the client's own retries: the response may have been lost, so look for the batch before creating it again.
             batch_id = retry(lambda: self._find(name, questions) or self._create(name, file_id), may_pass)
         except openai.OpenAIError as error:
-            if not may_pass(error):  # else the batch may be there: the next run looks for it
-                self.answers.store([], ended_batch=name)
-            raise EndpointError(f"{self.endpoint.base_url} takes no batch: {self.endpoint.explain(error)}") from error
+            if not may_pass(error):  # Otherwise the batch may exist, and the next run looks for it.
+                self.cache.store([], ended_batch=name)
+            raise EndpointError(
+                f"{self.endpoint.base_url} does not accept the batch: {self.endpoint.explain(error)}"
+            ) from error
         self._rename(questions, batch_id)
 
     def _create(self, name: str, file_id: str) -> str:
@@ -130,10 +131,10 @@ class OpenAIBatchGenerator(LanguageModel):
 
     def _find(self, name: str, questions: Sequence[Row]) -> str | None:
         """Return the endpoint's id of a planned batch, if it was created."""
-        for remote in self._client.batches.list(limit=100):  # newest first
+        for remote in self._client.batches.list(limit=100):  # Newest first.
             if (remote.metadata or {}).get("shine_hf_batch") == name[-32:]:
                 return remote.id
-            if remote.created_at < questions[0]["received_at"] - 86_400:  # a day of grace for clocks that differ
+            if remote.created_at < questions[0]["received_at"] - 86_400:  # One day of tolerance, since clocks differ.
                 break
         return None
 
@@ -141,7 +142,11 @@ class OpenAIBatchGenerator(LanguageModel):
         self.answers.store({**question, "batch_id": f"{self.endpoint.base_url} {batch_id}"} for question in questions)
 
     def _collect(self) -> bool:
-        """Look at all open batches once; return whether one of them is over, so that there is something to do."""
+        """Check all open batches once, and keep the answers of those that have ended; return whether any has.
+
+        Raises:
+            EndpointError: if a batch cannot be read or was rejected.
+        """
         batches = {
             batch: list(questions.values())
             for batch, questions in self.answers.waiting().items()
@@ -151,7 +156,7 @@ class OpenAIBatchGenerator(LanguageModel):
         for batch, questions in batches.items():
             batch_id = batch.rpartition(" ")[2]
             try:
-                if batch_id.startswith(_PLANNED):  # by a run that was killed
+                if batch_id.startswith(_PLANNED):  # By a run that was killed.
                     if found := self._find(batch, questions):
                         self._rename(questions, found)
                     else:
@@ -160,8 +165,8 @@ class OpenAIBatchGenerator(LanguageModel):
                 remote = self._client.batches.retrieve(batch_id)
             except openai.OpenAIError as error:
                 raise EndpointError(
-                    f"batch {batch_id}, handed in earlier according to {self.answers.path}, cannot be read (was it made with another key?): "
-                    f"{error}. To give it up: sqlite3 {self.answers.path} \"DELETE FROM answers WHERE batch_id = '{batch}' AND raw = ''\""
+                    f"batch {batch_id}, submitted earlier according to {self.cache.path}, cannot be read (was another API key used?): "
+                    f"{error}. To abandon it: sqlite3 {self.cache.path} \"DELETE FROM answers WHERE batch_id = '{batch}' AND raw = ''\""
                 ) from error
             if remote.status in ("completed", "failed", "expired", "cancelled"):
                 progress = True
@@ -172,7 +177,11 @@ class OpenAIBatchGenerator(LanguageModel):
         return progress
 
     def _keep(self, batch: str, remote: Batch, questions: dict[str, Row]) -> None:
-        """Keep the answers of a batch that is over, and note why the other questions have none."""
+        """Store the answers of a batch that has ended, and record why the other questions have none.
+
+        Raises:
+            EndpointError: if the endpoint refused all requests.
+        """
         problems = dict.fromkeys(questions, f"batch {remote.id} {remote.status} without an answer")
         dialogues = {name: self._dialogues.get(question["key"]) for name, question in questions.items()}
         bodies = {name: self._sent.pop(each.key, each.body(self.endpoint)) for name, each in dialogues.items() if each}
@@ -187,7 +196,7 @@ class OpenAIBatchGenerator(LanguageModel):
             elif status in HOPELESS or is_out_of_quota(json_object(raw).get("error")):
                 hopeless = problems[name]
             elif status in (400, 422) and name in bodies and self.endpoint.learn(bodies[name], raw):
-                del problems[name]  # asked again without the field that the endpoint refused
+                del problems[name]  # To be asked again without the field that the endpoint refused.
             elif status in REFUSED:
                 refused.append(name)
         answers = {name: raw for name, raw in replies.items() if is_answer(raw)}
@@ -205,7 +214,7 @@ class OpenAIBatchGenerator(LanguageModel):
                 self.judge(dialogue, raw, len(self._dialogues))
 
     def _results(self, remote: Batch) -> Iterator[tuple[str, int | None, str]]:
-        """Yield name, status and body of each line of the files of a batch."""
+        """Yield name, status and body of each line in the files of a batch."""
         for file_id in filter(None, (remote.output_file_id, remote.error_file_id)):
             for line in map(json_object, self._client.files.content(file_id).content.splitlines()):
                 response: dict[str, Any] = line.get("response") or {}
@@ -216,6 +225,6 @@ class OpenAIBatchGenerator(LanguageModel):
         errors = (remote.errors.data if remote.errors else None) or []
         self.answers.store([], ended_batch=batch)
         if any("token_limit" in (error.code or "") for error in errors):
-            return time.sleep(self.poll_seconds)  # too much is queued at the endpoint; later there is room again
-        text = "; ".join(f"line {error.line}: {error.message}" for error in errors[:3]) or "it gives no reason"
+            return time.sleep(self.poll_seconds)  # The endpoint's queue is full; try again later.
+        text = "; ".join(f"line {error.line}: {error.message}" for error in errors[:3]) or "no reason given"
         raise EndpointError(f"{self.endpoint.base_url} rejected batch {remote.id}: {text}")

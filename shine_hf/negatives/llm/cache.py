@@ -1,7 +1,7 @@
-"""Answers of language models on disk, so that each is paid for once.
+"""Cache the answers of language models on disk, so that each is paid for once.
 
-One SQLite file with one table. An answer is committed before anything else is done with it, so a killed process loses no answer that it
-had received. A row counts as an answer only if its body holds one: a row without a body is a question that was handed to a batch.
+The cache is a SQLite file with one table. An answer is committed before it is used, so a killed process loses no answer that it had
+received. A row only counts as an answer if its body has one. A row without a body is a question that was submitted in a batch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ prompt_version TEXT NOT NULL, parameters TEXT NOT NULL, raw TEXT NOT NULL, model
 prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, cost_usd REAL, received_at REAL NOT NULL, batch_id TEXT
 """
 _NAMES = [column.split()[0] for column in _COLUMNS.split(",")]
-# The first answer stays: what was used once must come out of every later run.
+# Keep the first answer: every later run must give the same result.
 _STORE = (
     f"INSERT INTO answers ({', '.join(_NAMES)}) VALUES ({', '.join(f':{name}' for name in _NAMES)}) ON CONFLICT (key) DO UPDATE SET "
     f"{', '.join(f'{name} = excluded.{name}' for name in _NAMES[1:])} WHERE NOT is_answer(answers.raw)"
@@ -36,23 +36,26 @@ Row = Mapping[str, Any]
 
 
 def request_key(**parts: object) -> bytes:
-    """Return the SHA-256 of everything that determines an answer. The values must be JSON; their order does not matter."""
+    """Return the SHA-256 of everything that determines an answer. The values must be JSON. Their order does not matter."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 class AnswerCache:
-    """The cache file, created with its folder if it is not there. A row is a question and, once received, its answer.
+    """The cache file. A row is a question and, once received, its answer.
+
+    Args:
+        path: The file. It is created, together with its folder, if it does not exist.
 
     Raises:
-        ValueError: the file is no cache, or one of another version of this library.
+        ValueError: if the file is not a cache, or was written by an incompatible version of this library.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser().resolve()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = filelock.FileLock(f"{self.path}.lock", is_singleton=True)  # one for all caches of this process
-        # SQLite serializes the threads of a process itself. Autocommit: a single statement is a transaction.
+        self._lock = filelock.FileLock(f"{self.path}.lock", is_singleton=True)  # Shared by all caches of this process.
+        # SQLite serializes the threads of a process. Autocommit: each single statement is a transaction.
         self._connection = sqlite3.connect(self.path, timeout=60.0, isolation_level=None, check_same_thread=False)
         self._connection.row_factory = sqlite3.Row
         self._connection.create_function("is_answer", 1, is_answer, deterministic=True)
@@ -64,7 +67,7 @@ class AnswerCache:
 
     def _prepare(self) -> None:
         self._connection.execute("PRAGMA journal_mode=WAL")
-        # A commit is in the operating system's hands at once, so a killed process loses nothing. FULL would wait for the disk each time.
+        # NORMAL hands each commit to the operating system, so a killed process loses nothing. FULL would also wait for the disk.
         self._connection.execute("PRAGMA synchronous=NORMAL")
         with self._transaction() as connection:
             [version] = connection.execute("PRAGMA user_version").fetchone()
@@ -78,7 +81,7 @@ class AnswerCache:
                 )
             elif "batches" in tables and connection.execute("SELECT 1 FROM batches").fetchone():
                 raise ValueError(
-                    "an older shine_hf handed in batches that are still open; collect them with that version, or give them up with "
+                    "an older version of shine_hf submitted batches that are still open; collect them with that version, or abandon them with "
                     f"sqlite3 {self.path} 'DROP TABLE batch_items; DROP TABLE batches'"
                 )
 
@@ -93,10 +96,10 @@ class AnswerCache:
         self._connection.close()
 
     def lock(self) -> None:
-        """Keep other processes from paying for the same answers, until this one ends.
+        """Lock the cache until this process ends, so that no other process pays for the same answers.
 
         Raises:
-            ValueError: another run has the cache.
+            ValueError: if another run uses the cache.
         """
         try:
             self._lock.acquire(timeout=0)
@@ -112,21 +115,25 @@ class AnswerCache:
         return self._connection.execute("SELECT count(*) FROM answers WHERE raw <> ''").fetchone()[0]
 
     def __iter__(self) -> Iterator[Row]:
-        """Iterate over the answers in the order of their arrival."""
+        """Iterate over the answers in order of arrival."""
         return self._connection.execute("SELECT * FROM answers WHERE raw <> '' ORDER BY received_at, key")
 
     def store(self, rows: Iterable[Row], *, ended_batch: str | None = None) -> None:
-        """Commit answers or waiting questions; where there is an answer already, it stays. An ended batch frees its other questions.
+        """Commit answers or waiting questions. Existing answers are kept.
+
+        Args:
+            rows: The answers and questions.
+            ended_batch: A batch whose remaining questions to release.
 
         Raises:
-            OSError: the file cannot be written, e.g. because the disk is full.
+            OSError: if the file cannot be written, e.g. because the disk is full.
         """
         with self._transaction() as connection:
             connection.executemany(_STORE, [_DEFAULTS | dict(row) for row in rows])
             connection.execute("DELETE FROM answers WHERE batch_id = ? AND raw = ''", (ended_batch,))
 
     def waiting(self) -> dict[str, dict[bytes, Row]]:
-        """Return the questions that were handed to batches: batch -> key -> question."""
+        """Return the questions in open batches: batch -> key -> question."""
         batches: dict[str, dict[bytes, Row]] = {}
         for row in self._connection.execute("SELECT * FROM answers WHERE raw = ''"):
             batches.setdefault(row["batch_id"], {})[row["key"]] = dict(row)
@@ -136,7 +143,7 @@ class AnswerCache:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            with self._connection:  # commits, or rolls back after an error
+            with self._connection:  # Commits, or rolls back after an error.
                 yield self._connection
         except sqlite3.OperationalError as error:
             raise OSError(f"the cache {self.path} cannot be written: {error}") from error

@@ -1,4 +1,4 @@
-"""Hard negatives from any OpenAI-compatible chat endpoint: many requests at a time, each paid for once."""
+"""Generate hard negatives with any OpenAI-compatible chat endpoint, with many concurrent requests that are each paid for once."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ from .cache import AnswerCache, Row
 from .client import REFUSED, Budget, BudgetReached, Endpoint, EndpointError, is_out_of_quota, openai, tokens_at_most
 from .prompts import PROMPT_VERSION, Dialogue
 
-GRACE_SECONDS = 20.0  # after a stop, for answers on their way: they may be charged
+GRACE_SECONDS = 20.0  # After a stop, wait this long for pending responses, which may be charged.
 
 
 @dataclass(kw_only=True)
 class LanguageModel:
-    """What the generators for chat completions and for batches share.
+    """The base class of the generators with chat completions and with batches.
 
     Args:
-        source: The model's name at the endpoint.
-        cache: The path of the file that keeps the answers.
+        source: Name of the model at the endpoint.
+        cache: Path of the cache of answers.
         base_url, api_key, timeout_seconds: See [`Endpoint`].
-        temperature, seed, max_tokens: Of each answer. Where an answer is cut by `max_tokens`, it is asked for once more with more.
-        max_questions: How often a request is asked in all, if the answers cannot be used.
-        max_requests, max_cost_usd, price: See [`Budget`]; requests beyond it get the error `budget: …`.
+        temperature, seed, max_tokens: Sampling parameters. An answer that is truncated by `max_tokens` is requested once more with a higher
+            limit.
+        max_questions: Maximum number of questions per request, if the answers are unusable.
+        max_requests, max_cost_usd, price: See [`Budget`]. Requests beyond it get the error `budget: …`.
 
     Raises:
-        ValueError: a parameter is out of its range, or the cache cannot be used.
+        ValueError: for an invalid parameter, or a cache that cannot be used.
     """
 
     source: str = field(kw_only=False)
@@ -60,11 +61,11 @@ class LanguageModel:
         self.parameters: dict[str, Any] = {"model": self.source, **options}
         self.endpoint = Endpoint(self.base_url, self.api_key, self.timeout_seconds)
         self.budget = Budget(self.price, self.max_requests, self.max_cost_usd)
-        # Last, so that no wrong argument leaves a file behind.
-        self.answers = self.cache if isinstance(self.cache, AnswerCache) else AnswerCache(self.cache)
+        if not isinstance(self.cache, AnswerCache):
+            self.cache = AnswerCache(self.cache)  # Last, so that an invalid argument does not leave a file.
 
     def cost_so_far(self) -> Budget:
-        """Return requests, tokens and cost; its `str` is made for a progress bar."""
+        """Return the requests, tokens and cost so far. Its `str` is for a progress bar."""
         return self.budget
 
     def dialogue(self, request: FillRequest) -> Dialogue:
@@ -72,10 +73,10 @@ class LanguageModel:
         return Dialogue(request, self.parameters, self.max_questions)
 
     def judge(self, dialogue: Dialogue, raw: str, total: int) -> UnusableAnswer | None:
-        """Count a reply of `total`; return why it cannot be used, or None.
+        """Count one of `total` responses, and return why it is unusable, or None.
 
         Raises:
-            EndpointError: the first answers are all useless.
+            EndpointError: if none of the first answers is usable.
         """
         problem: UnusableAnswer | None = None
         try:
@@ -93,19 +94,19 @@ class LanguageModel:
         return {**question, **facts, "raw": raw, "cost_usd": cost, "received_at": time.time()}
 
     def estimate(self, requests: Sequence[FillRequest]) -> str:
-        """Return in words what the requests would take beyond the cache, if every first answer can be used; sends nothing."""
+        """Describe the cost of the requests that are not in the cache, if every first answer is usable. Sends nothing."""
         dialogues = [self.dialogue(request) for request in requests]
         unanswered = {each.key: each for each in dialogues if each.replay(self.answers) is None}.values()
         prompt = sum(tokens_at_most(each.body(self.endpoint))[0] for each in unanswered)
         completion = sum(6 + 3 * len(each.request.originals) for each in unanswered)
         cost = f"about ${self.budget.usd(prompt, completion):.2f}" if self.budget.price else "price unknown"
         return (
-            f"{len(unanswered):,} requests, about {prompt:,} prompt and {completion:,} completion tokens, {cost}; the other requests equal "
-            "these or are in the cache. Answers that fail a check are asked for again"
+            f"{len(unanswered):,} requests, about {prompt:,} prompt and {completion:,} completion tokens, {cost}; the other requests are "
+            "duplicates or in the cache. Answers that fail a check are requested again"
         )
 
     def provenance(self) -> dict[str, Any]:
-        """Return what was asked, the versions of the model that answered, the days on which they did, and the prices given."""
+        """Return the parameters, the versions of the model that answered, the first and last day of its answers, and the prices."""
         parameters = json.dumps(self.parameters, sort_keys=True)
         answers = [row for row in self.answers if row["parameters"] == parameters]
         days = {time.strftime("%Y-%m-%d", time.gmtime(row["received_at"])) for row in (answers[:1] + answers[-1:])}
@@ -116,10 +117,10 @@ class LanguageModel:
 
 @dataclass(kw_only=True)
 class OpenAIChatGenerator(LanguageModel):
-    """Fills masked queries through `/chat/completions`, with `concurrency` requests on their way at once.
+    """Fill masked queries through `/chat/completions`, with `concurrency` requests at a time.
 
-    Every answer is committed to the cache before it is used, also one that is of no use: such a request is asked again with the reason in
-    the prompt. The openai client repeats what may pass by itself (429, 5xx, timeouts, dropped connections).
+    Every answer is committed to the cache before it is used. After an unusable answer, which is cached too, the request is asked again with
+    the reason in the prompt. The openai client retries after transient errors (429, 5xx, timeouts, dropped connections).
     """
 
     concurrency: int = 64
@@ -130,13 +131,13 @@ class OpenAIChatGenerator(LanguageModel):
         super().__post_init__()
 
     def fill(self, requests: Sequence[FillRequest]) -> Iterator[Fill]:
-        """Yield one `Fill` per request, as the answers come.
+        """Yield one `Fill` per request, as answers arrive.
 
-        The network runs in a thread of its own, so that it does not wait for the caller. When the caller stops early, answers on their way
-        are waited for and kept.
+        Requests are sent from a separate thread, so they do not wait for the caller. If the caller stops early, pending answers are awaited
+        and stored.
 
         Raises:
-            EndpointError: no request can succeed; the same call goes on from the answers in the cache.
+            EndpointError: if no request can succeed. Calling again resumes from the answers in the cache.
         """
         self.answers.lock()
         results: queue.SimpleQueue[Fill | Exception | None] = queue.SimpleQueue()
@@ -154,17 +155,17 @@ class OpenAIChatGenerator(LanguageModel):
 
 
 class _Run:
-    """One call of `fill`, inside its event loop."""
+    """One call of `fill`, in its event loop."""
 
     def __init__(self, model: OpenAIChatGenerator, requests: Sequence[FillRequest], emit: Callable) -> None:
         self._model, self._emit = model, emit
         self._requests, self._total = iter(requests), len(requests)
-        self._locks: defaultdict[bytes, asyncio.Lock] = defaultdict(asyncio.Lock)  # equal questions are asked once
+        self._locks: defaultdict[bytes, asyncio.Lock] = defaultdict(asyncio.Lock)  # Ask identical questions once.
         self._error: Exception | None = None
         self.stopped = threading.Event()
 
     async def main(self) -> None:
-        """Fill all requests; what is emitted last is None, or the error that ended the run."""
+        """Fill all requests, and finally emit None, or the error that ended the run."""
         options = self._model.endpoint.client_options()
         hooks = {"request": [self._before_sending], "response": [self._after_reply]}
         transport = openai.DefaultAsyncHttpxClient(timeout=options["timeout"], event_hooks=hooks)
@@ -182,8 +183,8 @@ class _Run:
         self._emit(self._error)
 
     async def _work(self) -> None:
-        """Settle one request after the other."""
-        cache = self._model.answers
+        """Process requests one after the other."""
+        cache = self._model.cache
         try:
             for request in self._requests:
                 dialogue = self._model.dialogue(request)
@@ -201,7 +202,11 @@ class _Run:
             self.stopped.set()
 
     async def _ask(self, dialogue: Dialogue) -> str | None:
-        """Ask the open question until its answer is in the cache; return why it is not, or None."""
+        """Ask the open question until its answer is in the cache. Return why that failed, or None.
+
+        Raises:
+            EndpointError: if no request can succeed.
+        """
         model, endpoint, tries, outcomes_before = (
             self._model,
             self._model.endpoint,
@@ -212,7 +217,7 @@ class _Run:
             dialogue.grown |= endpoint.cuts_most
             body = dialogue.body(endpoint, tries)
             try:
-                # As text: the client's own parsing costs more than all the rest.
+                # As text: the client's own parsing takes longer than everything else.
                 raw = endpoint.scrub(await self._client.post("/chat/completions", body=body, cast_to=str))
             except BudgetReached as limit:
                 return str(limit)
@@ -223,7 +228,7 @@ class _Run:
                 if status in REFUSED:
                     endpoint.count("refused", message, self._total)
                     return f"refused: {message}"
-                if endpoint.outcomes.total() == outcomes_before:  # nobody else got a reply in all this time
+                if endpoint.outcomes.total() == outcomes_before:  # No other request got a response in the meantime.
                     raise EndpointError(f"{endpoint.base_url}: {message}") from error
                 return f"given up: {message}"
             if has_answer := is_answer(raw):
@@ -240,8 +245,8 @@ class _Run:
 
     async def _after_reply(self, response: Any) -> None:
         await response.aread()
-        is_taken = response.status_code == 200
-        self._model.budget.settle(json.loads(response.request.content), response.text if is_taken else None)
+        is_success = response.status_code == 200
+        self._model.budget.settle(json.loads(response.request.content), response.text if is_success else None)
         error = json_object(response.text).get("error")
-        if not is_taken and is_out_of_quota(error):  # the client would wait and try again
+        if not is_success and is_out_of_quota(error):  # The client would wait and retry.
             raise openai.RateLimitError(str(error.get("message")), response=response, body=error)

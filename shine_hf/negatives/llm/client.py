@@ -1,4 +1,4 @@
-"""How an OpenAI-compatible endpoint is reached, what its replies mean for a run, and what the run may spend."""
+"""Connect to an OpenAI-compatible endpoint, interpret its errors, and limit the cost of a run."""
 
 from __future__ import annotations
 
@@ -16,33 +16,38 @@ try:
 except ImportError as error:
     raise ImportError('language models need the openai client: pip install "shine-hf[negatives]"') from error
 
-MAX_RETRIES = 8  # by the client itself, after pauses of up to 8 s, or as long as `Retry-After` asks, up to two minutes
+MAX_RETRIES = (
+    8  # By the client itself, after pauses of up to 8 s, or as long as `Retry-After` asks, up to two minutes.
+)
 MAX_RETRY_AFTER_SECONDS = 120
-# So many answers of which none can be used end a run, and so many requests (or this share of all) refused one after the other.
+# End a run after this many answers if none is usable, or after this many refusals (or this share of all requests) in a row.
 MAX_USELESS_ANSWERS = 50
 MAX_REFUSALS, MAX_REFUSED_SHARE = 10, 0.05
-HOPELESS = (401, 402, 404)  # statuses that all requests would get
-REFUSED = (400, 403, 413, 422, 451)  # statuses that one request gets, e.g. for its content
+HOPELESS = (401, 402, 404)  # All requests would get this status.
+REFUSED = (400, 403, 413, 422, 451)  # Only this request gets the status, e.g. for its content.
 
 
 class EndpointError(ConnectionError):
-    """The endpoint cannot go on for any request, e.g. because of a wrong key, an unknown model, or no quota."""
+    """No request to the endpoint can succeed, e.g. because of a wrong key, an unknown model, or no quota."""
 
 
 class BudgetReached(openai.OpenAIError):
-    """A request was not sent since it would pass a limit of the run. (The client hands its own errors on without a retry.)"""
+    """A request was not sent because it would exceed a limit of the run.
+
+    It is an `OpenAIError`, since the client raises those without a retry.
+    """
 
 
 @dataclass
 class Budget:
-    """What a run may spend and has spent. Every request that is sent counts, also a retry.
+    """The limits and the cost of a run. Every request that is sent counts, including retries.
 
     Args:
         price: US dollars per million input and output tokens.
-        max_requests, max_cost_usd: Limits. Requests on their way, and those whose reply never came, count with the most that they can cost.
+        max_requests, max_cost_usd: Limits. Requests without a response, pending or lost, count with their maximum cost.
 
     Raises:
-        ValueError: a number is negative, or `max_cost_usd` is given without a price.
+        ValueError: if a number is negative, or `max_cost_usd` is given without a price.
     """
 
     price: tuple[float, float] | None = None
@@ -63,7 +68,7 @@ class Budget:
             )
 
     def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Return what so many tokens cost; 0 where the price is not known."""
+        """Return the cost of tokens; 0 if the price is unknown."""
         input_price, output_price = self.price or (0.0, 0.0)
         return (prompt_tokens * input_price + completion_tokens * output_price) / 1e6
 
@@ -71,23 +76,22 @@ class Budget:
         """Reserve one request.
 
         Raises:
-            BudgetReached: it would pass a limit.
+            BudgetReached: if it would exceed a limit.
         """
         usd = self.usd(*tokens_at_most(body))
         if self.max_requests is not None and self.requests >= self.max_requests:
             raise BudgetReached(f"budget: max_requests {self.max_requests} reached")
         if self.max_cost_usd is not None and self.cost_at_most + usd > self.max_cost_usd:
             raise BudgetReached(
-                f"budget: max_cost ${self.max_cost_usd:g} reached (${self.cost_at_most:.4f} spent or on its way)"
+                f"budget: max_cost ${self.max_cost_usd:g} reached (${self.cost_at_most:.4f} spent or reserved)"
             )
         self.requests += 1
         self.reserved_usd += usd
 
     def settle(self, body: dict[str, Any], raw: str | None) -> None:
-        """Book the reply to a request: the tokens that it says it took, else an estimate; none where the endpoint turned it away."""
-        self.reserved_usd = max(
-            0.0, self.reserved_usd - self.usd(*tokens_at_most(body))
-        )  # a batch may be of an earlier run
+        """Replace the reservation of a request by its actual tokens: those in the response, else an estimate; none if `raw` is None."""
+        # At least 0, since a batch may have been submitted by an earlier run.
+        self.reserved_usd = max(0.0, self.reserved_usd - self.usd(*tokens_at_most(body)))
         if raw is not None:
             facts, is_known = read_facts(raw), json_object(raw).get("usage")
             self.prompt_tokens += facts["prompt_tokens"] if is_known else tokens_at_most(body)[0]
@@ -95,7 +99,7 @@ class Budget:
 
     @property
     def cost_at_most(self) -> float:
-        """US dollars spent, on their way, or possibly charged for a reply that never came; 0 where the price is not known."""
+        """Upper bound of the cost in US dollars, including pending and lost responses; 0 if the price is unknown."""
         return self.usd(self.prompt_tokens, self.completion_tokens) + self.reserved_usd
 
     def __str__(self) -> str:
@@ -104,23 +108,23 @@ class Budget:
 
 
 def tokens_at_most(body: dict[str, Any]) -> tuple[int, int]:
-    """Return the tokens of a request's prompt, at four characters of English each, and the limit on those of its answer."""
+    """Return the estimated number of prompt tokens, at four characters each, and the limit on completion tokens."""
     prompt = sum(len(message["content"]) // 4 + 4 for message in body["messages"])
     return prompt, body.get("max_tokens") or body.get("max_completion_tokens") or 0
 
 
 class Endpoint:
-    """An OpenAI-compatible endpoint: OpenAI's own, vLLM, Ollama, OpenRouter, Gemini's compatible one, …
+    """An OpenAI-compatible endpoint: OpenAI itself, vLLM, Ollama, OpenRouter, Gemini's compatible endpoint, …
 
-    It learns which optional fields the endpoint refuses, and notices when a run has no prospect.
+    It learns which optional fields the endpoint refuses, and detects runs that cannot succeed.
 
     Args:
-        base_url: Up to and including `/v1`; by default `OPENAI_BASE_URL` or OpenAI's own.
+        base_url: Up to and including `/v1`; by default `OPENAI_BASE_URL`, or OpenAI itself.
         api_key: By default `OPENAI_API_KEY`. Local servers need none. It is never printed or stored.
-        timeout_seconds: How long to wait for a reply.
+        timeout_seconds: How long to wait for a response.
 
     Raises:
-        ValueError: OpenAI's own endpoint without a key, or a timeout that is not positive.
+        ValueError: for OpenAI itself without a key, or a timeout that is not positive.
     """
 
     def __init__(self, base_url: str | None, api_key: str | None, timeout_seconds: float) -> None:
@@ -133,16 +137,16 @@ class Endpoint:
         self.timeout_seconds = timeout_seconds
         self._unsupported: set[str] = set()
         self.outcomes: Counter[str] = Counter()
-        self.cuts_most = False  # most answers are cut by the limit on tokens, as those of models that think first
+        self.cuts_most = False  # Whether most answers exceed the token limit, as those of models that think first.
         self._refused_in_a_row = 0
 
     def client_options(self) -> dict[str, Any]:
-        """Return the arguments of the openai client. It insists on some key; local servers ignore it."""
+        """Return the arguments of the openai client. It requires a key, which local servers ignore."""
         key = self._api_key or "none"
         return {"api_key": key, "base_url": self.base_url, "max_retries": MAX_RETRIES, "timeout": self.timeout_seconds}
 
     def supported(self, response_format: dict, max_tokens: int, **fields: Any) -> dict[str, Any]:
-        """Return the optional fields of a chat completion that the endpoint takes, in the form that it takes."""
+        """Return the optional fields of a chat completion that the endpoint supports, in a form that it supports."""
         formats = [
             form for form in (response_format, {"type": "json_object"}) if form["type"] not in self._unsupported
         ]
@@ -151,9 +155,9 @@ class Endpoint:
         return {name: value for name, value in fields.items() if value is not None and name not in self._unsupported}
 
     def learn(self, body: dict[str, Any], message: str) -> bool:
-        """Leave out the field that an error names; return whether sending the request again may help.
+        """Leave out the field that an error message names from now on. Return whether sending the request again may help.
 
-        A message that names no field is put down to the response format as long as the endpoint has accepted nothing.
+        If the message names no field and no request has been accepted yet, the response format is left out.
         """
         for name in ("response_format", "seed", "temperature", "max_tokens", "max_completion_tokens"):
             words = ("response_format", "schema", "json_object") if name == "response_format" else (name,)
@@ -166,14 +170,14 @@ class Endpoint:
         return True
 
     def scrub(self, text: str) -> str:
-        """Return a text without the API key, should the endpoint have echoed it."""
+        """Remove the API key from a text, in case the endpoint echoed it."""
         return text.replace(self._api_key, "***") if self._api_key else text
 
     def explain(self, error: openai.OpenAIError) -> str:
-        """Return what an error says of one request.
+        """Return the message of an error that concerns a single request.
 
         Raises:
-            EndpointError: it holds for all requests.
+            EndpointError: if the error concerns all requests.
         """
         if not isinstance(error, openai.APIStatusError):
             return self.scrub(f"{error} {error.__cause__ or ''}".strip())
@@ -187,10 +191,10 @@ class Endpoint:
         return self.scrub(message).strip()
 
     def count(self, outcome: str, detail: object, total: int) -> None:
-        """Count one outcome of `total` requests: `useful`, `useless`, `cut` (it is asked for again with a higher limit) or `refused`.
+        """Count the outcome of one of `total` requests: `useful`, `useless`, `cut` (to be repeated with a higher limit) or `refused`.
 
         Raises:
-            EndpointError: the first answers are all useless, or the endpoint refuses everything.
+            EndpointError: if none of the first answers is usable, or the endpoint refuses everything.
         """
         self.outcomes[outcome] += 1
         if outcome == "cut":
@@ -200,17 +204,17 @@ class Endpoint:
             raise EndpointError(f"{self.base_url} refused the last {self._refused_in_a_row} requests: {detail}")
         if outcome == "useless" and not self.outcomes["useful"] and self.outcomes["useless"] >= MAX_USELESS_ANSWERS:
             raise EndpointError(
-                f"none of the first {self.outcomes['useless']} answers of {self.base_url} can be used, e.g. {detail}. Change the model, "
-                "--max-tokens (if answers are cut), --temperature, or --base-url (if this is no completion; it usually ends in /v1)"
+                f"none of the first {self.outcomes['useless']} answers of {self.base_url} is usable, e.g. {detail}. Change the model, "
+                "--max-tokens (if answers are truncated), --temperature, or --base-url (if this is not a completion; it usually ends in /v1)"
             )
 
 
 def may_pass(error: Exception) -> bool:
-    """Return whether an error of the client may pass by itself."""
+    """Return whether an error of the client may be transient."""
     status = getattr(error, "status_code", 500)
     return isinstance(error, openai.APIError) and (status >= 500 or status in (408, 409, 429))
 
 
 def is_out_of_quota(error: object) -> bool:
-    """Return whether an error says that the account has no credit left; waiting does not help then."""
+    """Return whether an error says that the account has no credit left, so that waiting does not help."""
     return isinstance(error, dict) and "insufficient_quota" in (error.get("code"), error.get("type"))

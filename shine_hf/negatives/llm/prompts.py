@@ -1,7 +1,7 @@
-"""What a language model is asked, and asked again.
+"""The prompts for language models, and the follow-up questions after unusable answers.
 
-The model sees a masked query and, for each mask, a sample of the training vocabulary (SHINE: an LLM recomposes the masked query with words
-of the dictionary). It answers with `{"words": [...]}`, one word per mask, so that it cannot change the unmasked words.
+The model gets a masked query and, for each mask, a sample of the training vocabulary (in SHINE, an LLM recomposes the masked query with
+words from the dictionary). It answers with `{"words": [...]}`, one word per mask, so it cannot change the other words.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from .answers import UnusableAnswer, read_words
 from .cache import AnswerCache, Row, request_key
 from .client import Endpoint
 
-# Part of every cache key. Raise it when a message changes, and know that answers already paid for are then asked for again.
+# Part of every cache key. Increase it when a message changes. Then all answers must be paid for again.
 PROMPT_VERSION = "1"
 CANDIDATES_PER_MASK = 40
-# The limit on tokens once an answer was cut: models that think first need room for it.
+# The token limit after an answer was truncated: models that think first need more.
 GROWTH, MIN_GROWN_TOKENS = 4, 4096
 
 _SYSTEM = (
@@ -37,7 +37,7 @@ _PART_OF_SPEECH |= {"ADV": "adverb", "PRON": "pronoun or noun"}
 
 
 def build_messages(request: FillRequest) -> list[dict[str, str]]:
-    """Return the chat messages for a request: the same for the same request, and others after each rejection."""
+    """Return the chat messages for a request. They depend only on the request, including its rejections."""
     lines = [f"Description: {request.masked_query}"]
     for index, original in enumerate(request.originals):
         part_of_speech = request.parts_of_speech[index]
@@ -52,8 +52,8 @@ def build_messages(request: FillRequest) -> list[dict[str, str]]:
 
 
 def _sample_candidates(request: FillRequest, index: int) -> list[str]:
-    # A sample of its own for every row, not the most frequent words: else the 40 most frequent verbs would fill the dataset, and equal
-    # queries of different videos would all get the same negative.
+    # A different sample for every row instead of the most frequent words. Otherwise the 40 most frequent verbs would fill the dataset,
+    # and identical queries of different videos would all get the same negative.
     if index >= len(request.candidates):
         return []
     words = [word for word in request.candidates[index] if word != request.originals[index]]
@@ -64,22 +64,22 @@ def _sample_candidates(request: FillRequest, index: int) -> list[str]:
 
 
 def answer_schema(masks: int) -> dict[str, Any]:
-    """Return the JSON schema of the answer to a query with so many masks, as `response_format` of a chat completion."""
+    """Return the JSON schema of the answer to a query with this number of masks, as `response_format` of a chat completion."""
     words = {"type": "array", "items": {"type": "string"}, "minItems": masks, "maxItems": masks}
     schema = {"type": "object", "properties": {"words": words}, "required": ["words"], "additionalProperties": False}
     return {"type": "json_schema", "json_schema": {"name": "filled_blanks", "strict": True, "schema": schema}}
 
 
 class Dialogue:
-    """The questions about one request: a first one, and one more after each answer that cannot be used.
+    """The questions about one request: a first one, and another one after each unusable answer.
 
-    They are replayed from the cache, so a process that starts again is at once where the last one was. `key` is that of the open question,
-    `grown` says that its limit on tokens is raised.
+    They are replayed from the cache, so a restarted process continues where the last one stopped. `key` is the cache key of the open
+    question; `grown` says whether its token limit is raised.
 
     Args:
-        request: What is asked.
-        parameters: `model`, `temperature`, `seed` and `max_tokens`; part of the cache key.
-        max_questions: How often to ask at most.
+        request: The request.
+        parameters: `model`, `temperature`, `seed` and `max_tokens`, which are part of the cache key.
+        max_questions: Maximum number of questions.
     """
 
     def __init__(self, request: FillRequest, parameters: dict[str, Any], max_questions: int) -> None:
@@ -89,12 +89,12 @@ class Dialogue:
 
     def _open_question(self) -> None:
         self._messages = build_messages(self._asked)
-        # Neither the endpoint's address nor how the JSON is asked for: the same model elsewhere must not cost the answer again.
+        # Without the URL of the endpoint and the response format: the same model elsewhere must not be paid for again.
         parts = {"prompt_version": PROMPT_VERSION, "parameters": self._parameters, "attempt": self._attempt}
         self.key = request_key(messages=self._messages, **parts)
 
     def replay(self, cache: AnswerCache) -> Fill | None:
-        """Follow the cached answers. Return a `Fill` if they settle the request, None if the open question must be asked."""
+        """Replay the cached answers. Return a `Fill` if they settle the request, or None if the open question must be asked."""
         while (raw := cache.get(self.key)) is not None:
             try:
                 return Fill(self.request, fill_masks(self.request.masked_query, read_words(raw, self.request)))
@@ -110,7 +110,7 @@ class Dialogue:
         return None
 
     def body(self, endpoint: Endpoint, tries: int = 0) -> dict[str, Any]:
-        """Return the body of the chat completion for the open question, with another seed for each try that brought no answer."""
+        """Return the body of the chat completion for the open question, with a different seed after each of `tries` without an answer."""
         optional = dict(self._parameters)
         model, seed, limit = optional.pop("model"), optional["seed"], optional["max_tokens"]
         optional["seed"] = None if seed is None else seed + self._attempt + tries
