@@ -248,7 +248,7 @@ def test_local_videos_become_a_column(sources, tmp_path, capsys):
     train = load_dataset(str(tmp_path / "tree"), split="train", cache_dir=str(tmp_path / "cache"))
     assert train[2]["video"]["path"] == str(videos / "TRAIN1.mp4")
     assert main(CHARADES, [*command, "--with-videos", str(videos), "--push-to-hub"]) == 2
-    assert "for local use" in capsys.readouterr().err
+    assert "contains local paths" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["name", "=file.jsonl", "name=", "../up=file.jsonl", "a/b=file.jsonl"])

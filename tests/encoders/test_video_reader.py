@@ -88,7 +88,7 @@ def test_missing_empty_and_non_video_files_are_rejected(tmp_path):
         next(read_clips(tmp_path / "nowhere.mp4", 1.0, 1))
     for name, content, message in (
         ("empty.mp4", b"", "empty"),
-        ("text.mp4", b"this is no video\n" * 100, "not a video"),
+        ("text.mp4", b"this is no video\n" * 100, "not a readable video"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=f"{name}.*{message}"):
