@@ -223,7 +223,7 @@ list(generator.fill(make_requests(20)))
 
 
 @pytest.mark.parametrize(
-    "step", ["_submit", "_hand_in", "store_1", "_find", "_create", "store_2", "_collect", "_keep", "store_3"]
+    "step", ["_submit", "_submit_batch", "store_1", "_find", "_create", "store_2", "_collect", "_keep", "store_3"]
 )
 def test_kill_at_any_step_submits_nothing_twice(path, step):
     tests = os.path.dirname(os.path.dirname(__file__))
