@@ -11,8 +11,8 @@ from ..schema import SALIENCY_CLIP_LENGTH
 
 def clip_windows(windows: Sequence[Sequence[float]], num_clips: int, clip_length: float) -> np.ndarray:
     """Clip windows `(W, 2)` in seconds to the part of the video that the clips cover, and drop empty ones."""
-    windows = np.asarray(windows, dtype=np.float64).reshape(-1, 2).clip(0, covered_seconds(num_clips, clip_length))
-    return windows[windows[:, 1] > windows[:, 0]]
+    clipped = np.asarray(windows, dtype=np.float64).reshape(-1, 2).clip(0, covered_seconds(num_clips, clip_length))
+    return clipped[clipped[:, 1] > clipped[:, 0]]
 
 
 def span_targets(windows: np.ndarray, num_clips: int, clip_length: float) -> np.ndarray:

@@ -116,7 +116,7 @@ class JointEncoder(VideoEncoder):
         raise TypeError("joined encoders read different frames: use encode_video or encode_batch")
 
 
-def read_batches(video: Any, clip_length: float, encoders: Sequence[VideoEncoder]) -> Iterator[tuple[np.ndarray, ...]]:
+def read_batches(video: Any, clip_length: float, encoders: Sequence[Any]) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield the clips of a video in batches, with one `(N, F, H, W, 3)` uint8 array per encoder.
 
     Args:

@@ -212,5 +212,5 @@ def _warn(source: VideoFile, survey: Survey, clock: Clock, decoder: _Decoder) ->
         )
 
 
-def _nothing_decoded(source: VideoFile) -> str:
-    return f"{source.name}: no frame could be decoded; the file is damaged or contains no pictures"
+def _nothing_decoded(source: VideoFile | VideoFrames) -> str:
+    return f"{getattr(source, 'name', 'the frames')}: no frame could be decoded; the file is damaged or contains no pictures"

@@ -239,10 +239,9 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         spans, saliency = outputs["pred_spans"].detach(), outputs["saliency_scores"].detach()
         mask = torch.ones(saliency.shape) if video_attention_mask is None else torch.as_tensor(video_attention_mask)
         mask = mask.to(spans.device).bool()
-        if durations is not None:
-            durations = torch.as_tensor(durations, dtype=torch.float32)
-            if durations.shape != (len(spans),):
-                raise ValueError(f"give one duration per sample, got {durations.numel()} for {len(spans)} samples")
+        seconds = None if durations is None else torch.as_tensor(durations, dtype=torch.float32)
+        if seconds is not None and seconds.shape != (len(spans),):
+            raise ValueError(f"give one duration per sample, got {seconds.numel()} for {len(spans)} samples")
         moments = self.decode_moments(
             outputs.get("logits"),
             spans,

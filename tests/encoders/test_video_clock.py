@@ -168,7 +168,7 @@ def test_wrong_duration_in_the_header_is_ignored(tmp_path, caplog):
     )
     content = bytearray(path.read_bytes())
     header = content.index(b"strh")
-    for frames, word in ((25, "promises 1.0 s"), (250, "promises 10.0 s")):
+    for frames, word in ((25, "says 1.0 s"), (250, "promises 10.0 s")):
         # Offset of the length field in the stream header, in frames.
         content[header + 40 : header + 44] = frames.to_bytes(4, "little")
         (tmp_path / "false.avi").write_bytes(content)

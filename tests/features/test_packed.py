@@ -153,7 +153,7 @@ def test_folder_without_an_index_is_rejected(tmp_path):
 def test_missing_folder_or_repository_is_rejected(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder of packed features"):
         PackedFeatures(tmp_path / "gone")
-    with pytest.raises(FileNotFoundError, match="neither a folder nor a dataset repository"):
+    with pytest.raises(FileNotFoundError, match="neither a local path nor a readable dataset repository"):
         FeatureStore.from_spec("packed:someone/features")  # Tests run without a network.
 
 

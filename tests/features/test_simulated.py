@@ -100,7 +100,7 @@ def test_invalid_options_are_rejected(options):
 
 
 def test_video_without_annotation_is_an_error():
-    with pytest.raises(KeyError, match="knows no annotation of 'other'"):
+    with pytest.raises(KeyError, match="there is no annotation of 'other'"):
         store()["other"]
 
 

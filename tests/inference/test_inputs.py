@@ -46,7 +46,7 @@ def test_query_can_be_passed_under_two_names(find, film, expected, name):
 
 
 def test_passing_both_names_is_rejected(find, film):
-    with pytest.raises(ValueError, match="two names for one thing"):
+    with pytest.raises(ValueError, match="names of the same argument"):
         find(film, QUERY, text=QUERY)
 
 

@@ -59,7 +59,7 @@ class OpenAIBatchGenerator(LanguageModel):
         Raises:
             EndpointError: if no request can succeed, or the endpoint rejects a batch.
         """
-        self.cache.lock()
+        self.answers.lock()
         # Question -> the reason of each attempt without an answer.
         self._problems: defaultdict[bytes, list[str]] = defaultdict(list)
         self._dialogues: dict[bytes, Dialogue] = {}
@@ -85,7 +85,7 @@ class OpenAIBatchGenerator(LanguageModel):
 
     def _submit(self) -> None:
         """Submit the questions that are not in a batch yet, within the budget."""
-        taken = {key: batch for batch, questions in self.cache.waiting().items() for key in questions}
+        taken = {key: batch for batch, questions in self.answers.waiting().items() for key in questions}
         lines: dict[bytes, bytes] = {}
         for key, dialogue in self._dialogues.items():
             if key in taken:
@@ -118,7 +118,7 @@ class OpenAIBatchGenerator(LanguageModel):
             batch_id = retry(lambda: self._find(name, questions) or self._create(name, file_id), may_pass)
         except openai.OpenAIError as error:
             if not may_pass(error):  # Otherwise the batch may exist, and the next run looks for it.
-                self.cache.store([], ended_batch=name)
+                self.answers.store([], ended_batch=name)
             raise EndpointError(
                 f"{self.endpoint.base_url} does not accept the batch: {self.endpoint.explain(error)}"
             ) from error
@@ -165,8 +165,8 @@ class OpenAIBatchGenerator(LanguageModel):
                 remote = self._client.batches.retrieve(batch_id)
             except openai.OpenAIError as error:
                 raise EndpointError(
-                    f"batch {batch_id}, submitted earlier according to {self.cache.path}, cannot be read (was another API key used?): "
-                    f"{error}. To abandon it: sqlite3 {self.cache.path} \"DELETE FROM answers WHERE batch_id = '{batch}' AND raw = ''\""
+                    f"batch {batch_id}, submitted earlier according to {self.answers.path}, cannot be read (was another API key used?): "
+                    f"{error}. To abandon it: sqlite3 {self.answers.path} \"DELETE FROM answers WHERE batch_id = '{batch}' AND raw = ''\""
                 ) from error
             if remote.status in ("completed", "failed", "expired", "cancelled"):
                 progress = True

@@ -61,8 +61,8 @@ class LanguageModel:
         self.parameters: dict[str, Any] = {"model": self.source, **options}
         self.endpoint = Endpoint(self.base_url, self.api_key, self.timeout_seconds)
         self.budget = Budget(self.price, self.max_requests, self.max_cost_usd)
-        if not isinstance(self.cache, AnswerCache):
-            self.cache = AnswerCache(self.cache)  # Last, so that an invalid argument does not leave a file.
+        # Last, so that an invalid argument does not leave a file.
+        self.answers = self.cache if isinstance(self.cache, AnswerCache) else AnswerCache(self.cache)
 
     def cost_so_far(self) -> Budget:
         """Return the requests, tokens and cost so far. Its `str` is for a progress bar."""
@@ -184,7 +184,7 @@ class _Run:
 
     async def _work(self) -> None:
         """Process requests one after the other."""
-        cache = self._model.cache
+        cache = self._model.answers
         try:
             for request in self._requests:
                 dialogue = self._model.dialogue(request)

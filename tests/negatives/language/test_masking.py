@@ -113,7 +113,7 @@ def test_ratios_can_depend_on_length_and_levels_can_be_any_number():
 
 @pytest.mark.parametrize("text", ["", "half", "0.5;0.6", "4:0.5", "x:0.1;0.2"])
 def test_unreadable_ratios_are_rejected(text):
-    with pytest.raises(ValueError, match="cannot read the mask ratios"):
+    with pytest.raises(ValueError, match="cannot parse the mask ratios"):
         parse_ratios(text)
 
 

@@ -143,7 +143,7 @@ def test_questions_pending_at_another_endpoint_are_not_asked_again(path):
         generator = make_generator(server, path)
         question = generator.dialogue(make_requests(1)[0]).question()
         generator.answers.store([{**question, "batch_id": "https://elsewhere/v1 batch-1"}])
-        with pytest.raises(EndpointError, match=r"waits in the batch https://elsewhere/v1 batch-1"):
+        with pytest.raises(EndpointError, match=r"is in the open batch https://elsewhere/v1 batch-1"):
             list(generator.fill(make_requests(1)))
 
 
