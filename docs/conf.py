@@ -1,4 +1,4 @@
-"""Sphinx configuration. `make docs` builds the site into docs/_build/html, without network, and fails on any warning."""
+"""Sphinx configuration. `make docs` builds the site in docs/_build/html, without network access, and fails on any warning."""
 
 import re
 import sys
@@ -24,7 +24,7 @@ html_theme_options = {
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
-# Notebooks carry their outputs; tests/docs executes them.
+# Notebooks are stored with their outputs; tests/docs executes them.
 nb_execution_mode = "off"
 
 autodoc_member_order = "bysource"
@@ -42,7 +42,7 @@ _CODE = re.compile(r"(?<![`:\w])`([^`\n]+)`(?!`)")
 
 
 def markdown_to_rst(app, what, name, obj, options, lines) -> None:
-    """Translate the Markdown of our docstrings: code spans, links, references and fenced code."""
+    """Translate the Markdown in docstrings: code spans, links, references and fenced code."""
     translated = []
     indent = None
     for line in _tables_to_rst(lines):
