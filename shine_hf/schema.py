@@ -234,7 +234,7 @@ def _plain(value: Any) -> Any:
 
 
 def _other_name(name: str, raw: Mapping) -> str | None:
-    """Return the field of a row that probably holds the missing field `name`."""
+    """Return the field of a row that probably contains the missing field `name`."""
     if name == "negative_queries" or name not in OTHER_NAMES:
         return None
     unknown = [key for key in raw if isinstance(key, str) and key not in _FIELDS and key not in SALIENCY_FEATURES]
@@ -361,7 +361,7 @@ def _saliency(raw: Mapping, row: Mapping, where: str) -> dict[str, list]:
         )
     if beyond := [clip for clip in ids if not 0 <= clip < clips]:
         raise ValueError(
-            f"{_at(where, row)}, field relevant_clip_ids: expected clips 0 to {clips - 1}, since {row['duration']:g} s hold {clips} clips "
+            f"{_at(where, row)}, field relevant_clip_ids: expected clips 0 to {clips - 1}, since {row['duration']:g} s have {clips} clips "
             f"of {SALIENCY_CLIP_LENGTH:g} s; found {beyond[0]}"
         )
     if len(set(ids)) < len(ids):

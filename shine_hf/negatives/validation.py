@@ -390,7 +390,7 @@ def validate_dataset(
 
 
 def _tags_of_masks(masked_query: str, tagged: TaggedQuery) -> list[str | None]:
-    """Return the part of speech of the word behind each mask; all None if the query was tokenized differently."""
+    """Return the part of speech of the word that each mask replaces; all None if the query was tokenized differently."""
     tags = [tag for token, tag in zip(tagged.tokens, tagged.parts_of_speech) for _ in words_of(token)]
     template = words_of(masked_query)
     if len(tags) != len(template):
