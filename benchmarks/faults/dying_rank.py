@@ -38,8 +38,8 @@ def main() -> None:
         def make(name: str) -> Run:
             return Run(Path(folder), name, args.steps, LAUNCHER, more)
 
-        undisturbed = make("undisturbed")
-        undisturbed.finish()
+        uninterrupted = make("uninterrupted")
+        uninterrupted.finish()
         all_same = True
         for name, victim in (("rank_1_dies", 1), ("rank_0_dies", 0)):
             run = make(name)
@@ -53,7 +53,7 @@ def main() -> None:
             assert status != 0, "the launcher exited without an error"
             step = run.last_complete_step()
             run.finish()
-            same = run.is_same_as(undisturbed)
+            same = run.is_same_as(uninterrupted)
             all_same &= same
             print(
                 f"{name}: status {status} after {seconds:.0f} s, complete up to step {step}; resumed: {'identical bit for bit' if same else 'DIFFERENT'}",

@@ -17,12 +17,12 @@ SPEC = "pixels:size=4,frames=2"
 @pytest.fixture(scope="module")
 def command(tmp_path_factory):
     folder = tmp_path_factory.mktemp("predict")
-    write_video(folder / "film.mp4", [gray(20 * index) for index in range(12)], fps=4)
+    write_video(folder / "video_file.mp4", [gray(20 * index) for index in range(12)], fps=4)
     torch.manual_seed(0)
     config = QDDetrConfig(video_dim=video_encoder(SPEC).dim, text_dim=12, hidden_size=16, num_attention_heads=2, clip_length=0.5,
                           video_encoder=SPEC, text_encoder="npz:")  # fmt: skip
     QDDetrForMomentRetrieval(config).save_pretrained(folder / "model")
-    return ["predict", "--model", str(folder / "model"), "--video", str(folder / "film.mp4")]
+    return ["predict", "--model", str(folder / "model"), "--video", str(folder / "video_file.mp4")]
 
 
 def test_named_text_features_are_used_for_queries(command, tmp_path, capsys):
@@ -31,7 +31,7 @@ def test_named_text_features_are_used_for_queries(command, tmp_path, capsys):
     assert main(asked) == 2 and "text_encoder" in capsys.readouterr().err
     assert main([*asked, "--text-features", "words:dim=12"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count(" s   score ") == 4 and "film.mp4: a dog" in printed and plot.stat().st_size > 10_000
+    assert printed.count(" s   score ") == 4 and "video_file.mp4: a dog" in printed and plot.stat().st_size > 10_000
 
 
 def test_conflicting_options_are_rejected(command, capsys):

@@ -37,9 +37,9 @@ def assert_same_training(one, other) -> None:
 
 
 @pytest.fixture(scope="module")
-def entire(dataset, tmp_path_factory):
-    """One process, batches of 32: 75 rows, so that the last batch of each epoch is short."""
-    output = tmp_path_factory.mktemp("entire")
+def single_process(dataset, tmp_path_factory):
+    """Train in one process with batches of 32. There are 75 rows, so the last batch of each epoch is short."""
+    output = tmp_path_factory.mktemp("single_process")
     run(dataset, output, 32)
     return output
 
@@ -52,23 +52,23 @@ def two_processes(dataset, tmp_path_factory):
     return output
 
 
-def test_two_processes_of_16_train_as_one_of_32(entire, shared_out):
-    assert_same_training(entire, shared_out)
+def test_two_processes_with_batch_16_equal_one_with_batch_32(single_process, two_processes):
+    assert_same_training(single_process, two_processes)
 
 
-def test_eight_accumulated_rows_train_as_a_batch_of_eight(dataset, tmp_path):
-    run(dataset, tmp_path / "entire", 8)
+def test_eight_accumulated_rows_equal_a_batch_of_eight(dataset, tmp_path):
+    run(dataset, tmp_path / "full", 8)
     run(dataset, tmp_path / "rows", 1, "--gradient_accumulation_steps", "8")
-    assert_same_training(tmp_path / "entire", tmp_path / "rows")
+    assert_same_training(tmp_path / "full", tmp_path / "rows")
 
 
-def test_the_mean_of_the_parts_would_be_another_loss(dataset, tmp_path, monkeypatch):
-    """These rows show the difference: without the counts of the entire step the losses are off by far more than the tolerance."""
+def test_averaging_partial_losses_would_change_the_loss(dataset, tmp_path, monkeypatch):
+    """Check that the test rows are sensitive: without the counts of the full step, the losses are off by far more than the tolerance."""
     get_batch_samples = ShineTrainer.get_batch_samples
-    run(dataset, tmp_path / "entire", 8, "--max_steps", "2")
+    run(dataset, tmp_path / "full", 8, "--max_steps", "2")
     monkeypatch.setattr(ShineTrainer, "get_batch_samples", lambda *args: (get_batch_samples(*args)[0], None))
     run(dataset, tmp_path / "rows", 1, "--gradient_accumulation_steps", "8", "--max_steps", "2")
-    want, got = history(tmp_path / "entire")[0], history(tmp_path / "rows")[0]
+    want, got = history(tmp_path / "full")[0], history(tmp_path / "rows")[0]
     for name in ("loss", "loss_span", "loss_saliency_margin", "loss_coarse_intra", "loss_fine"):
         assert abs(got[name] - want[name]) > 0.01 * want[name], name
 
@@ -84,9 +84,16 @@ def test_two_processes_evaluate_every_query_once(dataset, two_processes, tmp_pat
     assert {name: two[name] for name in losses} == pytest.approx({name: one[name] for name in losses}, rel=1e-5)
 
 
-def test_the_evaluated_loss_does_not_depend_on_the_batches(dataset, entire, tmp_path):
+def test_evaluation_loss_does_not_depend_on_batch_size(dataset, single_process, tmp_path):
     for batch_size in ("1", "11"):
-        evaluation = ["--model", str(entire), "--do_train", "false", "--per_device_eval_batch_size", batch_size]
+        evaluation = [
+            "--model",
+            str(single_process),
+            "--do_train",
+            "false",
+            "--per_device_eval_batch_size",
+            batch_size,
+        ]
         run_here(arguments(dataset, tmp_path / batch_size, *evaluation))
     assert metrics(tmp_path / "1") == pytest.approx(metrics(tmp_path / "11"), rel=1e-4)
 
@@ -106,14 +113,14 @@ def test_sums_and_counts_of_half_batches_add_up(name, overrides):
     halves = [
         tree_map_only(torch.Tensor, lambda tensor, rows=rows: tensor[rows], inputs) for rows in (slice(2), slice(2, 4))
     ]
-    entire, parts = model(**inputs), [model(**half) for half in halves]
+    full, parts = model(**inputs), [model(**half) for half in halves]
     counts = [model.loss_counts(**half) for half in halves]
-    sums = {key: torch.cat([part.loss_sums[key] for part in parts]) for key in entire.loss_sums}
+    sums = {key: torch.cat([part.loss_sums[key] for part in parts]) for key in full.loss_sums}
     counts = {key: torch.cat([count[key] for count in counts]) for key in counts[0]}
     loss, terms = model.weigh_losses(mean_terms(sums, counts))
-    assert_close(loss, entire.loss)
-    assert_close(terms, entire.loss_dict)
-    assert abs(sum(part.loss for part in parts) / 2 - entire.loss) > 0.01
+    assert_close(loss, full.loss)
+    assert_close(terms, full.loss_dict)
+    assert abs(sum(part.loss for part in parts) / 2 - full.loss) > 0.01
 
 
 def test_bf16_keeps_the_losses_in_float32(dataset, tmp_path, monkeypatch):

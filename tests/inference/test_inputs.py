@@ -28,42 +28,42 @@ def frames():
 
 
 @pytest.fixture(scope="module")
-def film(frames, tmp_path_factory):
-    return write_video(tmp_path_factory.mktemp("film") / "film.mp4", list(frames), fps=FPS)
+def video_file(frames, tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("video_file") / "video_file.mp4", list(frames), fps=FPS)
 
 
 @pytest.fixture(scope="module")
-def expected(find, film):
-    return find(video=film, query=QUERY)
+def expected(find, video_file):
+    return find(video=video_file, query=QUERY)
 
 
 @pytest.mark.parametrize("name", ["query", "text"])
-def test_query_can_be_passed_under_two_names(find, film, expected, name):
-    assert find(film, **{name: QUERY}) == find(film, QUERY) == expected
-    assert find({"video": film, name: QUERY}) == expected
-    one, (other,) = find([{"video": str(film), name: QUERY}, {"video": film, name: [QUERY]}])
+def test_query_can_be_passed_under_two_names(find, video_file, expected, name):
+    assert find(video_file, **{name: QUERY}) == find(video_file, QUERY) == expected
+    assert find({"video": video_file, name: QUERY}) == expected
+    one, (other,) = find([{"video": str(video_file), name: QUERY}, {"video": video_file, name: [QUERY]}])
     assert_same([one, other], [expected, expected])
 
 
-def test_passing_both_names_is_rejected(find, film):
+def test_passing_both_names_is_rejected(find, video_file):
     with pytest.raises(ValueError, match="names of the same argument"):
-        find(film, QUERY, text=QUERY)
+        find(video_file, QUERY, text=QUERY)
 
 
-def test_generators_and_datasets_are_processed_one_by_one(find, film, expected):
+def test_generators_and_datasets_are_processed_one_by_one(find, video_file, expected):
     taken = []
 
     def requests():
         for query in (QUERY, OTHER):
             taken.append(query)
-            yield {"video": str(film), "query": query}
+            yield {"video": str(video_file), "query": query}
 
     answers = find(requests(), top_k=2)
     assert next(answers)["moments"] == expected["moments"][:2] and taken == [QUERY]
     assert len(list(answers)) == 1
-    rows = Dataset.from_list([{"video": str(film), "text": QUERY}] * 2)
+    rows = Dataset.from_list([{"video": str(video_file), "text": QUERY}] * 2)
     assert list(find(rows)) == [expected] * 2
-    assert list(find((path for path in (film, film)), QUERY)) == [expected] * 2
+    assert list(find((path for path in (video_file, video_file)), QUERY)) == [expected] * 2
 
     class Rows(torch.utils.data.Dataset):
         def __len__(self):
@@ -72,7 +72,7 @@ def test_generators_and_datasets_are_processed_one_by_one(find, film, expected):
         def __getitem__(self, index):
             if index >= 2:
                 raise IndexError
-            return {"video": film, "query": QUERY}
+            return {"video": video_file, "query": QUERY}
 
     assert list(find(Rows())) == [expected] * 2
 
@@ -84,9 +84,9 @@ def test_unknown_option_fails_at_the_call_and_not_at_the_first_row(find):
 
 @pytest.mark.parametrize("wrap", [lambda path: {"path": str(path), "bytes": None}, lambda path: {"path": None, "bytes": path.read_bytes()},
                                   lambda path: path.read_bytes(), lambda path: path.as_uri()])  # fmt: skip
-def test_dataset_values_bytes_and_urls_are_accepted(find, film, expected, wrap):
-    assert find(wrap(film), QUERY) == expected
-    assert find([wrap(film)], [QUERY]) == [expected]
+def test_dataset_values_bytes_and_urls_are_accepted(find, video_file, expected, wrap):
+    assert find(wrap(video_file), QUERY) == expected
+    assert find([wrap(video_file)], [QUERY]) == [expected]
 
 
 def test_frames_are_accepted_in_every_common_form(find, frames):
@@ -112,29 +112,29 @@ def test_features_are_accepted_as_arrays_tensors_and_batches(find):
     assert find(features, QUERY) == find(torch.from_numpy(features), QUERY) == find(list(features), QUERY) == expected
 
 
-def test_queries_are_accepted_as_features(find, film, expected):
+def test_queries_are_accepted_as_features(find, video_file, expected):
     tokens = find.text_encoder.encode([QUERY])[0]
-    assert find(film, tokens) == find(film, torch.from_numpy(tokens)) == expected
-    assert_same(find(film, [tokens, OTHER]), find(film, [QUERY, OTHER]))
+    assert find(video_file, tokens) == find(video_file, torch.from_numpy(tokens)) == expected
+    assert_same(find(video_file, [tokens, OTHER]), find(video_file, [QUERY, OTHER]))
 
 
-def test_non_videos_are_rejected(find, film):
+def test_non_videos_are_rejected(find, video_file):
     for video, message in (
         (None, "NoneType"),
         (3, "not a video: int"),
-        ([film, {"video": film}], "not both"),
+        ([video_file, {"video": video_file}], "not both"),
         ({"frames": []}, "frames"),
     ):
         with pytest.raises(ValueError, match=message):
             find(video, QUERY)
 
 
-def test_encoded_videos_are_cached_between_calls(film, frames, tmp_path, monkeypatch):
+def test_encoded_videos_are_cached_between_calls(video_file, frames, tmp_path, monkeypatch):
     encoded, encode = [], PixelEncoder.encode_video
     monkeypatch.setattr(PixelEncoder, "encode_video", lambda self, *a, **k: encoded.append(1) or encode(self, *a, **k))
     find = VideoMomentRetrievalPipeline(model=tiny(), device="cpu", kept_videos=2)
-    path = tmp_path / "film.mp4"
-    path.write_bytes(film.read_bytes())
+    path = tmp_path / "video_file.mp4"
+    path.write_bytes(video_file.read_bytes())
     for video in (path, str(path), {"path": str(path), "bytes": None}):
         find(video, [QUERY, OTHER])
     assert len(encoded) == 1

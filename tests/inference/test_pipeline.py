@@ -41,14 +41,16 @@ def find(model_folder):
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory):
+def video_file(tmp_path_factory):
     levels = np.linspace(10, 240, 24).astype(int)
-    return write_video(tmp_path_factory.mktemp("film") / "film.mp4", [gray(level) for level in levels], fps=4)
+    return write_video(
+        tmp_path_factory.mktemp("video_file") / "video_file.mp4", [gray(level) for level in levels], fps=4
+    )
 
 
 @pytest.fixture(scope="module")
-def short_film(tmp_path_factory):
-    return write_video(tmp_path_factory.mktemp("film") / "short.mp4", [gray(50)], fps=25)
+def short_video_file(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("video_file") / "short.mp4", [gray(50)], fps=25)
 
 
 def assert_same(results, expected):
@@ -63,8 +65,8 @@ def assert_same(results, expected):
         np.testing.assert_allclose(by_time(result), by_time(other), atol=1e-4)
 
 
-def test_one_query_of_one_video_returns_moments(find, film):
-    result = find(video=str(film), query="a person opens the door", top_k=3)
+def test_one_query_of_one_video_returns_moments(find, video_file):
+    result = find(video=str(video_file), query="a person opens the door", top_k=3)
     assert isinstance(find, VideoMomentRetrievalPipeline)
     assert set(result) == {"moments", "saliency", "clip_length"} and result["clip_length"] == CLIP
     assert len(result["moments"]) == 3 and len(result["saliency"]) == 12
@@ -74,42 +76,42 @@ def test_one_query_of_one_video_returns_moments(find, film):
 
 
 @pytest.mark.parametrize("kind", ["qd_detr", "moment_detr"])
-def test_video_gives_the_same_result_as_its_training_features(kind, film):
+def test_video_gives_the_same_result_as_its_training_features(kind, video_file):
     model = tiny() if kind == "qd_detr" else tiny(MomentDetrConfig, MomentDetrForMomentRetrieval)
     query = "a person opens the door"
-    features = {"film": video_encoder(SPEC).encode_video(film, CLIP)}
+    features = {"video_file": video_encoder(SPEC).encode_video(video_file, CLIP)}
     find = VideoMomentRetrievalPipeline(model=model, device="cpu")
-    rows = [{"qid": "1", "vid": "film", "query": query, "duration": 6.0}]
+    rows = [{"qid": "1", "vid": "video_file", "query": query, "duration": 6.0}]
     (expected,) = predict_from_features(
         model, find.feature_extractor, rows, features, TextFeatures.from_spec("words:dim=12"), progress=False
     )
-    result = find(video=film, query=query)
+    result = find(video=video_file, query=query)
     assert result == {name: expected[name] for name in result}
-    assert find(video=features["film"], query=query) == result
+    assert find(video=features["video_file"], query=query) == result
 
 
-def test_lists_of_inputs_return_lists(find, film, short_film):
-    one, two = (find(video=film, query=query) for query in ("a red star", "the dog barks"))
-    short = find(video=short_film, query="a red star")
-    assert_same(find(video=film, query=["a red star", "the dog barks"]), [one, two])
-    assert_same(find(video=[film, short_film], query="a red star"), [one, short])
-    pairs = find(video=[film, short_film, film], query=["the dog barks", "a red star", "a red star"])
+def test_lists_of_inputs_return_lists(find, video_file, short_video_file):
+    one, two = (find(video=video_file, query=query) for query in ("a red star", "the dog barks"))
+    short = find(video=short_video_file, query="a red star")
+    assert_same(find(video=video_file, query=["a red star", "the dog barks"]), [one, two])
+    assert_same(find(video=[video_file, short_video_file], query="a red star"), [one, short])
+    pairs = find(video=[video_file, short_video_file, video_file], query=["the dog barks", "a red star", "a red star"])
     assert_same(pairs, [two, short, one])
-    nested = find(video=[film, short_film], query=[["a red star", "the dog barks"], "a red star"])
+    nested = find(video=[video_file, short_video_file], query=[["a red star", "the dog barks"], "a red star"])
     assert_same(nested[0], [one, two])
     assert_same(nested[1:], [short])
-    assert find(video=film, query=[]) == []
+    assert find(video=video_file, query=[]) == []
     assert find(video=[], query="a red star") == []
 
 
-def test_video_is_encoded_once_for_all_its_queries(find, film, monkeypatch):
+def test_video_is_encoded_once_for_all_its_queries(find, video_file, monkeypatch):
     calls, encode = [], PixelEncoder.encode_video
     monkeypatch.setattr(
         PixelEncoder, "encode_video", lambda self, path, *a, **k: calls.append(path) or encode(self, path, *a, **k)
     )
-    find(video=film, query=[f"query {i}" for i in range(20)])
+    find(video=video_file, query=[f"query {i}" for i in range(20)])
     assert len(calls) == 1
-    find(video=[film, str(film), film], query=["one", "two", ["three", "four"]])
+    find(video=[video_file, str(video_file), video_file], query=["one", "two", ["three", "four"]])
     assert len(calls) == 2
 
 
@@ -127,64 +129,64 @@ def test_threads_can_share_a_pipeline_of_a_model_in_training_mode():
         assert answer == pytest.approx(scores(video), abs=1e-5)
 
 
-def test_single_frame_video_is_one_clip(find, short_film):
-    result = find(video=short_film, query="a red star")
+def test_single_frame_video_is_one_clip(find, short_video_file):
+    result = find(video=short_video_file, query="a red star")
     assert len(result["saliency"]) == 1
     assert all(moment["start"] < moment["end"] <= 0.5 for moment in result["moments"])
 
 
-def test_video_longer_than_the_model_maximum_is_searched(film):
+def test_video_longer_than_the_model_maximum_is_searched(video_file):
     find = VideoMomentRetrievalPipeline(model=tiny(max_video_length=5), device="cpu")
-    result = find(video=film, query="a red star")
+    result = find(video=video_file, query="a red star")
     assert len(result["saliency"]) == 12
     assert max(moment["end"] for moment in result["moments"]) > 2.5
-    windowed = find(video=film, query="a red star", window_seconds=1.5, overlap=0.0, top_k=1)
+    windowed = find(video=video_file, query="a red star", window_seconds=1.5, overlap=0.0, top_k=1)
     assert len(windowed["saliency"]) == 12 and len(windowed["moments"]) == 1
 
 
-def test_pipeline_can_be_saved_and_loaded(find, film, tmp_path):
+def test_pipeline_can_be_saved_and_loaded(find, video_file, tmp_path):
     find.save_pretrained(tmp_path)
     # The folder has pipeline code for environments without shine_hf; here the package's own is used, without trust_remote_code.
     assert (tmp_path / "pipeline_moment_retrieval.py").is_file()
     for options in ({}, {"trust_remote_code": True}):
         again = pipeline(TASK, model=str(tmp_path), device="cpu", **options)
         assert type(again) is VideoMomentRetrievalPipeline
-    assert again(video=film, query="a red star") == find(video=film, query="a red star")
+    assert again(video=video_file, query="a red star") == find(video=video_file, query="a red star")
 
 
 def test_invalid_files_are_rejected_with_the_reason(find, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.mp4"):
         find(video=tmp_path / "absent.mp4", query="a red star")
-    (tmp_path / "notes.mp4").write_text("this is no film")
+    (tmp_path / "notes.mp4").write_text("this is not a video")
     with pytest.raises(ValueError, match=r"notes\.mp4"):
         find(video=tmp_path / "notes.mp4", query="a red star")
 
 
 @pytest.mark.parametrize("query", ["", "  ", None, 3, ["fine", ""], [None]])
-def test_invalid_queries_are_rejected(find, film, query):
+def test_invalid_queries_are_rejected(find, video_file, query):
     with pytest.raises((ValueError, TypeError), match=r"query|iterable"):
-        find(video=film, query=query)
+        find(video=video_file, query=query)
 
 
-def test_numbers_of_videos_and_queries_must_agree(find, film):
+def test_numbers_of_videos_and_queries_must_agree(find, video_file):
     with pytest.raises(ValueError, match="2 videos, but 3 queries"):
-        find(video=[film, film], query=["a", "b", "c"])
+        find(video=[video_file, video_file], query=["a", "b", "c"])
 
 
-def test_unknown_options_are_rejected(find, film):
+def test_unknown_options_are_rejected(find, video_file):
     with pytest.raises(ValueError, match="topk"):
-        find(video=film, query="a red star", topk=1)
+        find(video=video_file, query="a red star", topk=1)
     with pytest.raises(ValueError, match="window_seconds"):
-        find(video=film, query="a red star", window_seconds=0.1)
+        find(video=video_file, query="a red star", window_seconds=0.1)
 
 
-def test_features_without_an_encoder_are_rejected(film):
+def test_features_without_an_encoder_are_rejected(video_file):
     find = VideoMomentRetrievalPipeline(
         model=tiny(video_encoder="i3d:features", text_encoder="npz:text"), device="cpu"
     )
     features = np.ones((9, DIM), np.float32)
     with pytest.raises(ValueError, match="i3d:features"):
-        find(video=film, query="a red star")
+        find(video=video_file, query="a red star")
     with pytest.raises(ValueError, match="npz:text"):
         find(video=features, query="a red star")
     mended = VideoMomentRetrievalPipeline(
@@ -193,27 +195,27 @@ def test_features_without_an_encoder_are_rejected(film):
         video_encoder=SPEC,
         text_encoder="words:dim=12",
     )
-    assert mended(video=film, query="a red star")["moments"]
+    assert mended(video=video_file, query="a red star")["moments"]
 
 
-def test_encoder_of_another_width_is_rejected(film):
+def test_encoder_of_another_width_is_rejected(video_file):
     find = VideoMomentRetrievalPipeline(model=tiny(), device="cpu", video_encoder="pixels:size=3,frames=2")
     with pytest.raises(
         ValueError, match=f"{video_encoder('pixels:size=3').dim} channels, but the model was built for {DIM}"
     ):
-        find(video=film, query="a red star")
+        find(video=video_file, query="a red star")
 
 
-def test_all_kinds_of_video_input_give_the_same_moments(find, film):
+def test_all_kinds_of_video_input_give_the_same_moments(find, video_file):
     """Pass a path, bytes, a value of a `datasets` column, and decoded frames."""
     from shine_hf.encoders.video_reader import read_clips
     from shine_hf.encoders.video_source import VideoFrames
 
-    expected = find(video=str(film), query="a red circle")
-    content = film.read_bytes()
-    for video in (film, content, {"path": None, "bytes": content}, {"path": str(film), "bytes": None}):
+    expected = find(video=str(video_file), query="a red circle")
+    content = video_file.read_bytes()
+    for video in (video_file, content, {"path": None, "bytes": content}, {"path": str(video_file), "bytes": None}):
         assert find(video=video, query="a red circle") == expected
-    frames = np.concatenate(list(read_clips(film, 0.25, 1)))
+    frames = np.concatenate(list(read_clips(video_file, 0.25, 1)))
     found = find(video=[VideoFrames(frames, fps=4), content], query="a red circle")
     assert found[1] == expected
     np.testing.assert_allclose(found[0]["saliency"], expected["saliency"], atol=0.05)

@@ -39,7 +39,7 @@ def test_sample_gives_the_same_output_in_any_batch(name):
     )
 
 
-def test_the_coupled_mask_of_the_public_code_lets_samples_influence_each_other():
+def test_coupled_mask_of_the_public_code_lets_samples_influence_each_other():
     model = tiny_model("qd_detr", batch_coupled_text_mask=True).eval()
     # The second head of the first sample uses the mask of the second sample, whose video and query are shorter.
     inputs = batch(with_labels=False, negatives=0)

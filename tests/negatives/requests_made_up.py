@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from shine_hf.negatives.generators.base import FillRequest
+from collections.abc import Iterable
+
+from shine_hf.negatives.generators.base import Fill, FillRequest
 
 VERBS = ("opens", "closes", "lifts", "carries", "washes", "paints", "drinks", "pours", "holds", "throws")
 NOUNS = ("table", "window", "basket", "jacket", "garden", "door", "cup", "book", "phone", "laptop")
@@ -24,3 +26,9 @@ def make_request(number: int = 0, level: int = 2) -> FillRequest:
 
 def make_requests(count: int) -> list[FillRequest]:
     return [make_request(number) for number in range(count)]
+
+
+def all_filled(fills: Iterable[Fill], count: int) -> bool:
+    """Return whether there are `count` fills and each has a text."""
+    texts = [fill.text for fill in fills]
+    return len(texts) == count and all(texts)

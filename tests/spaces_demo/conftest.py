@@ -36,10 +36,10 @@ def find():
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory):
+def video_file(tmp_path_factory):
     """Write eight seconds of odd-sized video that goes from dark to light."""
     frames = [gray(level, 37, 51) for level in range(0, 256, 8)]
-    return write_video(tmp_path_factory.mktemp("film") / "film.mp4", frames, fps=4)
+    return write_video(tmp_path_factory.mktemp("video_file") / "video_file.mp4", frames, fps=4)
 
 
 @pytest.fixture(scope="module")

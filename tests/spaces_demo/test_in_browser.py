@@ -82,13 +82,13 @@ def best_moment(find, video, query):
     return [best["start"], best["end"], best["score"]]
 
 
-def test_upload_shows_the_result(visit, find, film):
+def test_upload_shows_the_result(visit, find, video_file):
     person = visit()
-    person.upload(film)
+    person.upload(video_file)
     person.type("a red star", "a blue star")
     person.press()
     cells = person.wait(lambda: len(person.cells()) >= 15 and person.cells())
-    assert [float(cell) for cell in cells[:3]] == pytest.approx(best_moment(find, film, "a red star"), abs=0.011)
+    assert [float(cell) for cell in cells[:3]] == pytest.approx(best_moment(find, video_file, "a red star"), abs=0.011)
     assert person.wait(
         lambda: [image for image in person.all("img") if image.get_attribute("src").startswith("data:image")]
     )
@@ -103,7 +103,7 @@ def test_upload_shows_the_result(visit, find, film):
 
 
 def test_bad_file_shows_an_error(visit, tmp_path):
-    (tmp_path / "notes.mp4").write_text("this is no film")
+    (tmp_path / "notes.mp4").write_text("this is not a video")
     person = visit()
     person.upload(tmp_path / "notes.mp4")
     person.type("a red star")
@@ -114,9 +114,9 @@ def test_bad_file_shows_an_error(visit, tmp_path):
     assert not person.cells()
 
 
-def test_concurrent_users_get_their_own_results(visit, find, film, tmp_path):
+def test_concurrent_users_get_their_own_results(visit, find, video_file, tmp_path):
     other = write_video(tmp_path / "other.mp4", [gray(200), gray(10)] * 6, fps=4)
-    people = [(visit(), film, "a red star"), (visit(), other, "the dog barks")]
+    people = [(visit(), video_file, "a red star"), (visit(), other, "the dog barks")]
     for person, video, query in people:
         person.upload(video)
         person.type(query)

@@ -1,6 +1,6 @@
-"""Faults of machines and of data: whatever happens, the same command leads to exactly the results of an undisturbed run, or says why not.
+"""Machine and data faults: after any of them, the same command resumes to exactly the results of an uninterrupted run, or explains why not.
 
-What takes longer, e.g. kills at random times, is in `benchmarks/faults/`.
+Longer checks, e.g. kills at random times, are in `benchmarks/faults/`.
 """
 
 import contextlib
@@ -202,8 +202,8 @@ def test_early_stopped_run_keeps_its_newest_checkpoint_and_takes_no_further_step
     assert len(evaluations) == 2
 
 
-def test_sigterm_to_all_processes_ends_the_command_with_143(data, undisturbed, tmp_path):
-    """As a scheduler sends it: to the workers of the data loader too."""
+def test_sigterm_to_all_processes_ends_the_command_with_143(data, uninterrupted, tmp_path):
+    """Signal all processes as a scheduler does, including the data loader workers."""
     output, more = tmp_path / "out", ("--dataloader_num_workers", "1", "--dataloader_persistent_workers", "true")
     process = subprocess.Popen(
         [sys.executable, str(REPOSITORY / "train.py"), *arguments(data, output, *SETTINGS, *more)],
@@ -266,8 +266,8 @@ def write_half(self, path):
         (shutil, "rmtree", 2, lambda *_: None),
     ],
 )  # fmt: skip
-def test_a_kill_while_saving_leaves_nothing_that_is_taken_for_complete(
-    train, undisturbed, monkeypatch, place, name, nth, before
+def test_kill_while_saving_leaves_no_partial_file_that_looks_complete(
+    train, uninterrupted, monkeypatch, place, name, nth, before
 ):
     with monkeypatch.context() as patch:
         patch.setattr(*kill_instead(place, name, nth, before))

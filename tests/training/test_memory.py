@@ -46,7 +46,7 @@ class Built(Exception):
         (["--do_train", "false"], False),
     ],
 )
-def test_a_training_on_a_cpu_keeps_it_unless_it_is_turned_off(options, keeps, tmp_path, monkeypatch):
+def test_cpu_training_keeps_freed_memory_by_default(options, keeps, tmp_path, monkeypatch):
     def stop_here(recipe):
         raise Built
 

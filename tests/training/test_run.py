@@ -191,7 +191,7 @@ def test_training_without_an_output_folder_is_rejected(tmp_path, monkeypatch, ca
     assert stopped.value.code == 2 and "unrecognized arguments: --data-dir" in capsys.readouterr().err
 
 
-def test_a_killed_run_resumes_to_exactly_the_same_losses(data, tmp_path):
+def test_resumed_run_equals_uninterrupted_run_after_a_kill(data, tmp_path):
     """SIGKILL after a checkpoint, then the same command again: same losses and same weights as without the kill."""
     more = ("--max_steps", "24", "--save_steps", "4", "--logging_steps", "4", "--eval_strategy", "no", "--keep_best", "false", "--eval_splits",
             "novel_word", "--resume_from_checkpoint", "true")  # fmt: skip
@@ -213,7 +213,7 @@ def test_a_killed_run_resumes_to_exactly_the_same_losses(data, tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "killed" / "trainer_state.json").exists(), "the run was over before it could be killed"
+    assert not (tmp_path / "killed" / "trainer_state.json").exists(), "the run finished before it could be killed"
     # A checkpoint that was cut short must not be taken for a complete one.
     (tmp_path / "killed" / "checkpoint-99").mkdir()
 
@@ -229,7 +229,7 @@ def test_a_killed_run_resumes_to_exactly_the_same_losses(data, tmp_path):
     ("lost", "named"),
     [("optimizer.pt", "optimizer"), ("scheduler.pt", "learning-rate schedule"), ("rng_state.pth", "random number generators")],
 )  # fmt: skip
-def test_a_checkpoint_that_came_without_its_state_is_refused(data, tmp_path, lost, named):
+def test_checkpoint_without_its_training_state_is_rejected(data, tmp_path, lost, named):
     """`Trainer` would silently continue without it, to other losses."""
     checkpoint = tmp_path / "checkpoint-2"
     checkpoint.mkdir()

@@ -293,7 +293,7 @@ def test_non_finite_loss_stops_training(splits, tmp_path):
         make_trainer(splits, tmp_path, model, eval_strategy="steps", eval_steps=2).train()
 
 
-def test_a_model_without_scores_for_negatives_is_refused(splits, tmp_path):
+def test_model_without_negative_scores_is_rejected(splits, tmp_path):
     model = Toy()
     forward = model.forward
     model.forward = lambda **inputs: {k: v for k, v in forward(**inputs).items() if "negative" not in k}

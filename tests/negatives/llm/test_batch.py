@@ -12,7 +12,7 @@ from shine_hf.negatives.llm.batch import OpenAIBatchGenerator
 from shine_hf.negatives.llm.chat import OpenAIChatGenerator
 from shine_hf.negatives.llm.client import EndpointError
 
-from ..requests_made_up import make_requests
+from ..requests_made_up import all_filled, make_requests
 from .llm_server import ANSWER_FAULTS, EMPTY_FAULTS, LLMServer
 
 PRICE = (1.0, 2.0)
@@ -61,14 +61,14 @@ def test_batch_answers_are_reused_by_the_chat_endpoint(path):
     with LLMServer(batch_seconds=0.0) as server:
         list(make_generator(server, path).fill(make_requests(10)))
         chat = OpenAIChatGenerator("test-model", cache=path, base_url=server.url)
-        assert all(fill.text for fill in chat.fill(make_requests(10))) and chat.cost_so_far().requests == 0
+        assert all_filled(chat.fill(make_requests(10)), 10) and chat.cost_so_far().requests == 0
 
 
 @pytest.mark.parametrize("fate", ["expired", "cancelled", "line_errors"])
 def test_unanswered_requests_go_into_the_next_batch(path, fate):
     with LLMServer(batch_seconds=0.02, batch_fate=fate) as server:
         generator = make_generator(server, path)
-        assert all(fill.text for fill in generator.fill(make_requests(20)))
+        assert all_filled(generator.fill(make_requests(20)), 20)
         stats = server.stats()
         assert len(stats["batches"]) == 2
         assert_paid_once(stats, generator.answers)
@@ -78,7 +78,7 @@ def test_rejected_batch_stops_the_run_and_frees_its_questions(path):
     with LLMServer(batch_seconds=0.0, batch_fate="failed") as server:
         with pytest.raises(EndpointError, match="line 1: The provided model is not supported"):
             list(make_generator(server, path).fill(make_requests(5)))
-        assert all(fill.text for fill in make_generator(server, path).fill(make_requests(5)))
+        assert all_filled(make_generator(server, path).fill(make_requests(5)), 5)
 
 
 @pytest.mark.parametrize("config", [{"error": "insufficient_quota"}, {"model": "another"}, {"error": "bad_request"}])
@@ -92,7 +92,7 @@ def test_permanent_errors_stop_the_run(path, config):
 def test_fields_rejected_by_the_endpoint_are_dropped(path):
     with LLMServer(batch_seconds=0.0, unsupported=["json_schema", "seed"]) as server:
         generator = make_generator(server, path, max_requests_per_batch=10)
-        assert all(fill.text for fill in generator.fill(make_requests(30)))
+        assert all_filled(generator.fill(make_requests(30)), 30)
 
 
 def test_useless_answers_are_asked_again(path):
@@ -108,7 +108,7 @@ def test_useless_answers_are_asked_again(path):
 def test_lost_reply_does_not_create_the_batch_twice(path):
     with LLMServer(batch_seconds=0.0, drop_batch_reply=True) as server:
         generator = make_generator(server, path)
-        assert all(fill.text for fill in generator.fill(make_requests(10)))
+        assert all_filled(generator.fill(make_requests(10)), 10)
         assert len(server.stats()["batches"]) == 1
         assert_paid_once(server.stats(), generator.answers)
 
@@ -135,7 +135,7 @@ def test_unreadable_batch_error_names_its_origin_and_how_to_discard_it(path):
             + [str(path), str(caught.value).split('"')[1]],
             check=True,
         )
-        assert all(fill.text for fill in generator.fill(make_requests(3)))
+        assert all_filled(generator.fill(make_requests(3)), 3)
 
 
 def test_questions_pending_at_another_endpoint_are_not_asked_again(path):
@@ -159,7 +159,7 @@ def test_status_403_fails_only_its_request(path):
 def test_errors_with_status_200_are_not_cached_as_answers(path, fault):
     with LLMServer(batch_seconds=0.0, fault_rate=1.0, faults=[fault], fault_limit_per_request=1) as server:
         generator = make_generator(server, path, seed=None)
-        assert all(fill.text for fill in generator.fill(make_requests(10)))
+        assert all_filled(generator.fill(make_requests(10)), 10)
         assert len(server.stats()["batches"]) == (1 if fault == "not_json" else 2)
         assert len(generator.answers) == 10
 
@@ -167,7 +167,7 @@ def test_errors_with_status_200_are_not_cached_as_answers(path, fault):
 @pytest.mark.parametrize("style", ["think", "magistral", "half_a_surrogate_pair"])
 def test_answers_are_accepted_in_any_style(path, style):
     with LLMServer(batch_seconds=0.0, style=style) as server:
-        assert all(fill.text for fill in make_generator(server, path).fill(make_requests(10)))
+        assert all_filled(make_generator(server, path).fill(make_requests(10)), 10)
         assert len(server.stats()["batches"]) == 1
 
 
@@ -180,7 +180,7 @@ def test_run_of_useless_answers_stops_with_an_example(path):
 
 def test_truncated_answers_are_retried_with_more_tokens(path):
     with LLMServer(batch_seconds=0.0, thinking_tokens=1000) as server:
-        assert all(fill.text for fill in make_generator(server, path).fill(make_requests(60)))
+        assert all_filled(make_generator(server, path).fill(make_requests(60)), 60)
         assert len(server.stats()["batches"]) == 2
 
 
@@ -195,7 +195,7 @@ def test_broken_result_line_is_asked_again(path, monkeypatch):
                 yield ("None", None, "null") if len(seen) == 1 else (name, status, raw)
 
         monkeypatch.setattr(generator, "_results", broken)
-        assert all(fill.text for fill in generator.fill(make_requests(5)))
+        assert all_filled(generator.fill(make_requests(5)), 5)
         assert len(server.stats()["batches"]) == 2
 
 
@@ -231,7 +231,7 @@ def test_kill_at_any_step_submits_nothing_twice(path, step):
         command = [sys.executable, "-c", SCRIPT, step, server.url, str(path), tests]
         assert subprocess.run(command, timeout=60).returncode == -signal.SIGKILL
         generator = make_generator(server, path)
-        assert all(fill.text for fill in generator.fill(make_requests(20)))
+        assert all_filled(generator.fill(make_requests(20)), 20)
         stats = server.stats()
         assert len(stats["batches"]) == 1
         assert_paid_once(stats, generator.answers)
@@ -249,5 +249,5 @@ def test_waiting_for_a_batch_can_be_interrupted(path, monkeypatch):
             with pytest.raises(KeyboardInterrupt):
                 list(make_generator(server, path).fill(make_requests(5)))
         start = time.monotonic()
-        assert all(fill.text for fill in make_generator(server, path).fill(make_requests(5)))
+        assert all_filled(make_generator(server, path).fill(make_requests(5)), 5)
         assert time.monotonic() - start < 10 and len(server.stats()["batches"]) == 1

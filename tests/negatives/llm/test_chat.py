@@ -11,7 +11,7 @@ from shine_hf.negatives.llm.cache import AnswerCache
 from shine_hf.negatives.llm.chat import OpenAIChatGenerator
 from shine_hf.negatives.llm.client import EndpointError
 
-from ..requests_made_up import NOUNS, VERBS, make_request, make_requests
+from ..requests_made_up import NOUNS, VERBS, all_filled, make_request, make_requests
 from .llm_server import ANSWER_FAULTS, EMPTY_FAULTS, FAULTS, STYLES, TRANSPORT_FAULTS, LLMServer, answer_ids
 
 UNUSABLE = set(ANSWER_FAULTS) - {"original_word", "two_words"}  # validation finds these
@@ -108,7 +108,7 @@ def test_errors_with_status_200_are_not_cached_as_answers(path, fault):
         server.configure(fault_rate=0.0)
         generator = make_generator(server, path)
         assert len(generator.answers) == 0
-        assert all(fill.text for fill in generator.fill(make_requests(3)))
+        assert all_filled(generator.fill(make_requests(3)), 3)
 
 
 @pytest.mark.parametrize("style", sorted(set(STYLES) - {"useless"}))
@@ -181,7 +181,7 @@ def test_retry_after_is_honored(path, form):
 def test_fields_rejected_by_the_endpoint_are_dropped(path, unsupported):
     with LLMServer(unsupported=unsupported) as server:
         generator = make_generator(server, path)
-        assert all(fill.text for fill in generator.fill(make_requests(70)))
+        assert all_filled(generator.fill(make_requests(70)), 70)
         assert server.stats()["distinct"] <= 70 * (1 + len(unsupported))
         asked = server.stats()["requests"]
         assert all(fill.text for fill in generator.fill(make_requests(80)[70:]))
@@ -190,13 +190,13 @@ def test_fields_rejected_by_the_endpoint_are_dropped(path, unsupported):
 
 def test_plain_text_answer_is_accepted_if_it_keeps_the_template(path):
     with LLMServer(style="sentence") as server:
-        assert all(fill.text for fill in make_generator(server, path).fill(make_requests(5)))
+        assert all_filled(make_generator(server, path).fill(make_requests(5)), 5)
 
 
 def test_tokens_are_estimated_if_the_endpoint_does_not_count_them(path):
     with LLMServer(without_usage=True) as server:
         generator = make_generator(server, path, price=(1.0, 1.0))
-        assert all(fill.text for fill in generator.fill(make_requests(30)))
+        assert all_filled(generator.fill(make_requests(30)), 30)
     assert generator.cost_so_far().cost_at_most > 0
 
 
@@ -216,7 +216,7 @@ def test_wrong_key_stops_at_once_and_is_not_printed(path, monkeypatch):
 def test_right_key_is_used_but_not_stored(path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-0123456789")
     with LLMServer(api_key="sk-very-secret-0123456789") as server:
-        assert all(fill.text for fill in make_generator(server, path).fill(make_requests(5)))
+        assert all_filled(make_generator(server, path).fill(make_requests(5)), 5)
     for file in path.parent.iterdir():
         assert b"sk-very-secret" not in file.read_bytes()
 
@@ -250,7 +250,7 @@ def test_stopped_run_loses_no_answers(path):
         server.configure(error="")
         with AnswerCache(path) as cache:
             assert len(cache) == sum(map(len, server.stats()["answers"].values())) < 300
-        assert all(fill.text for fill in make_generator(server, path).fill(make_requests(300)))
+        assert all_filled(make_generator(server, path).fill(make_requests(300)), 300)
         assert all(len(ids) == 1 for ids in server.stats()["answers"].values())
 
 
@@ -354,7 +354,7 @@ def test_provenance_records_the_model_its_version_and_the_date(path):
 
 def test_rate_limit_is_waited_out(path):
     with LLMServer(latency_seconds=0.02, requests_per_second=100, burst=20) as server:
-        assert all(fill.text for fill in make_generator(server, path).fill(make_requests(300)))
+        assert all_filled(make_generator(server, path).fill(make_requests(300)), 300)
 
 
 def test_arguments_are_checked_before_any_file_is_created(path):
