@@ -14,7 +14,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/shine-hf demo
+	$(BIN)/shine-hf demo --output-dir outputs/shapes_cg
 
 # Two workers with one thread each beat one worker with two threads: the tiny models of the tests are overhead-bound.
 test: setup
