@@ -57,7 +57,7 @@ MUTATIONS = [
     Mutation(LAYERS, "weights = query @ key.transpose(2, 3) * scaling", "weights = query @ key.transpose(2, 3)"),
     Mutation(LAYERS, "scaling=query.shape[-1] ** -0.5", "scaling=value.shape[-1] ** -0.5"),
     Mutation(LAYERS, "weights = weights + attention_mask", "weights = weights"),
-    Mutation(LAYERS, "states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)", "states.unflatten(-1, (-1, self.num_heads)).permute(0, 3, 1, 2)"),
+    Mutation(LAYERS, "states.shape[1], self.num_heads, -1).transpose(1, 2)", "states.shape[1], -1, self.num_heads).permute(0, 3, 1, 2)"),
     Mutation(LAYERS, "masked_fill(~allowed,", "masked_fill(allowed,"),
     Mutation(LAYERS, "position = video_mask.to(torch.float32).cumsum(dim=1)", "position = video_mask.to(torch.float32).cumsum(dim=1) - 1"),
     Mutation(LAYERS, "torch.where(channel % 2 == 0, angle.sin(), angle.cos())", "torch.where(channel % 2 == 1, angle.sin(), angle.cos())"),

@@ -138,7 +138,8 @@ class Attention(nn.Module):
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
         """Split the channels into heads: `(B, S, H)` -> `(B, heads, S, H / heads)`."""
-        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        # Not `unflatten`: the tracing ONNX exporter would fix the lengths of its example.
+        return states.reshape(states.shape[0], states.shape[1], self.num_heads, -1).transpose(1, 2)
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None
