@@ -85,7 +85,7 @@ def test_files_without_vectors_are_rejected(tmp_path):
     for spec, message in (
         ("gone.txt", "no file of word vectors"),
         ("empty.txt", "contains no word vectors"),
-        ("broken.txt", "line 2: a word and 2 numbers are expected"),
+        ("broken.txt", "line 2: expected a word and 2 numbers"),
         ("text.txt", "line 1: a word and 2 numbers"),
         ("binary.bin", "not UTF-8 text"),
         ("flat.npy", r"shape \(3,\)"),

@@ -108,7 +108,7 @@ def test_audio_files_and_still_images_are_rejected(tmp_path):
     messages = {
         "sound.mp4": "contains only audio",
         "song.mp4": "contains only audio",
-        "still.png": "but a picture",
+        "still.png": "but an image",
         "notes.txt": "a text or a list",
         "cut.mp4": "interrupted download",
     }
