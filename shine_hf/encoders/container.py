@@ -123,7 +123,7 @@ def open_container(source: VideoFile) -> Iterator[tuple[Any, Any]]:
     with container:
         names, kind = container.format.name.split(","), container.format.long_name or container.format.name
         if any(name in _NO_VIDEO_FORMATS or name.endswith("_pipe") for name in names):
-            raise ValueError(f"{source.name}: not a video, but an image, a text or a list of files ({kind})")
+            raise ValueError(f"{source.name}: no video, but an image, a text or a list of files ({kind})")
         yield container, _main_stream(source, container, kind)
 
 

@@ -86,7 +86,7 @@ def test_files_without_vectors_are_rejected(tmp_path):
         ("gone.txt", "no file of word vectors"),
         ("empty.txt", "contains no word vectors"),
         ("broken.txt", "line 2: expected a word and 2 numbers"),
-        ("text.txt", "line 1: a word and 2 numbers"),
+        ("text.txt", "line 1: expected a word and 2 numbers"),
         ("binary.bin", "not UTF-8 text"),
         ("flat.npy", r"shape \(3,\)"),
         ("alone.npy", "no vocabulary for .*vocabulary=NAME"),
