@@ -64,7 +64,7 @@ def test_mismatched_batches_and_raw_inputs_are_rejected(tmp_path):
     with pytest.raises(ValueError, match="no videos"):
         processor(videos=[], text=[])
     for videos, texts in ((["kitchen.mp4"], [text]), (tmp_path / "kitchen.mp4", text), (video, "a person sits")):
-        with pytest.raises(ValueError, match="use shine_hf.MomentRetriever"):
+        with pytest.raises(ValueError, match=r"use shine_hf\.MomentRetriever"):
             processor(videos=videos, text=texts)
 
 
