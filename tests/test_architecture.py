@@ -19,23 +19,24 @@ ALLOWED = {
     "schema": set(),
     "io": set(),
     "specs": {"io"},
+    # Copied into model repositories, so it imports nothing.
     "modeling": set(),
     "losses": {"modeling"},
-    "encoders": {"io", "specs"},
-    "features": {"version", "io", "specs", "encoders"},
-    "metrics": {"schema", "features"},
-    "negatives": {"schema", "specs", "io"},
-    "shapes_cg": {"schema", "specs", "io", "encoders"},
+    "encoders": FOUNDATION,
+    "features": FOUNDATION | {"encoders"},
+    "metrics": FOUNDATION | {"features"},
+    "negatives": FOUNDATION,
+    "shapes_cg": FOUNDATION | {"encoders"},
     "data": FOUNDATION | {"modeling", "encoders", "features", "negatives"},
-    "plots": {"schema", "io", "metrics"},
-    "inference": {"specs", "io", "modeling", "encoders", "features", "metrics", "plots"},
+    "plots": FOUNDATION | {"metrics"},
+    "inference": FOUNDATION | {"modeling", "encoders", "metrics", "plots"},
     "registration": {"inference"},
-    "cards": FOUNDATION | {"encoders", "features", "metrics", "negatives", "data", "plots"},
-    "hub": FOUNDATION | {"encoders", "features", "data", "cards"},
+    "cards": FOUNDATION | {"encoders", "negatives", "data", "plots"},
+    "hub": FOUNDATION | {"encoders", "features", "cards"},
     "builders": FOUNDATION | {"negatives", "data", "cards", "hub"},
-    "training": FOUNDATION | {"modeling", "losses", "encoders", "features", "metrics", "data", "plots", "inference", "cards", "hub"},
-    "conversion": FOUNDATION | {"modeling", "encoders", "features", "metrics", "data", "inference"},
-}  # fmt: skip
+    "training": FOUNDATION | {"modeling", "losses", "features", "metrics", "data", "inference", "cards", "hub"},
+    "conversion": FOUNDATION | {"modeling", "features", "metrics", "data", "inference"},
+}
 # The command line and the public names may import everything; nothing imports them.
 ALLOWED["cli"] = ALLOWED["__init__"] = set(ALLOWED)
 
