@@ -116,3 +116,9 @@ def test_what_splits_share():
 
 def test_masks_per_level_in_percent():
     assert _masks_per_level({"1, 2": 3, "2, 2": 1}) == [{1: 75.0, 2: 25.0}, {2: 100.0}]
+
+
+def test_queries_that_training_has_too():
+    tested = [row("n0", "B", "x", []), row("n1", "C", "x", []), row("n2", "C", "y", [])]
+    found = dataset_statistics({"train": [row("t0", "A", "x", [])], "test_trivial": tested})["splits"]
+    assert found["test_trivial"]["queries_in_train"] == 2
