@@ -10,6 +10,7 @@ from benchmarks.gpu.__main__ import main, run_study, write_part
 from benchmarks.gpu.steps import REFERENCE
 
 
+@pytest.mark.slow
 def test_every_part_writes_its_results(tmp_path, capsys):
     arguments = ["--output", str(tmp_path), "--device", "cpu", "--tiny", "--steps", "8", "--workers", "0"]
     assert main(arguments) == 0, capsys.readouterr().out

@@ -78,6 +78,7 @@ def test_study_runs_once_and_writes_tables_figures_and_run_jsons(study, tmp_path
     assert (tmp_path / "results" / "README.md").read_text() == written
 
 
+@pytest.mark.slow
 def test_reranking_reuses_trained_runs(study, tmp_path, capsys):
     command = study(recipe={"negatives": "gpt-3.5-turbo"})
     assert main(command) == 0
@@ -93,6 +94,7 @@ def test_reranking_reuses_trained_runs(study, tmp_path, capsys):
     assert "shine, seed 0:" in printed and "saliency gradient" in printed and "nan" not in printed
 
 
+@pytest.mark.slow
 def test_variants_and_seeds_can_be_selected(study, tmp_path, capsys):
     command = study(seeds=[0, 1])
     assert main([*command, "--variants", "shine", "--seeds", "1"]) == 0
@@ -115,6 +117,7 @@ def test_error_names_the_failed_run_and_not_the_runs_stopped_with_it(study):
         main([*study(variants=variants, comparisons=[]), "--workers", "2"])
 
 
+@pytest.mark.slow
 def test_runs_with_other_settings_are_not_resumed_or_reported(study):
     assert main(study(comparisons=[], variants={"shine": {}})) == 0
     with pytest.raises(ValueError, match=r"made_up/shine_seed0 was started with other settings.*remove the folder"):
@@ -125,6 +128,7 @@ def test_runs_with_other_settings_are_not_resumed_or_reported(study):
         main([*command, "--", "--max_steps", "3"])
 
 
+@pytest.mark.slow
 def test_stopped_study_saves_and_resumes(study, tmp_path):
     command = study(variants={"shine": {"max_steps": 500, "save_steps": 500}}, comparisons=[])
     folder = tmp_path / "outputs/studies/made_up/shine_seed0"

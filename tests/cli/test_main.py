@@ -93,6 +93,6 @@ def test_every_option_has_a_help_text_and_every_example_parses(name):
         for action in inner._actions:
             assert action.help or isinstance(action, argparse._SubParsersAction), f"{inner.prog} {action.dest}"
         for example in inner.examples:
-            program, *words = shlex.split(example)
+            program, *words = shlex.split(example.replace("\\\n", " "), comments=True)
             assert program == "shine-hf"
             parser.parse_args(words)
