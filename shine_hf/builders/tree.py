@@ -75,6 +75,7 @@ def write_config(builder: CompositionalNegatives, output_dir: Path) -> dict:
 def about(spec: DatasetSpec) -> dict:
     """Return the texts for the card of a dataset."""
     return {
+        "name": spec.title,
         "title": f"{spec.title} with hard negatives",
         "description": spec.description,
         "repo_id": spec.hub_id,
@@ -132,13 +133,7 @@ def build_tree(
             write_config(extended(config_name=name, cache_dir=cache_dir, **options), output_dir)
     builds = read_builds(output_dir)
     card = render_dataset_card(builds, repo_id or builder_class.spec.hub_id)
-    benchmark = render_benchmark(
-        builder_class.spec.title,
-        builder_class.spec.description,
-        builds[0]["config_name"],
-        [split for split in builder_class.spec.splits if split != "train"],
-    )
-    for name, text in ((CARD_FILE, card), (BENCHMARK_FILE, benchmark)):
+    for name, text in ((CARD_FILE, card), (BENCHMARK_FILE, render_benchmark(builds))):
         with atomic_file(output_dir / name) as file:
             file.write(text)
     return output_dir

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from ..cards.benchmark import BENCHMARK_FILE, render_benchmark
 from ..cards.dataset_card import BUILD_FILE, CARD_FILE, read_builds, render_dataset_card
 from ..cards.eval_results import EVAL_RESULTS_FILE
 from ..cards.template import render_template
@@ -61,7 +62,7 @@ def publish_dataset(
 ) -> PublishedCommit:
     """Publish a tree of [`build_tree`] in one commit. Configs of the repository that are not in the tree stay as they are.
 
-    The card covers all configs, including those that stay.
+    The card and `eval.yaml` cover all configs, including those that stay.
 
     Args:
         folder: The tree.
@@ -76,13 +77,17 @@ def publish_dataset(
         _check_build(folder, build)
     names = [build["config_name"] for build in builds]
 
-    def card(head: Head) -> dict[str, bytes]:
+    def shared_files(head: Head) -> dict[str, bytes]:
         others = [
             json.loads(head.read(path))
             for path in sorted(head.files)
             if path.endswith(f"/{BUILD_FILE}") and path.count("/") == 1 and path.split("/")[0] not in names
         ]
-        return {CARD_FILE: render_dataset_card([*builds, *others], repo_id).encode()}
+        files = {
+            CARD_FILE: render_dataset_card([*builds, *others], repo_id),
+            BENCHMARK_FILE: render_benchmark([*builds, *others]),
+        }
+        return {name: text.encode() for name, text in files.items()}
 
     return publish_folder(
         folder,
@@ -93,7 +98,7 @@ def publish_dataset(
         revision=revision,
         # Files of an earlier build of the same configs are removed; other configs stay.
         delete=[f"{name}/*" for name in names],
-        extra_files=card,
+        extra_files=shared_files,
         endpoint=endpoint,
         token=token,
     )

@@ -71,7 +71,10 @@ def check_parses(words: list[str]) -> None:
         parse_recipe([*options, "--use_cpu", "true"])
     else:
         module = importlib.import_module(f"shine_hf.cli.{command}")
-        make_parser(command, module).parse_args([command, *options])
+        if hasattr(module, "add_arguments"):
+            make_parser(command, module).parse_args([command, *options])
+        else:
+            module.make_parser().parse_args(options)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
