@@ -5,7 +5,6 @@ import yaml
 from shine_hf.cards.benchmark import render_benchmark
 from shine_hf.cards.eval_results import BENCHMARK_METRICS, eval_results_yaml
 
-
 BUILD = {
     "config_name": "lexical",
     "default": True,
