@@ -45,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output-dir", default="outputs/shapes_cg", metavar="DIR", help="where all files go")
     parser.add_argument("--compare", action="store_true", help="train the base model too, and show both side by side")
-    parser.add_argument("--train-videos", type=int, default=1000, help="videos to train on")
+    parser.add_argument("--train-videos", type=int, default=700, help="videos to train on")
     parser.add_argument("--test-videos", type=int, default=60, help="videos per test split")
-    parser.add_argument("--max-steps", type=int, default=1200, help="training steps")
+    parser.add_argument("--max-steps", type=int, default=700, help="training steps")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training")
 
 
@@ -116,7 +116,7 @@ def _recipe(model: str, folder: Path, args: argparse.Namespace) -> Recipe:
     from ...training.recipe import parse_recipe
 
     # The page shows the best model, so there is an evaluation even in a short run.
-    every = max(1, min(300, args.max_steps // 2))
+    every = max(1, min(350, args.max_steps // 2))
     options = {
         "config": f"shapes_cg_qd_detr_{model}",
         "dataset": ",".join(f"{split}={folder / f'{split}.jsonl'}" for split in SPLITS),
