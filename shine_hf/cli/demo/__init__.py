@@ -45,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output-dir", default="outputs/shapes_cg", metavar="DIR", help="where all files go")
     parser.add_argument("--compare", action="store_true", help="train the base model too, and show both side by side")
-    parser.add_argument("--train-videos", type=int, default=700, help="videos to train on")
+    parser.add_argument("--train-videos", type=int, default=600, help="videos to train on")
     parser.add_argument("--test-videos", type=int, default=60, help="videos per test split")
-    parser.add_argument("--max-steps", type=int, default=700, help="training steps")
+    parser.add_argument("--max-steps", type=int, default=600, help="training steps")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training")
 
 
