@@ -1,8 +1,10 @@
 """Feature extraction from a folder of videos: complete, resumable, and equal to what inference computes."""
 
 import json
+import os
+import subprocess
 import sys
-import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from shine_hf.encoders.extract import extract_features, find_videos
 from shine_hf.encoders.pixels import PixelEncoder
 from shine_hf.features.base import FeatureStore
 
+from ..conftest import REPOSITORY
 from .videos import gray, write_video
 
 SPEC = "pixels:size=4,frames=2"
@@ -157,31 +160,53 @@ def test_missing_or_empty_video_folder_is_rejected(tmp_path):
         find_videos(tmp_path)
 
 
-def test_processes_share_the_videos(videos, tmp_path):
-    """With two processes, every video is encoded once, and both processes list the unreadable ones."""
-    import subprocess
+# The first process is killed when both have written a video.
+KILLED_RUN = """
+import os, signal, sys, time
+from pathlib import Path
+from shine_hf.cli import main
+from shine_hf.encoders import extract
 
+encode_share = extract._encode_share
+
+def stop_after_the_first(videos, *args):
+    for index, finished in enumerate(encode_share(videos, *args)):
+        if index == 1 and os.environ["RANK"] == "0":
+            while len(list(Path(sys.argv[-1]).glob("*.npz"))) < 2:
+                time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield finished
+
+extract._encode_share = stop_after_the_first
+sys.exit(main())
+"""
+
+
+def test_accelerate_launch_shares_the_videos_and_resumes_after_a_kill(videos, tmp_path):
     (videos / "broken.mp4").write_bytes(b"no video at all")
-    script = tmp_path / "run.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        from accelerate import PartialState
-        from shine_hf.encoders.extract import extract_features, find_videos
-        from shine_hf.encoders import extract
-        encode_share = extract._encode_share
-        def counted(videos, *args):
-            for video in videos:
-                open(r"{tmp_path}/" + f"{{video.stem}}.{{PartialState().process_index}}", "x").close()
-            return encode_share(videos, *args)
-        extract._encode_share = counted
-        listed = extract_features(find_videos(r"{videos}"), r"{tmp_path}/features", "{SPEC}", 0.5)
-        assert [path.name for path, _ in listed] == ["broken.mp4"], listed
-        PartialState().destroy_process_group()
-        """)
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert len(FeatureStore.from_spec(f"npz:{tmp_path / 'features'}")) == 3
-    ranks = [path.suffix for path in sorted(tmp_path.glob("*.[01]"))]
-    assert sorted(ranks) == [".0", ".0", ".1", ".1"]
+    output, script = tmp_path / "features", tmp_path / "killed_run.py"
+    script.write_text(KILLED_RUN)
+    arguments = ["features", "extract", "--videos", str(videos), "--encoder", SPEC, "--clip-length", "0.5"]
+    arguments += ["--workers", "0", "--output", str(output)]
+    killed = _launch(str(script), *arguments)
+    assert killed.returncode != 0 and "SIGKILL" in killed.stderr, killed.stderr
+    first = {path.name: path.stat().st_mtime_ns for path in output.glob("*.npz")}
+    assert len(first) == 2
+    # As in docs/encoders.md. The exit status is that of the main process, which lists the videos of both.
+    resumed = _launch("--no_python", str(Path(sys.executable).with_name("shine-hf")), *arguments)
+    assert f"{output}: features of 3 of 4 videos" in resumed.stdout, resumed.stderr
+    assert resumed.stdout.count("not read:") == 1 and "broken.mp4" in resumed.stdout and resumed.returncode == 1
+    store = FeatureStore.from_spec(str(output))
+    assert sorted(store) == ["a", "b", "c"]
+    assert all((output / name).stat().st_mtime_ns == written for name, written in first.items())
+    for path in find_videos(videos):
+        if path.stem != "broken":
+            np.testing.assert_array_equal(store[path.stem], video_encoder(SPEC).encode_video(path, 0.5))
+
+
+def _launch(*arguments: str) -> subprocess.CompletedProcess:
+    """Run `accelerate launch` with two processes on CPU."""
+    config = REPOSITORY / "shine_hf" / "accelerate_configs" / "cpu.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
