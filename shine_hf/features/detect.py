@@ -17,9 +17,10 @@ from .packed import INDEX_FILE, PackedFeatures, is_packed
 
 # Kind -> suffixes of its files. Error messages suggest the first kind with a suffix: `i3d:` is an older name of `npy:`.
 SUFFIXES = {"npy": (".npy",), "i3d": (".npy",), "npz": (".npz",), "pt": (".pt", ".pth")}
-HDF5_SUFFIXES = (".hdf5", ".h5", ".he5")
+HDF5_SUFFIXES = (".hdf5", ".h5", ".hdf", ".he5")
 TAR_SUFFIXES = (".tar",)
-_COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+# Archives without random access to their files.
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z", ".rar")
 _HUB_NAME = re.compile(
     r"(?:hf://datasets/)?(?P<repo>[\w.-]+/[\w.-]+?)(?:/(?P<path>[\w./ -]+?))?(?:@(?P<revision>[\w./-]+))?"
 )
@@ -78,8 +79,10 @@ def _open_file(path: Path) -> FeatureStore:
     name = path.name.lower()
     if name.endswith(HDF5_SUFFIXES):
         return Hdf5Features(path)
-    if name.endswith((*TAR_SUFFIXES, *_COMPRESSED_TARS)):
+    if name.endswith(TAR_SUFFIXES):
         return _open_tar("", path)
+    if name.endswith(_COMPRESSED):
+        raise ValueError(f"{path} is compressed, which does not allow random access: unpack it and give the folder")
     raise ValueError(
         f"{path} is not a feature store: expected a folder, an HDF5 file ({', '.join(HDF5_SUFFIXES)}) or an uncompressed .tar"
     )
@@ -94,6 +97,8 @@ def _open_folder(folder: Path) -> FeatureStore:
     if suffix:
         return file_features(_kind_of(suffix), folder, suffix)
     inner = [folder / name for name in names if _holds_features(folder / name)]
+    # An archive may stay next to what was unpacked from it.
+    inner = inner or [folder / name for name in names if name.lower().endswith(_COMPRESSED)]
     if not inner:
         raise FileNotFoundError(
             f"{folder} contains no features: expected {', '.join(_all_suffixes())} files or a packed folder. {PUBLIC_SOURCES}"
@@ -113,7 +118,7 @@ def _holds_features(path: Path) -> bool:
             for entry in os.scandir(path)
             if not entry.name.startswith(".")
         )
-    return path.name.lower().endswith((*HDF5_SUFFIXES, *TAR_SUFFIXES, *_COMPRESSED_TARS))
+    return path.name.lower().endswith((*HDF5_SUFFIXES, *TAR_SUFFIXES))
 
 
 def _open_tar(kind: str, path: Path) -> FeatureStore:

@@ -17,10 +17,10 @@ from ..encoders import VIDEO_ENCODERS
 from ..encoders.extract import SETTINGS_FILE
 from ..specs import split_specs
 from .base import PUBLIC_SOURCES, ConcatenatedFeatures, FeatureStore
-from .formats import FORMATS, READ_ERRORS, choose_name, shaped
+from .formats import FORMATS, READ_ERRORS, choose_name, shaped, unreadable
 
-# Suffixes of the keys of the two I3D streams, which are in separate files; see [`file_features`].
-STREAMS = ("_rgb", "_opt")
+# Suffixes of the keys of I3D's two streams, which are in separate files; see [`file_features`].
+STREAMS = (("_rgb", "_opt"), ("_rgb", "_flow"))
 # R2-Tuning puts the number of stored layers into the name of the folder.
 _LAYERS = re.compile(r"_k(\d+)$")
 
@@ -32,13 +32,14 @@ class FileFeatures(FeatureStore):
         kind: The kind in the specification.
         place: The folder or tar.
         suffix: The part of the file name after the key, e.g. `.npz` or `_rgb.npy`.
+        folder: The folder in a tar.
     """
 
-    def __init__(self, kind: str, place: Path, suffix: str):
+    def __init__(self, kind: str, place: Path, suffix: str, folder: str = ""):
         self.spec, self.place, self.suffix = f"{kind}:{place}", place, suffix
         self.layout = f"{'a folder' if place.is_dir() else 'a tar'}, one {{key}}{suffix} per key"
         self._format = suffix[suffix.rindex(".") :]
-        layers = _LAYERS.search(place.name.removesuffix(".tar"))
+        layers = _LAYERS.search(folder) or _LAYERS.search(place.name.removesuffix(".tar"))
         self._layers = int(layers[1]) if layers else None
 
     def _open(self, key: str) -> IO[bytes]:
@@ -64,7 +65,7 @@ class FileFeatures(FeatureStore):
             try:
                 return load(file)
             except READ_ERRORS as error:
-                raise ValueError(f"{self.location(key)} cannot be read: {error}") from error
+                raise ValueError(f"{self.location(key)} cannot be read: {unreadable(file, error)}") from error
 
 
 class FolderFeatures(FileFeatures):
@@ -135,9 +136,8 @@ class TarFeatures(FileFeatures):
     """Files in an uncompressed tar, read in place. Only the table of contents is kept in memory.
 
     Args:
-        kind, suffix: See [`FileFeatures`].
+        kind, suffix, folder: See [`FileFeatures`].
         place: The tar.
-        folder: Folder inside the tar that contains the files.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -145,7 +145,7 @@ class TarFeatures(FileFeatures):
     """
 
     def __init__(self, kind: str, place: Path, suffix: str, folder: str = ""):
-        super().__init__(kind, place, suffix)
+        super().__init__(kind, place, suffix, folder)
         self._members = {
             name.rpartition("/")[2].removesuffix(suffix): member
             for name, member in tar_members(place).items()
@@ -173,7 +173,7 @@ class TarFeatures(FileFeatures):
 
 
 def tar_members(path: Path) -> dict[str, tuple[int, int]]:
-    """Return name -> (offset, size) of each regular file in a tar.
+    """Return name -> (offset, size) of each regular file in a tar, except the hidden files that macOS adds.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -183,20 +183,23 @@ def tar_members(path: Path) -> dict[str, tuple[int, int]]:
         raise FileNotFoundError(f"no feature file {path}. {PUBLIC_SOURCES}")
     try:
         with tarfile.open(path, "r:") as tar:
-            return {
-                member.name.removeprefix("./"): (member.offset_data, member.size) for member in tar if member.isreg()
-            }
+            members = {member.name.removeprefix("./"): member for member in tar if member.isreg()}
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(
             f"{path} is not an uncompressed tar ({error}). A compressed one does not allow random access: unpack it with "
             f"`tar xf {path.name}` and give the folder"
         ) from error
+    return {
+        name: (member.offset_data, member.size)
+        for name, member in members.items()
+        if not name.rpartition("/")[2].startswith(".")
+    }
 
 
 class Hdf5Features(FeatureStore):
     """One HDF5 file with a dataset per key, or a group per key.
 
-    A group must contain a single dataset, or one with a name from `ARRAY_NAMES`.
+    Which dataset of a group has the features: see [`~shine_hf.features.formats.choose_name`].
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -226,7 +229,8 @@ class Hdf5Features(FeatureStore):
             try:
                 self._file = h5py.File(self.path, "r")
             except OSError as error:
-                raise ValueError(f"{self.path} cannot be read: {error}") from error
+                with self.path.open("rb") as content:
+                    raise ValueError(f"{self.path} cannot be read: {unreadable(content, error)}") from error
             self._process = os.getpid()
         return self._file
 
@@ -250,7 +254,8 @@ class Hdf5Features(FeatureStore):
         entry = self.file[key]
         if hasattr(entry, "shape"):
             return entry
-        return entry[choose_name([n for n in entry if hasattr(entry[n], "shape")], f"{self.path}: the group {key!r}")]
+        names = [name for name in entry if hasattr(entry[name], "shape")]
+        return entry[choose_name(names, lambda name: entry[name].ndim, f"{self.path}: the group {key!r}")]
 
     def _read(self, key: str) -> np.ndarray:
         return self._entry(key)[()]
@@ -261,7 +266,7 @@ class Hdf5Features(FeatureStore):
 
 
 def file_features(kind: str, place: Path, suffix: str, folder: str = "") -> FeatureStore:
-    """Open a folder or tar with one file per key. If the files are `{key}_rgb` and `{key}_opt`, the two are concatenated.
+    """Open a folder or tar with one file per key. If the files are `{key}_rgb` and `{key}_opt` (or `_flow`), the two are concatenated.
 
     Args:
         kind, place, suffix: See [`FileFeatures`].
@@ -275,8 +280,9 @@ def file_features(kind: str, place: Path, suffix: str, folder: str = "") -> Feat
 
     single = store(suffix)
     keys = list(single.keys())
-    if keys and all(key.endswith(STREAMS) for key in keys) and len({key[-4:] for key in keys}) == len(STREAMS):
-        both = ConcatenatedFeatures([store(f"{stream}{suffix}") for stream in STREAMS])
-        both.spec = single.spec
-        return both
+    for streams in STREAMS:
+        if all(key.endswith(streams) for key in keys) and all(any(k.endswith(s) for k in keys) for s in streams):
+            both = ConcatenatedFeatures([store(f"{stream}{suffix}") for stream in streams])
+            both.spec = single.spec
+            return both
     return single

@@ -7,12 +7,15 @@ import pickle
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+if TYPE_CHECKING:
+    import torch
+
 ARRAY_NAMES = ("features", "last_hidden_state", "pooler_output", "token", "c3d_features", "arr_0")
-"""Names to look for, in this order, in a file or group with several arrays. A single array may have any name."""
+"""Names to look for, in this order, in a file or group with several arrays."""
 
 # Errors that reading a damaged or unexpected file may raise.
 READ_ERRORS = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)
@@ -26,22 +29,39 @@ class Format(NamedTuple):
     name: Callable[[IO[bytes]], str]
 
 
-def choose_name(names: list[str], what: str = "it") -> str:
-    """Choose the array that contains the features.
+def choose_name(names: list[str], axes: Callable[[str], int], what: str = "it") -> str:
+    """Choose the array that contains the features: the one with a known name, else the only one, else the only one with several axes.
 
     Args:
         names: The arrays of a file or group.
+        axes: Returns the number of axes of an array.
         what: The file or group, for the error message.
 
     Raises:
-        ValueError: if there are several arrays and none has a known name. Names all of them.
+        ValueError: if none of these exists. Names all arrays.
     """
     for name in ARRAY_NAMES:
         if name in names:
             return name
-    if len(names) == 1:
-        return names[0]
-    raise ValueError(f"{what} contains {', '.join(names) or 'nothing'}, but none of {', '.join(ARRAY_NAMES)}")
+    candidates = names if len(names) == 1 else [name for name in names if axes(name) > 1]
+    if len(candidates) == 1:
+        return candidates[0]
+    raise ValueError(
+        f"{what} contains {', '.join(names) or 'nothing'}, but none of {', '.join(ARRAY_NAMES)}; give the features one of these names"
+    )
+
+
+def unreadable(file: IO[bytes], error: Exception) -> str:
+    """Return why a file cannot be read: from its first bytes if they say more than the error."""
+    file.seek(0)
+    start = file.read(40)
+    if not start:
+        return "it is empty (0 bytes)"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer instead of the file; run `git lfs pull`"
+    if "pickle" in str(error):  # NumPy advises to load it unsafely.
+        return "it is damaged, or contains Python objects, which are never loaded"
+    return str(error)
 
 
 def shaped(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -62,41 +82,71 @@ def _peek_npy(file: IO[bytes]) -> np.ndarray:
 
 def _npz_name(file: IO[bytes]) -> str:
     with zipfile.ZipFile(file) as archive:
-        return choose_name([name.removesuffix(".npy") for name in archive.namelist()])
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        return choose_name(names, lambda name: _peek_member(archive, name).ndim)
 
 
 def _read_npz(file: IO[bytes]) -> np.ndarray:
+    name = _npz_name(file)
+    file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
-        return arrays[choose_name(arrays.files)]
+        return arrays[name]
 
 
 def _peek_npz(file: IO[bytes]) -> np.ndarray:
     name = _npz_name(file)
-    with zipfile.ZipFile(file) as archive, archive.open(f"{name}.npy") as member:
+    with zipfile.ZipFile(file) as archive:
+        return _peek_member(archive, name)
+
+
+def _peek_member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(f"{name}.npy") as member:
         return _peek_npy(member)
 
 
 def _load_pt(file: IO[bytes], mmap: bool = False) -> tuple[str, np.ndarray]:
-    """Return the name of the tensor and the tensor. With `mmap`, its values are not read from disk if the file allows that."""
+    """Return the name of the tensor or array and its values. With `mmap`, they are not read from disk if the file allows that."""
     import torch
 
     # A file inside a tar has no path, and the format before PyTorch 1.6 cannot be memory-mapped.
     mmap = mmap and isinstance(getattr(file, "name", None), str | os.PathLike) and zipfile.is_zipfile(file)
     file.seek(0)
     try:
-        content = torch.load(file.name if mmap else file, map_location="cpu", weights_only=True, mmap=mmap)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"it is not a file of plain tensors, and nothing else is loaded ({reason})") from error
-    name = "a tensor"
+        with torch.serialization.safe_globals(_numpy_globals()):
+            content = torch.load(file.name if mmap else file, map_location="cpu", weights_only=True, mmap=mmap)
+    except RuntimeError as error:
+        raise ValueError(f"it is damaged ({str(error).partition('. ')[0]})") from error
+    except pickle.UnpicklingError as error:
+        raise ValueError("it is not a file of plain tensors or arrays, and nothing else is loaded") from error
+    name = "a tensor" if isinstance(content, torch.Tensor) else "an array"
     if isinstance(content, Mapping):
-        name = choose_name([str(key) for key, value in content.items() if isinstance(value, torch.Tensor)])
-        content = content[name]
-    if not isinstance(content, torch.Tensor):
+        found = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor | np.ndarray)}
+        name = choose_name(list(found), lambda name: found[name].ndim)
+        content = found[name]
+    if isinstance(content, torch.Tensor):
+        return name, _to_numpy(content)
+    if not isinstance(content, np.ndarray):
         raise ValueError(f"it contains a {type(content).__name__}; expected a tensor or a dictionary of tensors")
-    content = content.detach()
-    # NumPy has no bfloat16.
-    return name, (content.float() if content.dtype == torch.bfloat16 else content).numpy()
+    return name, content
+
+
+def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    tensor = tensor.detach().to_dense()
+    # NumPy has no bfloat16, nor floats of 8 bits.
+    is_known = tensor.dtype.itemsize > 1 and str(tensor.dtype) != "torch.bfloat16"
+    return (tensor if is_known or not tensor.is_floating_point() else tensor.float()).numpy()
+
+
+def _numpy_globals() -> list[Any]:
+    """Return what the unpickler of torch may call to build arrays of numbers, under the names in NumPy 1 and 2."""
+    build = np.zeros(1).__reduce__()[0]
+    kinds = {type(np.dtype(letter)) for letter in "efd?bhilqBHILQ"}
+    return [
+        np.ndarray,
+        np.dtype,
+        *kinds,
+        *((build, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    ]
 
 
 def _read_pt(file: IO[bytes]) -> np.ndarray:

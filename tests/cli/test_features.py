@@ -1,3 +1,4 @@
+import h5py
 import numpy as np
 import pytest
 
@@ -90,6 +91,14 @@ def test_check_compares_clips_with_durations_and_windows(tmp_path, folder, capsy
     )
     assert "no clip covers 3 of 3 windows" in printed and "0 faults" in printed
     assert main([*command, "--clip-length", "-1"]) == 2
+
+
+def test_empty_stores_are_errors(tmp_path, capsys):
+    with h5py.File(tmp_path / "empty.hdf5", "w"):
+        pass
+    for action in (["inspect"], ["check", "--features"]):
+        assert main(["features", *action, str(tmp_path / "empty.hdf5")]) == 2
+        assert "empty.hdf5 contains no features" in capsys.readouterr().err
 
 
 def test_inspect_describes_the_store(tmp_path, folder, capsys):

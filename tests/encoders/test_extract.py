@@ -153,6 +153,13 @@ def test_full_disk_is_not_reported_as_an_unreadable_video(videos, tmp_path, monk
         extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5, progress=False)
 
 
+def test_videos_are_found_by_suffix_without_hidden_files(tmp_path):
+    names = ["a.3g2", "b.asf", "c.f4v", "d.VOB", "e.ogv", "f.rm", "._a.mp4", "notes.txt"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [path.name for path in find_videos(tmp_path)] == names[:6]
+
+
 def test_missing_or_empty_video_folder_is_rejected(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder of videos"):
         find_videos(tmp_path / "absent")

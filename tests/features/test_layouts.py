@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import tarfile
 
 import h5py
@@ -53,9 +54,18 @@ VIDEO = {
     "InternVideo2, a tensor": ("internvideo2", [write_pt("v", torch.from_numpy(INTERN))], "v", INTERN, "pt"),
     "InternVideo2, a dictionary": ("iv2", [write_pt("v", {"features": torch.from_numpy(INTERN), "fps": 2.0})], "v", INTERN, "pt"),
     "bfloat16 tensor": ("bf16", [write_pt("v", torch.ones(3, 8).bfloat16())], "v", np.ones((3, 8)), "pt"),
+    "NumPy array in a .pt": ("pt_array", [write_pt("v", {"features": INTERN})], "v", INTERN, "features of shape"),
+    "sparse tensor": ("sparse", [write_pt("v", torch.eye(8).to_sparse())], "v", np.eye(8), "pt"),
+    "8-bit floats": ("float8", [write_pt("v", torch.ones(3, 8).to(torch.float8_e5m2))], "v", np.ones((3, 8)), "pt"),
+    "an unknown name beside numbers": (
+        "unknown", [write_npz("v", resnet=I3D, fps=2.0, times=np.arange(61))], "v", I3D, "resnet of shape"
+    ),
     "tensor with a gradient": ("gradient", [write_pt("v", torch.ones(3, 8, requires_grad=True))], "v", np.ones((3, 8)), "pt"),
     "TVSum in two streams": (
         "tvsum", [write_npy("v_rgb", STREAMS[0]), write_npy("v_opt", STREAMS[1])], "v", np.concatenate(STREAMS, axis=1), "npy"
+    ),
+    "two streams, the second named flow": (
+        "flow", [write_npy("v_rgb", STREAMS[0]), write_npy("v_flow", STREAMS[1])], "v", np.concatenate(STREAMS, axis=1), "npy"
     ),
     "VSLNet I3D": ("i3d", [write_npy("AO8RW", I3D)], "AO8RW", I3D, "npy"),
     "R2-Tuning": ("clip_b32_vid_k4", [write_npy("v", LAYERS)], "v", LAYERS[:, -1, 0], "first token of the last of 4 layers"),
@@ -63,6 +73,9 @@ VIDEO = {
     "MS-2D-TAN": ("c3d", [write_hdf5("sub_activitynet_v1-3.c3d.hdf5", {"v_x/c3d_features": C3D})], "v_x", C3D, "a group per key"),
     "MESM, UniVTG": ("h5py", [write_hdf5("vid_slowfast.hdf5", {"v": SLOWFAST})], "v", SLOWFAST, "a dataset per key"),
     "the only dataset of a group": ("any", [write_hdf5("features.h5", {"v/anything": C3D})], "v", C3D, "anything of shape (9, 500)"),
+    "a group with times": (
+        "times", [write_hdf5("features.hdf", {"v/resnet": C3D, "v/times": np.arange(9)})], "v", C3D, "resnet of shape (9, 500)"
+    ),
     "a batch axis": ("batch", [write_npy("v", I3D[None])], "v", I3D, "squeezed from (1, 61, 1024)"),
     "an axis in the middle": ("middle", [write_npy("v", I3D[:, None])], "v", I3D, "squeezed from (61, 1, 1024)"),
     "axes of space at the end": ("space", [write_npy("v", I3D[:, :, None, None])], "v", I3D, "squeezed from (61, 1024, 1, 1)"),
@@ -72,6 +85,9 @@ VIDEO = {
     "half precision": ("half", [write_npy("v", I3D.astype(np.float16))], "v", I3D.astype(np.float16), "float16"),
     "one level down": ("outer", [lambda folder: (folder / "inner").mkdir(), lambda folder: np.save(folder / "inner/v.npy", I3D)], "v", I3D, "npy"),
     "files beside": ("beside", [write_npy("v", I3D), lambda folder: (folder / "README.md").write_text("I3D")], "v", I3D, "npy"),
+    "hidden files of macOS": (
+        "macos", [write_npy("v", I3D), lambda folder: (folder / "._v.npy").write_bytes(b"Mac OS X")], "v", I3D, "npy"
+    ),
 }  # fmt: skip
 
 
@@ -94,7 +110,9 @@ def test_public_video_feature_layouts_are_read(tmp_path, name):
 IN_TAR = [name for name, (_, _, _, _, words) in VIDEO.items() if name != "one level down" and "per key" not in words]
 
 
-@pytest.mark.parametrize("name", [name for name in IN_TAR if name != "the only dataset of a group"])
+@pytest.mark.parametrize(
+    "name", [name for name in IN_TAR if name not in ("the only dataset of a group", "a group with times")]
+)
 def test_layouts_are_read_from_a_plain_tar(tmp_path, name):
     folder, writers, key, expected, _ = VIDEO[name]
     (tmp_path / folder).mkdir()
@@ -199,12 +217,58 @@ def test_ambiguous_paths_are_rejected(tmp_path):
         FeatureStore.from_spec(str(tmp_path / "gone"))
 
 
-def test_compressed_tar_error_shows_the_command_to_unpack_it(tmp_path):
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt", ".hdf5"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", r"it is empty \(0 bytes\)"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "a Git LFS pointer .*git lfs pull"),
+        (b"<html>Quota exceeded</html>", "cannot be read: ."),
+        (b"PK\x03\x04 the start of an archive", "cannot be read: ."),
+    ],
+)  # fmt: skip
+def test_unreadable_files_are_explained(tmp_path, suffix, content, reason):
+    (tmp_path / f"v{suffix}").write_bytes(content)
+    with pytest.raises(ValueError, match=reason) as error:
+        FeatureStore.from_spec(str(tmp_path))["v"]
+    assert f"v{suffix}" in str(error.value) and "unsafely" not in str(error.value) and "\x1b" not in str(error.value)
+
+
+def test_arrays_of_unknown_names_are_listed(tmp_path):
+    np.savez(tmp_path / "v.npz", rgb=CLIP, flow=CLIP)
+    with pytest.raises(ValueError, match=r"v\.npz .* contains rgb, flow, but none of features, .*one of these names"):
+        FeatureStore.from_spec(str(tmp_path))["v"]
+
+
+@pytest.mark.parametrize("name", ["features.tar.gz", "features.tgz", "features.zip"])
+def test_compressed_archives_must_be_unpacked_and_may_then_stay(tmp_path, name):
     np.save(tmp_path / "v.npy", I3D)
-    with tarfile.open(tmp_path / "features.tar.gz", "w:gz") as tar:
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    shutil.make_archive(str(folder / "features"), "zip" if name.endswith("zip") else "gztar", tmp_path, "v.npy")
+    if name.endswith("tgz"):
+        (folder / "features.tar.gz").rename(folder / name)
+    for spec in (folder, folder / name):
+        with pytest.raises(ValueError, match=rf"{name} is compressed.*unpack it and give the folder"):
+            FeatureStore.from_spec(str(spec))
+    shutil.unpack_archive(folder / name, folder / "features", format="zip" if name.endswith("zip") else "gztar")
+    np.testing.assert_array_equal(FeatureStore.from_spec(str(folder))["v"], I3D)
+
+
+def test_compressed_tar_with_the_suffix_of_a_plain_one_is_rejected(tmp_path):
+    np.save(tmp_path / "v.npy", I3D)
+    with tarfile.open(tmp_path / "features.tar", "w:gz") as tar:
         tar.add(tmp_path / "v.npy", "features/v.npy")
-    with pytest.raises(ValueError, match=r"not an uncompressed tar.*`tar xf features\.tar\.gz`"):
-        FeatureStore.from_spec(str(tmp_path / "features.tar.gz"))
+    with pytest.raises(ValueError, match=r"not an uncompressed tar.*`tar xf features\.tar`"):
+        FeatureStore.from_spec(str(tmp_path / "features.tar"))
+
+
+def test_layers_are_known_from_the_folder_in_a_tar(tmp_path):
+    np.save(tmp_path / "9769.npy", WORDS_OF_LAYERS)
+    with tarfile.open(tmp_path / "qvhighlights.tar", "w") as tar:
+        tar.add(tmp_path / "9769.npy", "qvhighlights/clip_b32_txt_k4/9769.npy")
+    texts = TextFeatures.from_spec(str(tmp_path / "qvhighlights.tar"))
+    np.testing.assert_array_equal(texts(query="q", qid="9769"), WORDS_OF_LAYERS[:, -1].astype(np.float32))
 
 
 def test_tar_of_several_folders_is_rejected(tmp_path):

@@ -30,14 +30,17 @@ def main(args: argparse.Namespace) -> int:
         store.verify()
     splits = read_splits(args)
     videos = None if splits is None else {vid for rows in splits.values() for vid in rows["vid"]}
-    broken, keys = _read_all(store, sorted(store.keys() if videos is None else videos))
-    print(f"{store.spec}: {keys:,} keys, {len(broken):,} faults", *broken.values(), sep="\n")
+    keys = sorted(store.keys() if videos is None else videos)
+    if not keys:
+        raise FileNotFoundError(f"{store.spec} contains no features")
+    broken = _read_all(store, keys)
+    print(f"{store.spec}: {len(keys):,} keys, {len(broken):,} faults", *broken.values(), sep="\n")
     fits = splits is None or _compare(store, splits, args.clip_length or store.clip_length, broken)
     return 0 if fits and not broken else 1
 
 
-def _read_all(store, keys: list[str]) -> tuple[dict[str, str], int]:
-    """Return key -> what is wrong with its features, and the number of keys."""
+def _read_all(store, keys: list[str]) -> dict[str, str]:
+    """Return key -> what is wrong with its features, for the keys with a fault."""
     from tqdm.auto import tqdm
 
     broken = {}
@@ -46,7 +49,7 @@ def _read_all(store, keys: list[str]) -> tuple[dict[str, str], int]:
             store[key]
         except (KeyError, ValueError) as error:
             broken[key] = error.args[0]
-    return broken, len(keys)
+    return broken
 
 
 def _compare(store, splits, clip_length: float | None, broken: dict[str, str]) -> bool:
