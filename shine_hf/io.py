@@ -1,9 +1,10 @@
-"""Helpers for safe reading and writing: atomic files and folders, hidden paths, retries. Imports nothing from the package."""
+"""Helpers for safe reading and writing: atomic files and folders, files of rows, hidden paths, retries. Imports nothing from the package."""
 
 from __future__ import annotations
 
 import contextlib
 import email.utils
+import json
 import os
 import random
 import shutil
@@ -11,12 +12,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 T = TypeVar("T")
 
 ATTEMPTS = 5
-LONGEST_PAUSE_SECONDS = 60.0
+# Of what a server asks for in `Retry-After`; the openai client has the same limit.
+LONGEST_PAUSE_SECONDS = 120.0
 
 
 @contextlib.contextmanager
@@ -75,6 +80,38 @@ def atomic_dir(folder: str | os.PathLike, is_writer: bool = True) -> Iterator[st
             os.rename(folder, old)
         os.rename(new, folder)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def check_output(path: str | Path) -> Path:
+    """Return the path after checking that rows can be written to it, so that a typo is found before hours of work and not after.
+
+    Raises:
+        ValueError: if the suffix is neither `.parquet` nor `.jsonl`.
+    """
+    path = Path(path)
+    if path.suffix not in (".parquet", ".jsonl"):
+        raise ValueError(f"{path}: the output must end in .parquet or .jsonl")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_rows(dataset: Dataset, path: str | Path) -> None:
+    """Write a dataset to a Parquet or JSON lines file atomically.
+
+    Raises:
+        ValueError: if the suffix is neither `.parquet` nor `.jsonl`.
+    """
+    path = check_output(path)
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        with atomic_file(path, "wb") as file:
+            # Not `Dataset.to_parquet`, which shows a progress bar.
+            pyarrow.parquet.write_table(dataset.with_format("arrow")[:], file)
+    else:
+        with atomic_file(path) as file:
+            for row in dataset:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def hide_path(text: str) -> str:

@@ -11,35 +11,51 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datasets import Features, List, Value
+if TYPE_CHECKING:
+    from datasets import Features
 
 MASK = "<mask>"
 """Replaces a word in `masked_queries`."""
 
-FEATURES = Features(
-    {
-        "qid": Value("string"),
-        "vid": Value("string"),
-        "query": Value("string"),
-        "duration": Value("float64"),
-        "relevant_windows": List(List(Value("float64"))),
-        "masked_queries": List(Value("string")),
-        "negative_queries": List(Value("string")),
-        "negative_flags": List(List(Value("string"))),
-        "annotation_flags": List(Value("string")),
-        "composition_types": List(Value("string")),
-        "composition_words": List(List(Value("string"))),
-    }
-)
+_TEXT, _NUMBER = "string", "float64"
+_TYPES = {
+    "qid": _TEXT,
+    "vid": _TEXT,
+    "query": _TEXT,
+    "duration": _NUMBER,
+    "relevant_windows": [[_NUMBER]],
+    "masked_queries": [_TEXT],
+    "negative_queries": [_TEXT],
+    "negative_flags": [[_TEXT]],
+    "annotation_flags": [_TEXT],
+    "composition_types": [_TEXT],
+    "composition_words": [[_TEXT]],
+}
+_SALIENCY_TYPES = {"relevant_clip_ids": ["int64"], "saliency_scores": [[_NUMBER]]}
+
+FEATURES: Features
 """`relevant_windows` are in seconds. `masked_queries`, `negative_queries` and `negative_flags` have one entry per level, or are empty.
 `composition_types` and `composition_words` are parallel, with one entry per pair of words."""
 
-SALIENCY_FEATURES = Features(
-    {"relevant_clip_ids": List(Value("int64")), "saliency_scores": List(List(Value("float64")))}
-)
+SALIENCY_FEATURES: Features
 """Graded saliency of QVHighlights, which only some files have: the relevant clips, and the grades of each by every annotator."""
+
+
+def __getattr__(name: str) -> Features:
+    """Build the `Features` on first use, so that the metrics do not import `datasets`, which takes seconds."""
+    types = {"FEATURES": _TYPES, "SALIENCY_FEATURES": _SALIENCY_TYPES}.get(name)
+    if types is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from datasets import Features, List, Value
+
+    def feature(column: str | list) -> Value | List:
+        return Value(column) if isinstance(column, str) else List(feature(column[0]))
+
+    globals()[name] = Features({column: feature(type_) for column, type_ in types.items()})
+    return globals()[name]
+
 
 SALIENCY_CLIP_LENGTH = 2.0
 """Seconds per clip of graded saliency and of `pred_saliency_scores` (QVHighlights), independent of the clip length of a model."""
@@ -117,7 +133,7 @@ def parse_row(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise ValueError(
             f"{_at(where, row)}: composition_types and composition_words must have the same length, not {counts}"
         )
-    return {name: row[name] for name in FEATURES} | _saliency(raw, row, where)
+    return {name: row[name] for name in _TYPES} | _saliency(raw, row, where)
 
 
 def parse_fields(
@@ -237,7 +253,7 @@ def _other_name(name: str, raw: Mapping) -> str | None:
     """Return the field of a row that probably contains the missing field `name`."""
     if name == "negative_queries" or name not in OTHER_NAMES:
         return None
-    unknown = [key for key in raw if isinstance(key, str) and key not in _FIELDS and key not in SALIENCY_FEATURES]
+    unknown = [key for key in raw if isinstance(key, str) and key not in _FIELDS and key not in _SALIENCY_TYPES]
     lower = {key.lower().replace("-", "_").replace(" ", "_"): key for key in unknown}
     near = [key for key in (name, *OTHER_NAMES[name]) if key in lower] or get_close_matches(name, lower, 1, 0.8)
     return lower[near[0]] if near else None

@@ -33,7 +33,7 @@ ALLOWED = {
     "registration": {"inference"},
     "cards": FOUNDATION | {"encoders", "negatives", "data", "plots"},
     "hub": FOUNDATION | {"encoders", "features", "cards"},
-    "builders": FOUNDATION | {"negatives", "data", "cards", "hub"},
+    "builders": FOUNDATION | {"encoders", "negatives", "data", "cards", "hub"},
     "training": FOUNDATION | {"modeling", "losses", "features", "metrics", "data", "inference", "cards", "hub"},
     "conversion": FOUNDATION | {"modeling", "features", "metrics", "data", "inference"},
 }
@@ -127,6 +127,9 @@ def test_heavy_packages_are_imported_lazily():
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'datasets', 'spacy', 'openai', 'av', 'matplotlib', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "import shine_hf.metrics\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'pandas', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
         "from shine_hf import QDDetrConfig\n"
         "assert 'torch' in sys.modules"

@@ -11,10 +11,9 @@ import datasets
 from ..data.annotations import add_negatives, as_dataset, read_negatives
 from ..data.datasets import AUTHORS_NEGATIVES, DATASETS, DatasetSpec
 from ..data.files import raw_rows
+from ..encoders.folders import find_videos
 from ..negatives.splits import generate_for_splits
 from ..schema import FEATURES
-
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
 @dataclass
@@ -25,7 +24,7 @@ class NegativesConfig(datasets.BuilderConfig):
         generator: `lexical` or `random_words` to generate the negatives of every split during the build; None for the negatives that the
             authors released, or those in `negatives_files`.
         negatives_files: Files written by `shine-hf negatives generate`, one per split.
-        videos: A folder of videos named `{vid}.mp4` (or .mkv, .webm, …) for the column `video`.
+        videos: A folder of videos named `{vid}.mp4` (or .mkv, .webm, …), also in its subfolders, for the column `video`.
         seed: Seed of the generator.
     """
 
@@ -92,7 +91,7 @@ class CompositionalNegatives(datasets.GeneratorBasedBuilder):
             path = spec.authors_negatives.locate(data_dir, download)
             add_negatives(rows, read_negatives(path), source=str(path))
             rows["train"] = _validated(rows["train"])
-        videos = find_videos(self.config.videos, {row["vid"] for split in rows.values() for row in split})
+        videos = videos_by_name(self.config.videos, {row["vid"] for split in rows.values() for row in split})
         return [
             datasets.SplitGenerator(name=split, gen_kwargs={"rows": _Rows(rows[split]), "videos": videos})
             for split in rows
@@ -162,17 +161,15 @@ def negatives_configs() -> list[NegativesConfig]:
     ]
 
 
-def find_videos(folder: str | None, vids: set[str]) -> dict[str, str]:
-    """Return vid -> video file in a folder; empty if `folder` is None.
+def videos_by_name(folder: str | None, vids: set[str]) -> dict[str, str]:
+    """Return vid -> video file in a folder or its subfolders; empty if `folder` is None.
 
     Raises:
         FileNotFoundError: if the folder does not exist, or lacks videos. Names all of them.
     """
     if folder is None:
         return {}
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f"no folder of videos {folder}")
-    found = {path.stem: str(path) for path in sorted(Path(folder).iterdir()) if path.suffix.lower() in VIDEO_SUFFIXES}
+    found = {path.stem: str(path) for path in find_videos(folder)}
     missing = sorted(vids - found.keys())
     if missing:
         raise FileNotFoundError(f"{folder} lacks {len(missing)} of {len(vids)} videos: {', '.join(missing)}")

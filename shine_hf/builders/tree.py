@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
@@ -25,7 +24,7 @@ from ..cards.benchmark import BENCHMARK_FILE, render_benchmark
 from ..cards.dataset_card import BUILD_FILE, CARD_FILE, read_builds, render_dataset_card
 from ..cards.dataset_statistics import dataset_statistics, plot_statistics
 from ..data.datasets import DatasetSpec
-from ..io import atomic_file
+from ..io import atomic_dir, atomic_file
 from .compositional import CompositionalNegatives, NegativesConfig
 
 FIGURE_FILE = "statistics.png"
@@ -40,19 +39,6 @@ def write_config(builder: CompositionalNegatives, output_dir: Path) -> dict:
     name = builder.config.name
     builder.download_and_prepare()
     splits = builder.as_dataset()
-    partial = output_dir / f".{name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for split, rows in splits.items():
-        path = partial / f"{split}-00000-of-00001.parquet"
-        rows.to_parquet(path)
-        if Dataset.from_parquet(str(path), cache_dir=str(partial / "check")).data.table != rows.data.table:
-            raise OSError(f"{path} differs from the rows that were built: the disk may be full or faulty")
-    shutil.rmtree(partial / "check")
-    info = builder.info.copy()
-    info.download_size = sum(path.stat().st_size for path in partial.glob("*.parquet"))
-    card_data = DatasetCardData()
-    DatasetInfosDict({name: info}).to_dataset_card_data(card_data)
     statistics = dataset_statistics(
         {split: rows.remove_columns("video") if "video" in rows.features else rows for split, rows in splits.items()}
     )
@@ -63,13 +49,37 @@ def write_config(builder: CompositionalNegatives, output_dir: Path) -> dict:
         "about": about(builder.spec),
         "how_made": builder.how_made(),
         "statistics": statistics,
-        "dataset_info": card_data.to_dict()["dataset_info"],
     }
-    plot_statistics(statistics, partial / FIGURE_FILE)
-    (partial / BUILD_FILE).write_text(json.dumps(build, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    shutil.rmtree(output_dir / name, ignore_errors=True)
-    partial.rename(output_dir / name)
+    with atomic_dir(output_dir / name) as new:
+        folder = Path(new)
+        _write_splits(splits, folder)
+        build["dataset_info"] = _dataset_info(builder, folder)
+        plot_statistics(statistics, folder / FIGURE_FILE)
+        (folder / BUILD_FILE).write_text(json.dumps(build, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return build
+
+
+def _write_splits(splits: DatasetDict, folder: Path) -> None:
+    """Write the splits as Parquet, and read them back.
+
+    Raises:
+        OSError: if a file differs from its rows.
+    """
+    for split, rows in splits.items():
+        path = folder / f"{split}-00000-of-00001.parquet"
+        rows.to_parquet(path)
+        with tempfile.TemporaryDirectory(prefix="shine-hf-check-") as cache_dir:
+            if Dataset.from_parquet(str(path), cache_dir=cache_dir).data.table != rows.data.table:
+                raise OSError(f"{path} differs from the rows that were built: the disk may be full or faulty")
+
+
+def _dataset_info(builder: CompositionalNegatives, folder: Path) -> dict:
+    """Return the `dataset_info` of a card, with the size of the files in the folder."""
+    info = builder.info.copy()
+    info.download_size = sum(path.stat().st_size for path in folder.glob("*.parquet"))
+    card_data = DatasetCardData()
+    DatasetInfosDict({builder.config.name: info}).to_dataset_card_data(card_data)
+    return card_data.to_dict()["dataset_info"]
 
 
 def about(spec: DatasetSpec) -> dict:

@@ -26,7 +26,7 @@ def read_builds(folder: str | Path) -> list[Mapping]:
     """
     builds = []
     for path in sorted(Path(folder).glob(f"*/{BUILD_FILE}")):
-        if path.parent.name.startswith("."):
+        if path.parent.name.startswith((".", "_")):
             continue
         try:
             builds.append(json.loads(path.read_text(encoding="utf-8")))

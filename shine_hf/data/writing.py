@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..negatives.files import write_rows
+from ..io import write_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset

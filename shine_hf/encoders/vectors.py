@@ -5,12 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from .words import tokenize
+from .words import WordTextEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ _TABLES = (".npy", ".safetensors")
 _VOCABULARY_SUFFIXES = (".txt", ".vocab", ".json")
 
 
-class VectorsTextEncoder:
+class VectorsTextEncoder(WordTextEncoder):
     """One vector per word of the query, looked up in a table.
 
     Words are looked up in lower case. A word that is not in the table gets the mean of all vectors, as the authors of GloVe recommend.
@@ -60,24 +60,9 @@ class VectorsTextEncoder:
 
     @property
     def spec(self) -> str:
-        """The specification that rebuilds this encoder."""
         return f"vectors:{self.path}" + (f",vocabulary={self.vocabulary}" if self.vocabulary else "")
 
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Return token features `(L, dim)` float32 of each text, where L is its number of words and punctuation marks.
-
-        Raises:
-            ValueError: for a text without a word.
-        """
-        encoded = []
-        for text in texts:
-            words = tokenize(text)
-            if not words:
-                raise ValueError(f"the query {text!r} has no words")
-            encoded.append(np.stack([self._vector(word) for word in words]))
-        return encoded
-
-    def _vector(self, word: str) -> np.ndarray:
+    def vector(self, word: str) -> np.ndarray:
         row = self._rows.get(word)
         if row is not None:
             return self._vectors[row].astype(np.float32)

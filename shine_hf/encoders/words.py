@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -43,7 +44,36 @@ def _gram_vector(gram: str, dim: int, seed: int) -> np.ndarray:
     return rng.standard_normal(dim).astype(np.float32)
 
 
-class WordsTextEncoder:
+class WordTextEncoder(ABC):
+    """Base class of the text encoders with one vector per word."""
+
+    dim: int
+
+    @property
+    @abstractmethod
+    def spec(self) -> str:
+        """The specification that rebuilds this encoder."""
+
+    @abstractmethod
+    def vector(self, word: str) -> np.ndarray:
+        """Return the vector `(dim,)` float32 of a lower-case word or punctuation mark."""
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return token features `(L, dim)` float32 of each text, where L is its number of words and punctuation marks.
+
+        Raises:
+            ValueError: for a text without a word.
+        """
+        encoded = []
+        for text in texts:
+            words = tokenize(text)
+            if not words:
+                raise ValueError(f"the query {text!r} has no words")
+            encoded.append(np.stack([self.vector(word) for word in words]))
+        return encoded
+
+
+class WordsTextEncoder(WordTextEncoder):
     """A text encoder without weights: one vector per word of the query.
 
     Args:
@@ -58,19 +88,7 @@ class WordsTextEncoder:
 
     @property
     def spec(self) -> str:
-        """The specification that rebuilds this encoder."""
         return f"words:dim={self.dim},seed={self.seed}"
 
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Return token features `(L, dim)` float32 of each text, where L is its number of words and punctuation marks.
-
-        Raises:
-            ValueError: for a text without a word.
-        """
-        encoded = []
-        for text in texts:
-            words = tokenize(text)
-            if not words:
-                raise ValueError(f"the query {text!r} has no words")
-            encoded.append(np.stack([word_vector(word, self.dim, self.seed) for word in words]))
-        return encoded
+    def vector(self, word: str) -> np.ndarray:
+        return word_vector(word, self.dim, self.seed)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from datasets import Features, List, Value
 
 from ..io import atomic_file
 
@@ -26,6 +25,8 @@ def write_arrow(path: str | Path, arrays: Mapping[str, np.ndarray], rows_per_chu
         arrays: Key -> `(length, dim)`; at least one array, all with the same `dim` and the same type, float16 or float32.
         rows_per_chunk: Start a new record batch after this many rows.
     """
+    from datasets import Features, List, Value
+
     first = next(iter(arrays.values()))
     columns = {KEY: Value("string"), ARRAY: List(List(Value(first.dtype.name), length=first.shape[1]))}
     schema = Features(columns).arrow_schema

@@ -94,7 +94,7 @@ class FeatureStore(ABC):
             KeyError: if the key has no features.
         """
 
-    def _peek(self, key: str) -> np.ndarray:
+    def peek(self, key: str) -> np.ndarray:
         """Return an array with the shape and type that [`_read`] gives, without reading the values if the format allows that."""
         return self._read(key)
 
@@ -151,7 +151,7 @@ class FeatureStore(ABC):
             ValueError: if the array cannot be brought into this shape.
         """
         try:
-            return as_rows(self._peek(key) if array is None else array, self._layers)
+            return as_rows(self.peek(key) if array is None else array, self._layers)
         except ValueError as error:
             raise ValueError(f"{self.location(key)}: features of {key!r} {error}") from error
 

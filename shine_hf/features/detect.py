@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..encoders.extract import SETTINGS_FILE
+from ..encoders.folders import SETTINGS_FILE
 from ..specs import Spec
 from .base import KINDS, PUBLIC_SOURCES, FeatureStore, Kind, known_kinds
 from .files import Hdf5Features, file_features, tar_members

@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..encoders import VIDEO_ENCODERS
-from ..encoders.extract import SETTINGS_FILE
+from ..encoders.folders import SETTINGS_FILE
 from ..specs import split_specs
 from .base import PUBLIC_SOURCES, ConcatenatedFeatures, FeatureStore
 from .formats import FORMATS, READ_ERRORS, choose_name, shaped, unreadable
@@ -53,7 +53,7 @@ class FileFeatures(FeatureStore):
     def _read(self, key: str) -> np.ndarray:
         return self._load(key, FORMATS[self._format].read)
 
-    def _peek(self, key: str) -> np.ndarray:
+    def peek(self, key: str) -> np.ndarray:
         return self._load(key, FORMATS[self._format].peek)
 
     def array_name(self, key: str) -> str:
@@ -260,7 +260,7 @@ class Hdf5Features(FeatureStore):
     def _read(self, key: str) -> np.ndarray:
         return self._entry(key)[()]
 
-    def _peek(self, key: str) -> np.ndarray:
+    def peek(self, key: str) -> np.ndarray:
         entry = self._entry(key)
         return shaped(entry.shape, entry.dtype)
 

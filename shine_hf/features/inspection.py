@@ -26,7 +26,7 @@ def inspect_store(store: FeatureStore, durations: Mapping[str, float] | None = N
     if isinstance(store, ConcatenatedFeatures):
         return [facts for part in store.stores for facts in inspect_store(part, durations)]
     dim, keys = store.dim, list(store.keys())
-    array, (_, treatment) = store._peek(keys[0]), store.as_rows(keys[0])
+    array, (_, treatment) = store.peek(keys[0]), store.as_rows(keys[0])
     lengths = [store.num_rows(key) for key in _sample(keys)]
     facts = {
         "features": store.spec,

@@ -117,7 +117,7 @@ def test_generated_negatives_can_be_validated_exported_and_counted(rows_file, tm
     assert complete["tagger"][0].startswith("en_ud_ewt_pos_small")
 
     capsys.readouterr()
-    assert shine("stats", *data, "--sample", 2, "--beside", made, "--figure", tmp_path / "change.png") == 0
+    assert shine("stats", *data, "--sample", 2, "--compare", made, "--figure", tmp_path / "change.png") == 0
     output = capsys.readouterr().out
     assert "masked VERB" in output
     assert "words changed" in output

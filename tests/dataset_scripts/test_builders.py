@@ -236,14 +236,16 @@ def test_changed_files_invalidate_the_cache(sources, tmp_path):
 
 def test_local_videos_become_a_column(sources, tmp_path, capsys):
     videos = tmp_path / "videos"
-    videos.mkdir()
+    (videos / "more").mkdir(parents=True)
+    (videos / "other.mp4").write_bytes(b"another video")
     command = ["--output-dir", str(tmp_path / "tree"), "--data-dir", str(sources), "--configs", "gpt-3.5-turbo"]
     assert main(CHARADES, [*command, "--with-videos", str(videos)]) == 2
     error = capsys.readouterr().err
     assert "lacks 32 of 32 videos: NOVELCOMPOSITION0, " in error and "TRAIN7" in error
     for split in SPLITS:
         for index in range(8):
-            (videos / f"{split.upper().replace('_', '')}{index}.mp4").write_bytes(b"a video")
+            folder = videos if index < 4 else videos / "more"
+            (folder / f"{split.upper().replace('_', '')}{index}.mp4").write_bytes(b"a video")
     assert main(CHARADES, [*command, "--with-videos", str(videos)]) == 0
     train = load_dataset(str(tmp_path / "tree"), split="train", cache_dir=str(tmp_path / "cache"))
     assert train[2]["video"]["path"] == str(videos / "TRAIN1.mp4")

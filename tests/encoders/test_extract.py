@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from shine_hf.encoders import extract, video_encoder
-from shine_hf.encoders.extract import extract_features, find_videos
+from shine_hf.encoders.extract import extract_features
+from shine_hf.encoders.folders import find_videos
 from shine_hf.encoders.pixels import PixelEncoder
 from shine_hf.features.base import FeatureStore
 

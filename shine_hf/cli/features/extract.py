@@ -31,7 +31,8 @@ def main(args: argparse.Namespace) -> int:
     """Extract the features. Return 1 if some videos cannot be read."""
     from accelerate import PartialState
 
-    from ...encoders.extract import extract_features, find_videos
+    from ...encoders.extract import extract_features
+    from ...encoders.folders import find_videos
 
     if args.clip_length <= 0 or args.workers < 0:
         raise ValueError(

@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
     It is 1 if `generate` leaves levels without a negative, and 128 + the number of the signal that stopped the action.
     """
     if getattr(args, "output", None):
-        from ...negatives.files import check_output
+        from ...io import check_output
 
         check_output(args.output)
     module = _module(args.action)

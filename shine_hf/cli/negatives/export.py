@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Write the rows."""
+    from ...io import write_rows
     from ...negatives.export import with_answers, with_provenance
-    from ...negatives.files import write_rows
 
     dataset = Data(args, args.negatives).require_negatives().rows
     dataset = with_provenance(dataset, args.negatives or args.dataset)

@@ -107,7 +107,8 @@ def resume_hint(args: argparse.Namespace) -> str:
 
 
 def _generate(args: argparse.Namespace) -> int:
-    from ...negatives.files import write_provenance, write_rows
+    from ...io import write_rows
+    from ...negatives.files import write_provenance
 
     masking, data, tagger = read_masking(args), Data(args, args.repair), read_tagger(args)
     training, vocabulary, validator = prepare(args, data, tagger, masking)

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Mask the queries."""
-    from ...negatives.files import write_rows
+    from ...io import write_rows
     from ...negatives.language.masking import mask_dataset
 
     masking, rows, tagger = read_masking(args), Data(args).rows, read_tagger(args)

@@ -9,7 +9,7 @@ from .inputs import Data, add_data, add_negatives, read_tagger
 
 EXAMPLES = (
     "shine-hf negatives stats --dataset charades_cg --data-dir DATA --negatives gpt-3.5-turbo --figure changes.png",
-    "shine-hf negatives stats --dataset charades_cg --data-dir DATA --negatives lexical.parquet --sample 10 --beside gpt-3.5-turbo",
+    "shine-hf negatives stats --dataset charades_cg --data-dir DATA --negatives lexical.parquet --sample 10 --compare gpt-3.5-turbo",
 )
 
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     add_negatives(parser)
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="print a sample of N rows")
-    parser.add_argument("--beside", metavar="SOURCE|FILE", help="also print another set of negatives for the sample")
+    parser.add_argument("--compare", metavar="SOURCE|FILE", help="also print these negatives for each row of the sample")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="plot the share of changed words at each level")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the sample (default: %(default)s)")
 
@@ -36,6 +36,6 @@ def main(args: argparse.Namespace) -> int:
         plot_changes(statistics, args.figure)
         print(f"figure: {args.figure}")
     if args.sample:
-        others = Data(args, args.beside).rows if args.beside else ()
-        print(sample_negatives(rows, args.sample, seed=args.seed, others=others, name=args.beside or ""))
+        others = Data(args, args.compare).rows if args.compare else ()
+        print(sample_negatives(rows, args.sample, seed=args.seed, others=others, name=args.compare or ""))
     return 0

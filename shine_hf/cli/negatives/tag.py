@@ -19,7 +19,7 @@ def main(args: argparse.Namespace) -> int:
     """Tag the queries."""
     from datasets import Dataset
 
-    from ...negatives.files import write_rows
+    from ...io import write_rows
 
     rows, tagger = Data(args).rows, read_tagger(args)
     tagged = tagger.tag(rows["query"])

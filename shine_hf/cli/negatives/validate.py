@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Check the negatives, print the counts, and write the flags if an output is given."""
-    from ...negatives.files import write_rows
+    from ...io import write_rows
     from ...negatives.validation import validate_dataset
 
     data, tagger = Data(args, args.negatives).require_negatives(), read_tagger(args)

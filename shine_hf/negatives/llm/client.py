@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from shine_hf.io import retry_after_seconds
+from shine_hf.io import LONGEST_PAUSE_SECONDS, retry_after_seconds
 
 from .answers import json_object, read_facts
 
@@ -16,10 +16,8 @@ try:
 except ImportError as error:
     raise ImportError('language models need the openai client: pip install "shine-hf[negatives]"') from error
 
-MAX_RETRIES = (
-    8  # By the client itself, after pauses of up to 8 s, or as long as `Retry-After` asks, up to two minutes.
-)
-MAX_RETRY_AFTER_SECONDS = 120
+# By the client itself, after pauses of up to 8 s, or as long as `Retry-After` asks, up to LONGEST_PAUSE_SECONDS.
+MAX_RETRIES = 8
 # End a run after this many answers if none is usable, or after this many refusals (or this share of all requests) in a row.
 MAX_USELESS_ANSWERS = 50
 MAX_REFUSALS, MAX_REFUSED_SHARE = 10, 0.05
@@ -184,9 +182,9 @@ class Endpoint:
         body = error.body if isinstance(error.body, dict) else {}
         message = f"{error.status_code}: {body.get('message') or error.response.text[:300]} {body.get('param') or ''}"
         wait = retry_after_seconds(error.response.headers) or 0
-        if wait > MAX_RETRY_AFTER_SECONDS:
+        if wait > LONGEST_PAUSE_SECONDS:
             message += f"(asks to wait {wait:.0f} s)"
-        if wait > MAX_RETRY_AFTER_SECONDS or error.status_code in HOPELESS or is_out_of_quota(body):
+        if wait > LONGEST_PAUSE_SECONDS or error.status_code in HOPELESS or is_out_of_quota(body):
             raise EndpointError(f"{self.base_url} answered {self.scrub(message).strip()}")
         return self.scrub(message).strip()
 
