@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     add_negatives(parser)
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="print a sample of N rows")
-    parser.add_argument("--compare", metavar="SOURCE|FILE", help="also print these negatives for each row of the sample")
+    parser.add_argument(
+        "--compare", metavar="SOURCE|FILE", help="also print these negatives for each row of the sample"
+    )
     parser.add_argument("--figure", type=Path, metavar="FILE", help="plot the share of changed words at each level")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the sample (default: %(default)s)")
 
