@@ -202,7 +202,8 @@ class OpenAIBatchGenerator(LanguageModel):
         answers = {name: raw for name, raw in replies.items() if is_answer(raw)}
         rows = [{**self.answered(questions[name], raw), "batch_id": remote.id} for name, raw in answers.items()]
         self.answers.store(rows, ended_batch=batch)
-        if hopeless or len(refused) == len(questions):
+        is_working = self.budget.from_cache or self.endpoint.outcomes  # Another question has an answer.
+        if hopeless or (len(refused) == len(questions) and not is_working):
             reason = hopeless or problems[refused[0]]
             raise EndpointError(f"{self.endpoint.base_url} refused the requests of batch {remote.id}: {reason}")
         for name in problems.keys() - answers.keys():

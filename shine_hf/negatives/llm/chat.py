@@ -180,6 +180,11 @@ class _Run:
             for worker in running:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
+        try:
+            if not self._error and not self._model.budget.from_cache:
+                self._model.endpoint.check_refusals()
+        except EndpointError as error:
+            self._error = error
         self._emit(self._error)
 
     async def _work(self) -> None:

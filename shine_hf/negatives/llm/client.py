@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from shine_hf.io import LONGEST_PAUSE_SECONDS, retry_after_seconds
 
@@ -136,7 +136,7 @@ class Endpoint:
         self._unsupported: set[str] = set()
         self.outcomes: Counter[str] = Counter()
         self.cuts_most = False  # Whether most answers exceed the token limit, as those of models that think first.
-        self._refused_in_a_row = 0
+        self._refusals: list[object] = []  # The reasons of the last refusals in a row.
 
     def client_options(self) -> dict[str, Any]:
         """Return the arguments of the openai client. It requires a key, which local servers ignore."""
@@ -197,14 +197,29 @@ class Endpoint:
         self.outcomes[outcome] += 1
         if outcome == "cut":
             self.cuts_most |= self.outcomes["cut"] >= 3 and 2 * self.outcomes["cut"] >= self.outcomes.total()
-        self._refused_in_a_row = self._refused_in_a_row + 1 if outcome == "refused" else 0
-        if self._refused_in_a_row >= max(MAX_REFUSALS, MAX_REFUSED_SHARE * total):
-            raise EndpointError(f"{self.base_url} refused the last {self._refused_in_a_row} requests: {detail}")
+        self._refusals = [*self._refusals, detail] if outcome == "refused" else []
+        if len(self._refusals) >= max(MAX_REFUSALS, MAX_REFUSED_SHARE * total):
+            self._stop_for_refusals(f"the last {len(self._refusals)}")
         if outcome == "useless" and not self.outcomes["useful"] and self.outcomes["useless"] >= MAX_USELESS_ANSWERS:
             raise EndpointError(
                 f"none of the first {self.outcomes['useless']} answers of {self.base_url} is usable, e.g. {detail}. Change the model, "
                 "--max-tokens (if answers are truncated), --temperature, or --base-url (if this is not a completion; it usually ends in /v1)"
             )
+
+    def check_refusals(self) -> None:
+        """Raise an error if requests were sent and all of them were refused.
+
+        Raises:
+            EndpointError: with the first reason.
+        """
+        if self._refusals and set(self.outcomes) == {"refused"}:
+            self._stop_for_refusals(f"all {len(self._refusals)}")
+
+    def _stop_for_refusals(self, which: str) -> NoReturn:
+        raise EndpointError(
+            f"{self.base_url} refused {which} requests: {self._refusals[0]}. Check that the API key may use this model, or change --model "
+            "or --base-url"
+        )
 
 
 def may_pass(error: Exception) -> bool:

@@ -151,6 +151,14 @@ def test_status_403_fails_only_its_request(path):
         assert server.stats()["requests"] == 31
 
 
+def test_small_run_stops_with_the_reason_if_every_request_is_refused(path):
+    """The same as for more than ten requests, whose run stops early. Answers from the cache show that the endpoint works."""
+    with LLMServer(error="forbidden") as server:
+        with pytest.raises(EndpointError, match=r"refused all 3 requests: 403: your input was flagged.*--model"):
+            list(make_generator(server, path).fill(make_requests(3)))
+        assert server.stats()["requests"] == 3
+
+
 @pytest.mark.parametrize("fault", sorted(UNUSABLE - {"truncated"}))
 def test_useless_answers_are_cached_and_asked_again_with_the_reason(path, fault):
     with LLMServer(fault_rate=1.0, faults=[fault]) as server:
