@@ -153,7 +153,7 @@ def describe_data(args: DataArguments, splits: Mapping) -> DataFacts:
         hub_id=_hub_id(args.dataset),
         revision=next(filter(None, map(_hub_revision, splits.values())), None) if not args.data_dir else None,
         eval_limit=args.max_eval_samples,
-        is_simulated=any(spec.startswith("simulated") for spec in args.video_features),
+        is_simulated=args.is_simulated,
     )
 
 

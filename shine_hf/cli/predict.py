@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--video-features", nargs="+", help="feature stores, as in training (i3d:DIR, npz:DIR, simulated:, …)"
     )
     source.add_argument("--vid", help="video of the feature store")
-    source.add_argument("--dataset", default="charades_cg", help="dataset of --split, and of simulated: features")
+    source.add_argument("--dataset", default="charades_cg", help="dataset of --split, and of simulated features")
     source.add_argument("--data-dir", help="folder of its original annotation files")
     source.add_argument("--split", help="predict every query of this split")
     parser.add_argument("--query", nargs="+", default=[], help="one or more queries")
@@ -88,7 +88,7 @@ def _from_features(args):
         text_features=text_features_of(model.config, args.text_features),
     )
     # Simulated features are made from annotations; real ones of a single video need none.
-    needs_annotations = args.split or any(spec.startswith("simulated") for spec in data.video_features)
+    needs_annotations = args.split or data.is_simulated
     splits = load_splits(data) if needs_annotations else {}
     if args.split:
         split = canonical_split(args.split)

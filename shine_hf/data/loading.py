@@ -69,7 +69,7 @@ class DataArguments:
         default_factory=list,
         metadata={
             "help": "One or more feature stores, which are concatenated: a folder, a file or a dataset repository on the Hub, whose layout is "
-            "detected (put npy:, npz:, pt:, hdf5: or packed: before it to force one), or simulated:[options]. There is no default."
+            "detected (put npy:, npz:, pt:, hdf5: or packed: before it to force one), or simulated:[options] or scenes:[options]. There is no default."
         },
     )
     text_features: str | None = field(
@@ -113,6 +113,13 @@ class DataArguments:
     def __post_init__(self):
         if self.eval_during_training not in ("validation", "all"):
             raise ValueError(f'eval_during_training must be "validation" or "all", got {self.eval_during_training!r}')
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether any video features are computed from the annotations."""
+        from ..features.base import is_simulated
+
+        return is_simulated(self.video_features)
 
 
 def load_splits(args: DataArguments) -> dict[str, Dataset]:
@@ -344,7 +351,7 @@ def video_store(args: DataArguments, splits: Mapping[str, Dataset], clip_length:
 
     Args:
         args: The data arguments of the recipe.
-        splits: All splits, from which `simulated:` computes its features.
+        splits: All splits, from which simulated features are computed.
         clip_length: Seconds per clip of the model.
 
     Raises:

@@ -54,7 +54,8 @@ class VectorsTextEncoder(WordTextEncoder):
         self._rows: dict[str, int] = {}
         for row, word in enumerate(words):
             self._rows.setdefault(word.lower(), row)
-        self._mean = self._vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+        # What a word without a vector gets.
+        self.mean = self._vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
         self.dim = self._vectors.shape[1]
         self._missed: set[str] = set()
 
@@ -69,7 +70,7 @@ class VectorsTextEncoder(WordTextEncoder):
         if word not in self._missed:
             self._missed.add(word)
             logger.info("%s has no vector for %r; using the mean of all vectors", self.path.name, word)
-        return self._mean
+        return self.mean
 
     def _vocabulary_path(self) -> Path:
         if self.vocabulary:

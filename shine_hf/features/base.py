@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,10 +20,14 @@ PUBLIC_SOURCES = (
 
 
 class Kind(NamedTuple):
-    """How to open one kind of store: `open(spec, rows, clip_length)`, and the options that its specification accepts."""
+    """
+    How to open one kind of store: `open(spec, rows, clip_length)`, the options that its specification accepts, and whether its features are
+    simulated, i.e. computed from annotations.
+    """
 
     open: Callable[[Spec, Sequence[Mapping] | None, float], FeatureStore]
     options: Mapping[str, Callable[[str], Any]]
+    from_annotations: bool = False
 
 
 # Each module of this package registers its kinds here. The empty kind detects the layout of a bare path.
@@ -57,17 +61,17 @@ class FeatureStore(ABC):
 
         Args:
             spec: A folder, a file, or a dataset repository on the Hub, whose layout is detected. To force a layout, write `kind:where`:
-                `i3d:` or `npy:` (a folder or tar of `.npy` files), `npz:`, `pt:`, `hdf5:FILE`, `packed:DIR` (see [`PackedFeatures`]), or
-                `simulated:[options]` (see [`SimulatedFeatures`]). Specifications joined by `+` are concatenated.
-            rows: Annotations of all splits, from which `simulated:` computes its features.
-            clip_length: Seconds per clip, for `simulated:`.
+                `i3d:` or `npy:` (a folder or tar of `.npy` files), `npz:`, `pt:`, `hdf5:FILE`, `packed:DIR` (see [`PackedFeatures`]),
+                `simulated:[options]` (see [`SimulatedFeatures`]) or `scenes:[options]` (see [`SimulatedScenes`]). Specifications joined by
+                `+` are concatenated.
+            rows: Annotations of all splits, from which `simulated:` and `scenes:` compute their features.
+            clip_length: Seconds per clip, for `simulated:` and `scenes:`.
 
         Raises:
             ValueError: for an unknown kind, or files whose layout is ambiguous.
             FileNotFoundError: if the folder or file does not exist.
         """
-        options = {name: kind.options for name, kind in KINDS.items() if name}
-        stores = [KINDS[part.kind].open(part, rows, clip_length) for part in Spec.parse_all(spec, options)]
+        stores = [KINDS[part.kind].open(part, rows, clip_length) for part in _parse(spec)]
         return stores[0] if len(stores) == 1 else ConcatenatedFeatures(stores)
 
     @staticmethod
@@ -243,6 +247,15 @@ class ConcatenatedFeatures(FeatureStore):
                 f"the features of {key!r} do not share one time grid: {found} rows. Extract them with the same clip length"
             )
         return min(lengths)
+
+
+def is_simulated(specs: Iterable[str]) -> bool:
+    """Return whether any part of these feature stores is computed from annotations, so that results with them must say so."""
+    return any(KINDS[part.kind].from_annotations for spec in specs for part in _parse(spec))
+
+
+def _parse(spec: str) -> list[Spec]:
+    return Spec.parse_all(spec, {name: kind.options for name, kind in KINDS.items() if name})
 
 
 def known_kinds() -> str:

@@ -85,9 +85,7 @@ def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
         results[name] = {key.removeprefix(f"{name}_"): value for key, value in metrics.items()}
     if trainer.is_world_process_zero():
         if results:
-            print(
-                format_results(results, simulated=any(s.startswith("simulated") for s in recipe.data.video_features))
-            )
+            print(format_results(results, simulated=recipe.data.is_simulated))
         for name, path in predictions.items():
             print(f"{name} has no windows, so it is not scored; its predictions are in {path}")
     if args.do_train:
