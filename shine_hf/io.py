@@ -124,6 +124,19 @@ def hide_path(text: str) -> str:
     return text
 
 
+def content_fault(file: IO[bytes]) -> str:
+    """Return what is wrong with a file if its first bytes show that it is not what it should be, e.g. after a failed download; else `""`."""
+    file.seek(0)
+    start = file.read(40)
+    if not start:
+        return "it is empty (0 bytes)"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer instead of the file; run `git lfs pull`"
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "it is a web page instead of the file; download it again"
+    return ""
+
+
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
     """Return the seconds to wait that a response gives in `Retry-After` (seconds or an HTTP date) or `retry-after-ms`; None without either."""
     with contextlib.suppress(TypeError, ValueError):

@@ -44,8 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     from ..conversion.checkpoints import load_original_checkpoint
+    from ..encoders import TEXT_ENCODERS, VIDEO_ENCODERS, is_text_encoder_spec, is_video_encoder_spec
     from ..modeling import MomentRetrievalProcessor
 
+    for option, spec, is_encoder, kinds in (
+        ("--video-encoder", args.video_encoder, is_video_encoder_spec, VIDEO_ENCODERS),
+        ("--text-encoder", args.text_encoder, is_text_encoder_spec, TEXT_ENCODERS),
+    ):
+        if spec is not None and not is_encoder(spec):
+            raise ValueError(f"{option}: {spec!r} is none of {', '.join(f'{kind}:' for kind in kinds)}")
     given = ("clip_length", "video_feature_dims", "video_encoder", "text_encoder")
     overrides = {name: value for name in given if (value := getattr(args, name)) is not None}
     if args.batch_coupled_text_mask:

@@ -33,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text-features", help="the text encoder or store, if not the one that the model was trained with"
     )
+    parser.add_argument(
+        "--video-encoder",
+        help="the encoder of --video, if not the one that the model was trained with, e.g. another path",
+    )
     parser.add_argument("--top-k", type=int, default=5, help="moments per query")
     parser.add_argument("--nms-threshold", type=float, help="IoU above which the worse of two moments is dropped")
     parser.add_argument("--output", help="write JSON lines in the submission format to this file instead of printing")
@@ -118,7 +122,9 @@ def _from_video(args):
     from ..encoders.video_source import video_name
     from ..inference.retriever import MomentRetriever
 
-    find = MomentRetriever.from_pretrained(args.model, text_encoder=args.text_features).find
+    find = MomentRetriever.from_pretrained(
+        args.model, video_encoder=args.video_encoder, text_encoder=args.text_features
+    ).find
     name = video_name(args.video)
     found = find(
         args.video, args.query, top_k=args.top_k, nms_threshold=args.nms_threshold, progress=sys.stderr.isatty()

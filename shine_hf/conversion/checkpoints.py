@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from .encoders import encoder_settings
 from .names import ARCHITECTURES, convert_state_dict, depth
@@ -68,8 +69,15 @@ def load_original_checkpoint(
     converted = convert_state_dict(state_dict, architecture, audio_dim=audio_dim if use_tef else 0)
     sizes = _sizes(converted, use_tef)
     encoders = encoder_settings(sizes["video_dim"], sizes["text_dim"], options)
-    model = model_class(config_class(**{**sizes, **encoders, **_settings(options, converted), **overrides}))
-    missing, unexpected = model.load_state_dict(converted, strict=False)
+    try:
+        model = model_class(config_class(**{**sizes, **encoders, **_settings(options, converted), **overrides}))
+    except StrictDataclassError as error:
+        raise ValueError(f"{path}: {error.__cause__ or error}") from error
+    try:
+        missing, unexpected = model.load_state_dict(converted, strict=False)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{path} is not a {architecture} checkpoint: {reason}") from error
     if missing or unexpected:
         raise ValueError(
             f"{path} is not a {architecture} checkpoint: it lacks {', '.join(missing[:3]) or 'nothing'} and also has "

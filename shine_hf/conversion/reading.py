@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..io import content_fault
+
 # Old files (before torch 1.6) cannot be searched for the classes that they name; these are the ones to expect.
 _USUAL_CLASSES = ("argparse.Namespace", "easydict.EasyDict")
 
@@ -39,6 +41,10 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
         with torch.serialization.safe_globals(_substitutes(path)):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
+        with path.open("rb") as file:
+            fault = content_fault(file)
+        if fault:
+            raise ValueError(f"{path} was not loaded: {fault}") from error
         refused = re.search(r"(?:calls|GLOBAL|Unsupported class|global) ([\w.]+)", str(error))
         raise ValueError(
             f"{path} was not loaded: "

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..io import content_fault
 from .sampling import import_av
 from .video_clock import Clock, usual_interval
 from .video_source import VideoFile
@@ -117,9 +118,9 @@ def open_container(source: VideoFile) -> Iterator[tuple[Any, Any]]:
     try:
         container = av.open(source.file, options={"protocol_whitelist": "none"})
     except (av.error.FFmpegError, ValueError) as error:
-        raise ValueError(
-            f"{source.name}: not a readable video ({getattr(error, 'strerror', None) or error}); it may be an interrupted download"
-        ) from error
+        fault = content_fault(source.file) or "it may be an interrupted download"
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{source.name}: not a readable video ({reason}); {fault}") from error
     with container:
         names, kind = container.format.name.split(","), container.format.long_name or container.format.name
         if any(name in _NO_VIDEO_FORMATS or name.endswith("_pipe") for name in names):

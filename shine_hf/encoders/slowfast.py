@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from ..io import content_fault
 from .auto import default_device
 from .pixel_settings import PixelSettings
 from .sampling import Sampling
@@ -199,7 +201,10 @@ def _find(weights: str) -> Path:
     if path.is_file():
         return path
     if path.exists() or weights.count("/") != 1 or path.suffix:
-        raise FileNotFoundError(f"no file of SlowFast weights {weights}; PySlowFast's model zoo has SLOWFAST_8x8_R50")
+        raise FileNotFoundError(
+            f"no file of SlowFast weights {weights}. Download SLOWFAST_8x8_R50.pyth from the model zoo of PySlowFast "
+            "(github.com/facebookresearch/SlowFast), and give its path as the video encoder slowfast:PATH"
+        )
     from huggingface_hub import HfApi, hf_hub_download
 
     names = [
@@ -211,15 +216,13 @@ def _find(weights: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Unpickling may fail in any way, e.g. for PySlowFast's oldest weights, which are Caffe2 pickles.
-        raise ValueError(
-            f"{path} cannot be read as weights ({type(error).__name__}); Caffe2 files (.pkl) are not supported, use the .pyth file"
-        ) from error
+        with path.open("rb") as file:
+            fault = content_fault(file) or "Caffe2 files (.pkl) are not supported, use the .pyth file"
+        raise ValueError(f"{path} cannot be read as weights ({type(error).__name__}): {fault}") from error
     return content.get("model_state", content.get("state_dict", content)) if isinstance(content, dict) else {}

@@ -11,6 +11,8 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..io import content_fault
+
 if TYPE_CHECKING:
     import torch
 
@@ -53,12 +55,8 @@ def choose_name(names: list[str], axes: Callable[[str], int], what: str = "it") 
 
 def unreadable(file: IO[bytes], error: Exception) -> str:
     """Return why a file cannot be read: from its first bytes if they say more than the error."""
-    file.seek(0)
-    start = file.read(40)
-    if not start:
-        return "it is empty (0 bytes)"
-    if start.startswith(b"version https://git-lfs"):
-        return "it is a Git LFS pointer instead of the file; run `git lfs pull`"
+    if fault := content_fault(file):
+        return fault
     if "pickle" in str(error):  # NumPy advises to load it unsafely.
         return "it is damaged, or contains Python objects, which are never loaded"
     return str(error)

@@ -34,6 +34,13 @@ def test_named_text_features_are_used_for_queries(command, tmp_path, capsys):
     assert printed.count(" s   score ") == 4 and "video_file.mp4: a dog" in printed and plot.stat().st_size > 10_000
 
 
+def test_video_encoder_can_be_replaced(command, capsys):
+    asked = [*command, "--query", "a dog", "--text-features", "words:dim=12", "--video-encoder"]
+    assert main([*asked, SPEC]) == 0
+    assert main([*asked, "slowfast:gone.pyth"]) == 2
+    assert "no file of SlowFast weights gone.pyth" in capsys.readouterr().err
+
+
 def test_conflicting_options_are_rejected(command, capsys):
     assert main(command) == 2 and "give --query" in capsys.readouterr().err
     assert main([*command, "--split", "train"]) == 2 and "one or the other" in capsys.readouterr().err

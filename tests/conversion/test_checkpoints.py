@@ -87,6 +87,10 @@ def test_non_checkpoints_are_rejected(tmp_path):
     del state["saliency_proj.weight"]
     with pytest.raises(ValueError, match=r"saliency_head\.weight"):
         load_original_checkpoint(save(tmp_path / "half.ckpt", state), "moment_detr")
+    for content, message in (("", "is empty"), ("version https://git-lfs.github.com/spec/v1", "Git LFS pointer")):
+        (tmp_path / "text.ckpt").write_text(content)
+        with pytest.raises(ValueError, match=rf"text\.ckpt was not loaded: .*{message}"):
+            load_original_checkpoint(tmp_path / "text.ckpt", "qd_detr")
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
     with pytest.raises(ValueError, match="was not loaded"):
         load_original_checkpoint(tmp_path / "text.ckpt", "qd_detr")
@@ -125,6 +129,24 @@ def test_command_line_writes_a_folder_that_needs_no_shine_hf(tmp_path):
     mask = torch.ones(1, 4)
     want = model(torch.ones(1, 4, 10), mask, torch.ones(1, 3, 6), torch.ones(1, 3)).pred_spans.sum().item()
     assert module == "transformers_modules" and float(total) == pytest.approx(want, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more", "message"),
+    [
+        ("qd_detr", [], "model.ckpt is not a qd_detr checkpoint: size mismatch for model.anchor_logits"),
+        ("moment_detr", ["--clip-length", "-1"], "model.ckpt: clip_length must be positive, got -1.0"),
+        ("moment_detr", ["--video-feature-dims", "2304", "500"], "[2304, 500] do not add up to video_dim=10"),
+        ("moment_detr", ["--video-encoder", "clipp:x"], "--video-encoder: 'clipp:x' is none of pixels:, clip:, auto:, slowfast:"),
+        ("moment_detr", ["--text-encoder", "slowfast:x"], "--text-encoder: 'slowfast:x' is none of words:, clip:, auto:, vectors:"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_fit_are_errors_of_one_line(tmp_path, capsys, architecture, more, message):
+    path = save(tmp_path / "model.ckpt")
+    arguments = ["--checkpoint", str(path), "--architecture", architecture, "--output-dir", str(tmp_path / "out")]
+    assert main(["convert", *arguments, *more]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and printed.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
 def test_command_line_errors_are_one_line(tmp_path, capsys):

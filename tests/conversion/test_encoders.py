@@ -10,9 +10,12 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, pipeline
 from shine_hf.cli import main
 from shine_hf.conversion.checkpoints import load_original_checkpoint
 from shine_hf.conversion.encoders import CLIP, SLOWFAST, feature_types
+from shine_hf.encoders.slowfast import SlowFast
+from shine_hf.features.base import FeatureStore
 
 from ..encoders.videos import gray, write_video
-from .originals import OPTIONS, original_names, save
+from ..encoders.weights import pytorchvideo_names
+from .originals import OPTIONS, original_names, qd_detr_names, save
 
 
 def converted(tmp_path, video, text=512, **options):
@@ -100,3 +103,27 @@ def test_converted_checkpoint_finds_moments_in_a_video_file(tmp_path, tiny_clip,
     result = find(video=str(film), query="a door", top_k=2)
     assert len(result["moments"]) == 2 and len(result["saliency"]) == 5 and result["clip_length"] == 2
     assert np.isfinite(result["saliency"]).all()
+
+
+def test_slowfast_and_clip_checkpoint_searches_a_video_as_features_extract_encodes_it(tmp_path, tiny_clip, capsys):
+    """With the weights of SlowFast in PyTorchVideo's layout."""
+    torch.manual_seed(0)
+    weights, checkpoint = tmp_path / "SLOWFAST_8x8_R50.pyth", tmp_path / "model_best.ckpt"
+    torch.save({"model_state": pytorchvideo_names(SlowFast().state_dict())}, weights)
+    options = argparse.Namespace(
+        **{**vars(OPTIONS), "v_feat_dirs": ["features/clip_features", "features/slowfast_features"]}
+    )
+    save(checkpoint, qd_detr_names(video=2816, text=512), options)
+    arguments = ["--checkpoint", str(checkpoint), "--architecture", "qd_detr", "--output-dir", str(tmp_path / "out")]
+    assert main(["convert", *arguments, "--text-encoder", f"clip:{tiny_clip}"]) == 0
+    assert f"video_encoder {CLIP}+{SLOWFAST}" in capsys.readouterr().out
+    (tmp_path / "videos").mkdir()
+    film = write_video(tmp_path / "videos" / "film.mp4", [gray(30 * level) for level in range(8)], fps=4)
+    spec = f"clip:{tiny_clip}+slowfast:{weights}"
+    extract = ["features", "extract", "--videos", str(tmp_path / "videos"), "--encoder", spec, "--clip-length", "2"]
+    assert main([*extract, "--workers", "0", "--output", str(tmp_path / "features")]) == 0
+    store = FeatureStore.from_spec(str(tmp_path / "features"))
+    assert store.dims == [512, 2304] and store["film"].shape == (1, 2816)
+    # The recorded encoders are on the Hub and in the working directory; here they are elsewhere.
+    find = pipeline("video-moment-retrieval", model=str(tmp_path / "out"), device="cpu", video_encoder=spec)
+    assert find(video=str(film), query="a door") == find(video=store["film"], query="a door")

@@ -11,6 +11,7 @@ from shine_hf.encoders import video_encoder
 from shine_hf.encoders.slowfast import SlowFast
 
 from .videos import gray, write_video
+from .weights import pytorchvideo_names
 
 
 @pytest.fixture(scope="module")
@@ -74,26 +75,7 @@ def _batches(path, encoder):
 
 
 def test_pytorchvideo_and_safetensors_weights_are_loaded(network, weights, tmp_path):
-    """PyTorchVideo counts stages from 0 and uses other names for norms."""
-    renamed = {}
-    for name, tensor in network.state_dict().items():
-        stage, _, rest = name.partition(".")
-        block = int(stage[1]) - 1
-        rest = rest.replace("branch1.", "branch1_conv.").replace("branch1_bn.", "branch1_norm.")
-        for letter in "abc":
-            rest = rest.replace(f"branch2.{letter}.", f"branch2.conv_{letter}.")
-            rest = rest.replace(f"branch2.{letter}_bn.", f"branch2.norm_{letter}.")
-        if stage.endswith("fuse"):
-            rest = rest.replace("conv_f2s", "conv_fast_to_slow").replace("bn.", "norm.")
-            rest = f"multipathway_fusion.{rest}"
-        else:
-            pathway, _, rest = rest.partition(".")
-            number, kind = pathway.removeprefix("pathway").split("_")
-            where = "" if kind == "stem" else f"res_blocks.{kind.removeprefix('res')}."
-            rest = f"multipathway_blocks.{number}.{where}{rest if where else rest.replace('bn.', 'norm.')}"
-        renamed[f"blocks.{block}.{rest}"] = tensor
-    renamed["blocks.6.proj.weight"] = torch.zeros(400, 2304)
-    torch.save({"model_state": renamed}, tmp_path / "pytorchvideo.pyth")
+    torch.save({"model_state": pytorchvideo_names(network.state_dict())}, tmp_path / "pytorchvideo.pyth")
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, tmp_path / "a.safetensors")
     clips = np.random.default_rng(0).integers(0, 255, (1, 32, 224, 224, 3), dtype=np.uint8)
     expected = video_encoder(f"slowfast:{weights}").encode_clips(clips)
@@ -104,10 +86,14 @@ def test_pytorchvideo_and_safetensors_weights_are_loaded(network, weights, tmp_p
 def test_other_files_are_rejected(tmp_path):
     torch.save({"model_state": {"conv.weight": torch.zeros(1)}}, tmp_path / "other.pyth")
     (tmp_path / "caffe2.pkl").write_bytes(pickle.dumps({"blobs": {"conv1_w": np.zeros(1)}}, protocol=2))
+    (tmp_path / "pointer.pyth").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (tmp_path / "page.safetensors").write_text("<!DOCTYPE html><html>Quota exceeded</html>")
     for name, kind, message in (
         ("other.pyth", ValueError, "does not contain the weights of SlowFast R50 8x8"),
         ("caffe2.pkl", ValueError, "Caffe2 files"),
-        ("gone.pyth", FileNotFoundError, "no file of SlowFast weights"),
+        ("gone.pyth", FileNotFoundError, r"no file of SlowFast weights .*gone\.pyth\. Download .* slowfast:PATH"),
+        ("pointer.pyth", ValueError, "Git LFS pointer"),
+        ("page.safetensors", ValueError, "a web page"),
     ):
         with pytest.raises(kind, match=message):
             video_encoder(f"slowfast:{tmp_path / name}")

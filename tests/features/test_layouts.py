@@ -223,7 +223,7 @@ def test_ambiguous_paths_are_rejected(tmp_path):
     [
         (b"", r"it is empty \(0 bytes\)"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "a Git LFS pointer .*git lfs pull"),
-        (b"<html>Quota exceeded</html>", "cannot be read: ."),
+        (b"<!DOCTYPE html><html>Quota exceeded</html>", "it is a web page"),
         (b"PK\x03\x04 the start of an archive", "cannot be read: ."),
     ],
 )  # fmt: skip
