@@ -60,10 +60,10 @@ for folder, name in zip(folders, classes):
     "script",
     [
         "import shine_hf" + PIPELINE,
-        "import shine_hf" + PROCESSOR,
-        "import shine_hf" + FROM_CONFIG,
+        pytest.param("import shine_hf" + PROCESSOR, marks=pytest.mark.slow),
+        pytest.param("import shine_hf" + FROM_CONFIG, marks=pytest.mark.slow),
         "from transformers import AutoModel, AutoProcessor, pipeline; import shine_hf" + PROCESSOR + AUTO_MODEL + PIPELINE,
-        "import transformers; import shine_hf; from transformers import BertModel" + AUTO_MODEL,
+        pytest.param("import transformers; import shine_hf; from transformers import BertModel" + AUTO_MODEL, marks=pytest.mark.slow),
         "import shine_hf.inference.pipeline" + PIPELINE,
     ],
 )  # fmt: skip

@@ -110,6 +110,7 @@ def test_failed_run_stops_the_study_and_shows_its_error(study):
         main(study(recipe={"no_such_key": 1}))
 
 
+@pytest.mark.slow
 def test_error_names_the_failed_run_and_not_the_runs_stopped_with_it(study):
     # The first run would take very long; it is stopped when the second one fails.
     variants = {"endless": {"max_steps": 10**6, "save_steps": 10**6}, "broken": {"no_such_key": 1}}
@@ -166,6 +167,7 @@ def test_overrides_require_their_own_results_folder(study, capsys):
     assert "--features is required" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_tables_list_the_overrides(study, tmp_path):
     command = [
         *study(variants={"shine": {}}, comparisons=[], note="A note that holds without overrides."),

@@ -73,7 +73,7 @@ def test_what_is_wrong_is_said_in_one_line(folder, capsys):
     assert error.startswith("shine-hf demo: error:") and "1 to test on" in error and "\n" not in error
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_stopped_demo_says_how_to_go_on_and_goes_on(tmp_path, monkeypatch, capsys, number):
     """After the first checkpoint and the first evaluation, when `Trainer` would delete the newest checkpoint."""
     demo = ["demo", "--output-dir", str(tmp_path), "--train-videos", "8", "--test-videos", "1", "--max-steps", "4"]

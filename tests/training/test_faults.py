@@ -109,7 +109,14 @@ def test_signal_at_any_step_saves_it_and_the_run_resumes_there(train, uninterrup
     assert_same(train.output, uninterrupted)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGINT,
+        signal.SIGHUP,
+        *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGUSR1, signal.SIGXCPU)),
+    ],
+)
 def test_every_termination_signal_saves_the_step_even_in_a_resumed_run(train, uninterrupted, monkeypatch, number):
     handler = signal.getsignal(number)
     for step in (6, 9, 11):

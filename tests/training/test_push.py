@@ -69,7 +69,9 @@ def python_blocks(card: bytes) -> list[str]:
 # ---- what is pushed --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strategy", ["end", "every_save", "checkpoint", "all_checkpoints"])
+@pytest.mark.parametrize(
+    "strategy", ["end", pytest.param("every_save", marks=pytest.mark.slow), "checkpoint", "all_checkpoints"]
+)
 def test_every_revision_is_complete(hub, online, train, data, tmp_path, strategy):
     train(strategy, "--hub_always_push", "true")
     found = revisions(hub)
@@ -165,7 +167,7 @@ def test_only_the_main_process_pushes(hub, online, train, monkeypatch):
 @pytest.mark.parametrize(
     "fault",
     [
-        {"pattern": "POST .*/commit/", "status": 503},
+        pytest.param({"pattern": "POST .*/commit/", "status": 503}, marks=pytest.mark.slow),
         {"pattern": "POST .*/commit/", "status": 429, "Retry_After": "7"},
         {"pattern": "PUT /storage", "status": None},
         {"pattern": "POST .*/commit/", "status": None, "after_handling": True},
