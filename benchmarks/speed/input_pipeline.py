@@ -90,7 +90,9 @@ def padding_share(lengths: list[int], order: list[int]) -> float:
 
 
 def report_padding(data_dir: str) -> None:
-    from shine_hf.data.loading import DataArguments, load_splits, training_rows
+    from shine_hf.data.arguments import DataArguments
+    from shine_hf.data.loading import load_splits
+    from shine_hf.data.selection import training_rows
 
     rows = training_rows(load_splits(DataArguments(dataset="charades_cg", data_dir=data_dir))["train"])
     lengths = [max(1, round(duration / CLIP_LENGTH)) for duration in rows["duration"]]

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from shine_hf.data.annotations import read_original
-from shine_hf.data.loading import split_validation, training_rows
+from shine_hf.data.selection import split_validation, training_rows
 from shine_hf.negatives.language.tagging import TaggedQuery, Tagger
 from shine_hf.negatives.splits import generate_for_splits
 

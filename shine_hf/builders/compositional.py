@@ -9,7 +9,8 @@ from pathlib import Path
 import datasets
 
 from ..data.annotations import add_negatives, as_dataset, read_negatives
-from ..data.datasets import AUTHORS_NEGATIVES, DATASETS, DatasetSpec
+from ..data.dataset_spec import DatasetSpec
+from ..data.datasets import AUTHORS_NEGATIVES, DATASETS
 from ..data.files import raw_rows
 from ..encoders.folders import find_videos
 from ..negatives.splits import generate_for_splits

@@ -23,7 +23,7 @@ from huggingface_hub import DatasetCardData
 from ..cards.benchmark import BENCHMARK_FILE, render_benchmark
 from ..cards.dataset_card import BUILD_FILE, CARD_FILE, read_builds, render_dataset_card
 from ..cards.dataset_statistics import dataset_statistics, plot_statistics
-from ..data.datasets import DatasetSpec
+from ..data.dataset_spec import DatasetSpec
 from ..io import atomic_dir, atomic_file
 from .compositional import CompositionalNegatives, NegativesConfig
 

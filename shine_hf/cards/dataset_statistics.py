@@ -8,7 +8,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ..negatives.validation import TestContact, ValidationSummary, words_of
+from ..negatives.alignment import words_of
+from ..negatives.contact import TestContact
+from ..negatives.validation import ValidationSummary
 from ..schema import MASK
 
 WINDOW_SHARE_BINS = 10

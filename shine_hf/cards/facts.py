@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..data.arguments import DataArguments
 from ..data.datasets import DATASETS
-from ..data.loading import DataArguments, dataset_files
+from ..data.loading import dataset_files
 from ..encoders import public_spec
 
 ARCHITECTURES = {

@@ -58,7 +58,8 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from ..data.loading import DataArguments, load_splits
+    from ..data.arguments import DataArguments
+    from ..data.loading import load_splits
     from ..data.writing import write_splits
 
     splits = load_splits(DataArguments(dataset=args.dataset, data_dir=args.data_dir, negatives=args.negatives))

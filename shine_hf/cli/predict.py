@@ -75,7 +75,9 @@ def main(args: argparse.Namespace) -> None:
 def _from_features(args):
     from transformers import AutoModel
 
-    from ..data.loading import DataArguments, load_splits, text_features_of, text_source, video_store
+    from ..data.arguments import DataArguments
+    from ..data.loading import load_splits
+    from ..data.stores import text_features_of, text_source, video_store
     from ..features.grid import require_matching_grids
     from ..inference.features import predict_from_features
     from ..modeling import MomentRetrievalProcessor

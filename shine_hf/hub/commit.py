@@ -8,29 +8,20 @@ lost is found there and not sent again, and somebody else's commit in between be
 from __future__ import annotations
 
 import hashlib
-import logging
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from ..io import retry
+from .attempts import Attempts
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.hf_api import RepoFile
 
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-ATTEMPTS = 6
 IGNORED = (".git/*", ".cache/*", "*.partial", "*.partial/*", "*__pycache__/*", "*.DS_Store")
-# Conflicts and failed preconditions mean that somebody else was faster. The others pass by themselves, as do the faults of a server or a
-# proxy (500 and above).
-_PASSING = frozenset({408, 409, 412, 429})
 
 
 @dataclass(frozen=True)
@@ -141,7 +132,7 @@ def publish_folder(
     if not files and not extra_files:
         raise FileNotFoundError(f"{folder} holds no file to publish")
     _refuse_secrets(files, api.token)
-    attempts = _Attempts(api, repo_id)
+    attempts = Attempts(api, repo_id)
     repo_id = attempts.until_done(lambda: _create(api, repo_id, repo_type, private, revision))
 
     def commit() -> tuple[PublishedCommit, dict[str, _File]]:
@@ -181,7 +172,7 @@ def open_repository(
         PermissionError, ValueError, ConnectionError: as [`publish_folder`].
     """
     api = _client(endpoint, token)
-    return _Attempts(api, repo_id).until_done(lambda: _create(api, repo_id, repo_type, private, revision))
+    return Attempts(api, repo_id).until_done(lambda: _create(api, repo_id, repo_type, private, revision))
 
 
 def _client(endpoint: str | None, token: str | None) -> HfApi:
@@ -245,73 +236,3 @@ def _verify(head: Head, sent: Mapping[str, _File]) -> None:
 def _page(api: HfApi, repo_id: str, repo_type: str, sha: str) -> str:
     prefix = "" if repo_type == "model" else f"{repo_type}s/"
     return f"{api.endpoint}/{prefix}{repo_id}/commit/{sha}"
-
-
-class _Attempts:
-    """Repeats what the Hub failed to do."""
-
-    def __init__(self, api: HfApi, repo_id: str):
-        self.api, self.repo_id = api, repo_id
-
-    def until_done(self, action: Callable[[], T]) -> T:
-        """Return the result of an action.
-
-        Raises:
-            PermissionError: where the Hub refuses the token. ConnectionError: where it kept failing.
-        """
-        try:
-            return retry(
-                action,
-                _is_transient,
-                attempts=ATTEMPTS,
-                headers_of=lambda error: getattr(_cause(error)[1], "headers", None),
-                on_pause=self._log,
-                sleep=lambda seconds: time.sleep(seconds),
-            )
-        except Exception as error:
-            status, _, _ = _cause(error)
-            if status in (401, 403):
-                raise PermissionError(
-                    f"{self.api.endpoint} refused to write to {self.repo_id} (status {status}): the token is wrong, expired, or has no "
-                    "write access there. Run `hf auth login`, or set HF_TOKEN to another token"
-                ) from error
-            if not _is_transient(error):
-                raise
-            raise ConnectionError(
-                f"publishing to {self.repo_id} at {self.api.endpoint} failed {ATTEMPTS} times, at last with {_reason(error)}; "
-                "nothing was half-published, the previous revision still stands"
-            ) from error
-
-    def _log(self, error: Exception, seconds: float) -> None:
-        logger.warning("%s: %s; trying again in %.0f s", self.repo_id, _reason(error), seconds)
-
-
-def _is_transient(error: Exception) -> bool:
-    status, _, is_network = _cause(error)
-    return is_network or status in _PASSING or (status or 0) >= 500
-
-
-def _reason(error: Exception) -> str:
-    status = _cause(error)[0]
-    return f"status {status}" if status else "the connection broke"
-
-
-def _cause(error: BaseException | None) -> tuple[int | None, object, bool]:
-    """Return status and response of the HTTP error that caused an error, and whether it was the network. Upload errors come wrapped."""
-    import httpx2
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    for cause in _chain(error):
-        response = getattr(cause, "response", None)
-        if response is not None:
-            return response.status_code, response, False
-        # Uploads through Xet raise Python's own errors. Being offline on purpose is none of them.
-        if isinstance(cause, (httpx2.TransportError, ConnectionError, TimeoutError)):
-            return None, None, not isinstance(cause, OfflineModeIsEnabled)
-    return None, None, False
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__

@@ -9,9 +9,9 @@ import importlib
 _MODULE_OF = {
     "CHECKS": "validation",
     "MaskingOptions": "language.masking",
-    "PositiveQueries": "validation",
+    "PositiveQueries": "contact",
     "Tagger": "language.tagging",
-    "TestContact": "validation",
+    "TestContact": "contact",
     "Validator": "validation",
     "Vocabulary": "language.vocabulary",
     "generate_negatives": "generate",

@@ -32,13 +32,14 @@ def generate_for_splits(
     import datasets
 
     from ..schema import FEATURES
+    from .contact import PositiveQueries
     from .generate import generate_negatives
     from .generators.lexical import LexicalGenerator
     from .generators.random_words import RandomWordsGenerator
     from .language.masking import RATIOS, RATIOS_OF_DATASET, MaskingOptions, mask_query
     from .language.tagging import Tagger
     from .language.vocabulary import Vocabulary
-    from .validation import PositiveQueries, Validator
+    from .validation import Validator
 
     if generator not in GENERATED_SOURCES.values():
         raise ValueError(f"unknown generator {generator!r}: expected {' or '.join(GENERATED_SOURCES.values())}")

@@ -12,9 +12,11 @@ from typing import Any
 
 from ..io import atomic_file
 from ..schema import MASK
+from .alignment import words_of
+from .contact import TestContact
 from .language.masking import PARTS_OF_SPEECH, mask_query, masked_positions
 from .language.tagging import TaggedQuery
-from .validation import TestContact, ValidationSummary, words_of
+from .validation import ValidationSummary
 
 
 @dataclass

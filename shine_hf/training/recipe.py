@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from transformers import HfArgumentParser, PreTrainedConfig
 
-from ..data.loading import DataArguments
+from ..data.arguments import DataArguments
 from ..modeling import QDDetrConfig
 from .setup import CONFIGS
 from .training_args import ShineTrainingArguments

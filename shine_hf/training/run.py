@@ -12,18 +12,11 @@ from typing import TYPE_CHECKING
 from transformers import AutoModel, set_seed
 
 from ..cards.facts import describe_data, public_settings
+from ..data.arguments import DataArguments
 from ..data.collator import DataCollatorForMomentRetrieval
-from ..data.loading import (
-    DEFAULT_TEXT_FEATURES,
-    DataArguments,
-    has_answers,
-    load_splits,
-    split_validation,
-    text_features_of,
-    text_source,
-    training_rows,
-    video_store,
-)
+from ..data.loading import load_splits
+from ..data.selection import has_answers, split_validation, training_rows
+from ..data.stores import DEFAULT_TEXT_FEATURES, text_features_of, text_source, video_store
 from ..features.grid import require_matching_grids
 from ..inference.features import as_submission, predict_from_features
 from ..io import atomic_file

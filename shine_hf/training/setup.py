@@ -16,8 +16,10 @@ from transformers import AutoModel, PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import has_length
 
 from ..data.annotations import as_dataset
+from ..data.arguments import DataArguments
 from ..data.collator import DataCollatorForMomentRetrieval
-from ..data.loading import DEFAULT_TEXT_FEATURES, DataArguments, text_features_of, training_rows, video_store
+from ..data.selection import training_rows
+from ..data.stores import DEFAULT_TEXT_FEATURES, text_features_of, video_store
 from ..features.base import FeatureStore
 from ..features.grid import require_matching_grids
 from ..features.text import TextFeatures

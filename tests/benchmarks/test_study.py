@@ -265,7 +265,7 @@ def test_runs_on_different_queries_are_not_compared(made_up_study):
 def test_calibration_training_lacks_novel_pairs_but_has_their_words(shared):
     from benchmarks.study.charades_files import MIN_TRAINING_QUERIES, NOVEL_ROWS
     from shine_hf.data.annotations import read_original
-    from shine_hf.data.loading import training_rows
+    from shine_hf.data.selection import training_rows
 
     rows = training_rows(read_original("charades_cg", shared / "data", negatives="none")["train"])
     splits = calibration_splits(rows)

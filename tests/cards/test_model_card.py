@@ -21,7 +21,7 @@ from shine_hf.cards.model_card import (
     render_model_card,
     write_model_card,
 )
-from shine_hf.data.loading import DataArguments
+from shine_hf.data.arguments import DataArguments
 
 from ..encoders.videos import write_video
 from ..modeling.helpers import tiny_model

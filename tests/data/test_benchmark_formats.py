@@ -4,7 +4,8 @@ import json
 
 from shine_hf import DataCollatorForMomentRetrieval, MomentRetrievalProcessor
 from shine_hf.data.annotations import read_annotations
-from shine_hf.data.loading import DataArguments, load_splits
+from shine_hf.data.arguments import DataArguments
+from shine_hf.data.loading import load_splits
 from shine_hf.features.base import FeatureStore
 from shine_hf.features.text import TextFeatures
 

@@ -8,7 +8,8 @@ from datasets import Dataset
 
 from shine_hf.cli import main
 from shine_hf.data.annotations import read_annotations
-from shine_hf.data.loading import DataArguments, load_splits
+from shine_hf.data.arguments import DataArguments
+from shine_hf.data.loading import load_splits
 
 ROW = {"qid": "1", "vid": "v0", "query": "a person drinks café", "duration": 30, "relevant_windows": [[1, 5]]}
 PYTHON_WORDING = (

@@ -8,8 +8,9 @@ from datasets import load_dataset
 
 from shine_hf.cli import main
 from shine_hf.data.annotations import read_annotations, read_original
+from shine_hf.data.arguments import DataArguments
 from shine_hf.data.datasets import DATASETS
-from shine_hf.data.loading import DataArguments, load_splits
+from shine_hf.data.loading import load_splits
 
 
 def write_json(path, content):

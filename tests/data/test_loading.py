@@ -6,15 +6,10 @@ from datasets import Dataset
 
 from shine_hf import QDDetrConfig
 from shine_hf.data.annotations import read_annotations
-from shine_hf.data.loading import (
-    DataArguments,
-    load_splits,
-    split_validation,
-    text_features_of,
-    text_source,
-    training_rows,
-    video_store,
-)
+from shine_hf.data.arguments import DataArguments
+from shine_hf.data.loading import load_splits
+from shine_hf.data.selection import split_validation, training_rows
+from shine_hf.data.stores import text_features_of, text_source, video_store
 from shine_hf.schema import FEATURES
 
 from ..made_up import write_charades_cg

@@ -10,9 +10,11 @@ from datasets import load_dataset
 
 from shine_hf.builders.tree import build_tree, main
 from shine_hf.data.annotations import read_original
+from shine_hf.data.arguments import DataArguments
 from shine_hf.data.datasets import COMPOSITIONAL_SPLITS as SPLITS
 from shine_hf.data.datasets import DATASETS
-from shine_hf.data.loading import DataArguments, load_splits, training_rows
+from shine_hf.data.loading import load_splits
+from shine_hf.data.selection import training_rows
 from shine_hf.data.sources import SourceFile
 from shine_hf.schema import FEATURES
 from tests.data.made_up import write_jsonl

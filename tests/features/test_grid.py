@@ -4,7 +4,8 @@ import logging
 import numpy as np
 import pytest
 
-from shine_hf.data.loading import DataArguments, video_store
+from shine_hf.data.arguments import DataArguments
+from shine_hf.data.stores import video_store
 from shine_hf.features.base import FeatureStore
 from shine_hf.features.grid import TimeGrid, compare_with_annotations, require_matching_grids
 from shine_hf.features.packed import PackedFeatures, pack_features

@@ -3,7 +3,8 @@ import traceback
 import pytest
 from huggingface_hub import HfApi
 
-from shine_hf.hub.commit import ATTEMPTS, publish_folder
+from shine_hf.hub.attempts import ATTEMPTS
+from shine_hf.hub.commit import publish_folder
 
 from .hub_server import READ_TOKEN, WRITE_TOKEN, Commit, StoredFile
 

@@ -6,20 +6,12 @@ from collections import Counter
 import pytest
 from datasets import Dataset
 
+from shine_hf.negatives.alignment import Alignment, align, words_of
+from shine_hf.negatives.contact import PositiveQueries, TestContact
 from shine_hf.negatives.language.masking import mask_query
 from shine_hf.negatives.language.tagging import Tagger
 from shine_hf.negatives.language.vocabulary import Vocabulary
-from shine_hf.negatives.validation import (
-    CHECKS,
-    Alignment,
-    PositiveQueries,
-    TestContact,
-    ValidationSummary,
-    Validator,
-    align,
-    validate_dataset,
-    words_of,
-)
+from shine_hf.negatives.validation import CHECKS, ValidationSummary, Validator, validate_dataset
 
 ROW = {"qid": "v_train_0", "vid": "v", "query": "person takes a red cup.", "relevant_windows": [[5.0, 10.0]]}
 TEMPLATE = "person <mask> a red <mask>."

@@ -15,7 +15,8 @@ from transformers import AutoModel
 
 from shine_hf import QDDetrForMomentRetrieval
 from shine_hf.cli import main
-from shine_hf.data.loading import DataArguments, load_splits
+from shine_hf.data.arguments import DataArguments
+from shine_hf.data.loading import load_splits
 from shine_hf.training import last_complete_checkpoint
 from shine_hf.training.recipe import parse_recipe
 from shine_hf.training.run import build_trainer, run_recipe

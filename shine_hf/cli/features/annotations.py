@@ -30,6 +30,7 @@ def read_splits(args: argparse.Namespace) -> dict | None:
     """Read the splits of `--dataset`; return None without it."""
     if args.dataset is None:
         return None
-    from ...data.loading import DataArguments, load_splits
+    from ...data.arguments import DataArguments
+    from ...data.loading import load_splits
 
     return load_splits(DataArguments(dataset=args.dataset, data_dir=args.data_dir, negatives="none"))

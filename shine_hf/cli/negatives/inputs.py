@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from ...negatives.contact import TestContact
     from ...negatives.language.masking import MaskedQuery, MaskingOptions
     from ...negatives.language.tagging import Tagger
     from ...negatives.language.vocabulary import Vocabulary
-    from ...negatives.validation import TestContact, Validator
+    from ...negatives.validation import Validator
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -124,7 +125,7 @@ class Data:
 
     def contacts(self) -> dict[str, TestContact]:
         """Return the queries and novel words of each test split."""
-        from ...negatives.validation import TestContact
+        from ...negatives.contact import TestContact
 
         return {
             name: TestContact(split["query"][:], sorted(_novel_words(split)) if name == "novel_word" else ())
@@ -171,9 +172,10 @@ def prepare(
     Raises:
         ValueError: for `--avoid-test-words` without test splits, or an unknown check.
     """
+    from ...negatives.contact import PositiveQueries, TestContact
     from ...negatives.language.masking import mask_query
     from ...negatives.language.vocabulary import Vocabulary
-    from ...negatives.validation import PositiveQueries, TestContact, Validator
+    from ...negatives.validation import Validator
 
     contact = None
     if args.avoid_test_words:

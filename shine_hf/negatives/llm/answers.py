@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from shine_hf.negatives.alignment import align
 from shine_hf.negatives.generators.base import FillRequest
 from shine_hf.negatives.language.masking import extract_fills
-from shine_hf.negatives.validation import align
 from shine_hf.schema import MASK
 
 _MAX_BRACKETS = 200  # Per text: one with thousands is not an answer.
