@@ -7,12 +7,14 @@
 * `calibration/{train,seen,novel}.jsonl`: the protocol of the benchmark applied inside its training split, to choose the strengths of simulated
   features without using the test splits. Some training videos are held out. Some verb-noun pairs of their queries are declared novel: all other queries
   with such a pair are removed from training, while each word of the pair still occurs there.
+* `glove.safetensors`, `glove.txt`: word vectors and their words, if DATA/glove exists. Only the studies that use them need them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterable
 from itertools import product
@@ -37,6 +39,14 @@ def write_jsonl(rows: Iterable[dict], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def copy_vectors(data_dir: Path, output: Path) -> None:
+    """Copy the table of word vectors and its words to `glove.safetensors` and `glove.txt`, names that studies can use."""
+    output.mkdir(parents=True, exist_ok=True)
+    for suffix in (".safetensors", ".txt"):
+        (source,) = (data_dir / "glove").glob(f"*{suffix}")
+        shutil.copyfile(source, output / f"glove{suffix}")
 
 
 def pairs_of(query: TaggedQuery) -> set[tuple[str, str]]:
@@ -92,6 +102,8 @@ def main() -> None:
     for name, split in rows.items():
         write_jsonl(split, args.output / f"{name}.jsonl")
         print(f"{name}: {len(split):,} rows")
+    if (args.data_dir / "glove").is_dir():
+        copy_vectors(args.data_dir, args.output)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file
+
+from .charades_files import copy_vectors
 
 SPLITS = ("train", "test_trivial", "novel_composition", "novel_word")
 NEGATIVES = "gpt-3.5-turbo.jsonl"
@@ -72,9 +73,7 @@ def main() -> None:
     for name, rows in covered.items():
         with open(args.output / f"{name}.jsonl", "w", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
-    for suffix in (".safetensors", ".txt"):
-        (source,) = (args.data_dir / "glove").glob(f"*{suffix}")
-        shutil.copyfile(source, args.output / f"glove{suffix}")
+    copy_vectors(args.data_dir, args.output)
 
 
 if __name__ == "__main__":

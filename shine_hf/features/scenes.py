@@ -84,9 +84,9 @@ class SimulatedScenes(PlantedFeatures):
         vocabulary: str | None = None,
         dim: int = 64,
         word: float = 1.0,
-        pair: float = 1.0,
+        pair: float = 2.0,
         object: float = 1.0,
-        noise: float = 2.0,
+        noise: float = 3.0,
         distractors: int = 1,
         seed: int = 0,
     ):

@@ -55,7 +55,7 @@ def test_object_is_visible_in_every_clip_and_the_action_only_in_the_moment():
     np.testing.assert_allclose(outside, np.tile(2 * scenes.look("door"), (16, 1)), rtol=1e-5)
     np.testing.assert_allclose(
         features[4:8] - outside[:4],
-        np.tile(scenes.look("opens") + scenes.binding("door", "opens"), (4, 1)),
+        np.tile(scenes.look("opens") + 2 * scenes.binding("door", "opens"), (4, 1)),
         rtol=1e-4,
         atol=1e-4,
     )
