@@ -21,14 +21,14 @@ import numpy as np
 WIDTH, HEIGHT, FPS = 640, 360, 25
 
 
-def write_minute(path: Path) -> None:
-    """Write one minute of moving blocks, as H.264."""
+def write_blocks(path: Path, seconds: float) -> None:
+    """Write a video of moving blocks, as H.264."""
     rng = np.random.default_rng(0)
     picture = np.kron(rng.integers(0, 255, (HEIGHT // 20, WIDTH // 20, 3), np.uint8), np.ones((20, 20, 1), np.uint8))
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        for index in range(60 * FPS):
+        for index in range(round(seconds * FPS)):
             frame = np.roll(picture, (index, 2 * index), axis=(0, 1))
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
         container.mux(stream.encode())
@@ -69,7 +69,7 @@ def main() -> None:
     kilobytes = 1 if sys.platform != "darwin" else 1 / 1024
     with tempfile.TemporaryDirectory() as folder:
         minute, film = Path(folder) / "minute.mp4", Path(folder) / "film.mp4"
-        write_minute(minute)
+        write_blocks(minute, seconds=60)
         repeat(minute, film, round(60 * hours))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobytes
         begin = time.perf_counter()
