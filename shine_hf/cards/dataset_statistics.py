@@ -1,4 +1,4 @@
-"""What a dataset with negatives holds, in numbers: the content of `statistics.json` beside each config, from which the card is rendered."""
+"""Count what a dataset with negatives contains. The card is rendered from these `statistics`, which `build.json` records for each config."""
 
 from __future__ import annotations
 

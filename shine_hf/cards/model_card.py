@@ -53,7 +53,7 @@ def render_model_card(facts: ModelFacts, figures: Iterable[str] = ()) -> str:
     """Return the text of the card, header included.
 
     Args:
-        figures: Paths of the figures beside it.
+        figures: Paths of the figures, relative to the card.
     """
     links = {
         name: None

@@ -52,11 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _wait_politely() -> None:
-    """Let threads that wait for each other give up their core soon, unless the user has decided that. Read when torch is imported.
+    """Make threads that wait for each other give up their core soon, unless the user has set this. torch reads the settings when it is imported.
 
-    By default they spin for milliseconds, which takes the cores from each other as soon as anything else runs: a training step on two cores
-    took two to four times as long beside two busy processes. Not to spin at all costs a third on an idle machine; a few dozen microseconds cost little
-    on either.
+    By default they spin for milliseconds and block each other's cores as soon as anything else runs: a training step on two cores took two to
+    four times as long next to two busy processes. Never spinning makes a step a third slower on an idle machine; spinning for a few dozen
+    microseconds costs little on either.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1500"}

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..data.dataset_spec import DatasetSpec
+from ..data.datasets import DATASETS
 from ..features.base import FeatureStore
 
 SPLITS = ("test_trivial", "novel_composition", "novel_word")
@@ -18,22 +20,20 @@ class Release:
     """The files that belong to one benchmark of the paper.
 
     Args:
-        title: Name of the benchmark.
+        dataset: Facts about the benchmark.
         annotations: Split -> file names, any of which will do: the authors' jsonl, and the original JSON.
         annotations_from, video_from: Where they are published.
         video_kind: `i3d`, a `.npy` file per video, or `hdf5`, one file for all.
         video_file: Name of the one file.
-        clip_length: Seconds per row of the video features.
         round_to_clip_length: Whether the authors' evaluation rounds moments to multiples of the clip length.
     """
 
-    title: str
+    dataset: DatasetSpec
     annotations: Mapping[str, tuple[str, ...]]
     annotations_from: str
     video_from: str
     video_kind: str
     video_file: str
-    clip_length: float
     round_to_clip_length: bool
 
 
@@ -44,25 +44,23 @@ def _annotation_names(prefix: str) -> dict[str, tuple[str, ...]]:
 
 RELEASES = {
     "charades_cg": Release(
-        title="Charades-CG",
+        dataset=DATASETS["charades_cg"],
         annotations=_annotation_names("charades_cg"),
         annotations_from="data/charades_cg of https://github.com/zxccade/SHINE, or Charades-CG of "
         "https://github.com/YYJMJC/Compositional-Temporal-Grounding",
         video_from="the I3D features of Charades of https://github.com/26hzhang/VSLNet",
         video_kind="i3d",
         video_file="",
-        clip_length=0.5,
         round_to_clip_length=True,
     ),
     "activitynet_cg": Release(
-        title="ActivityNet-CG",
+        dataset=DATASETS["activitynet_cg"],
         annotations=_annotation_names("anet_cg"),
         annotations_from="data/anet_cg of https://github.com/zxccade/SHINE, or ActivityNet_CG of "
         "https://github.com/YYJMJC/Compositional-Temporal-Grounding",
         video_from="the C3D features of https://github.com/microsoft/VideoX/tree/master/MS-2D-TAN",
         video_kind="hdf5",
         video_file="activitynet_c3d_fc6_stride_1s.hdf5",
-        clip_length=1.0,
         round_to_clip_length=False,
     ),
 }

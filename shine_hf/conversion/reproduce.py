@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.datasets import DATASETS
 from ..io import atomic_file
 from .downloads import (
     RELEASES,
@@ -97,7 +98,7 @@ def check_downloads(
         texts = check("text features", lambda: find_text_features(Path(text_features), qids))
     if problems:
         raise FileNotFoundError(
-            f"{problems} of the downloads for {release.title} are missing or incomplete (see above)"
+            f"{problems} of the downloads for {release.dataset.title} are missing or incomplete (see above)"
         )
     return Downloads(release, model, videos, texts, rows)
 
@@ -128,7 +129,7 @@ def reproduce(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     results: Results = {}
     for form, coupled in FORMS.items():
-        clip_length = downloads.release.clip_length
+        clip_length = downloads.release.dataset.clip_length
         model = load_original_checkpoint(
             downloads.checkpoint, "shine", clip_length=clip_length, batch_coupled_text_mask=coupled
         ).to(device)
@@ -148,9 +149,9 @@ def reproduce(
 
 
 def format_table(dataset: str, results: Results) -> str:
-    """Return a Markdown table: a row per split and metric, both forms beside the paper."""
+    """Return a Markdown table: a row per split and metric, with both forms and the paper's number."""
     lines = [
-        f"| {RELEASES[dataset].title} | metric | corrected mask | mask of the public code | paper |",
+        f"| {DATASETS[dataset].title} | metric | corrected mask | mask of the public code | paper |",
         "|---|---|---:|---:|---:|",
     ]
     for split in SPLITS:

@@ -30,7 +30,7 @@ class Attempts:
         """Return the result of an action.
 
         Raises:
-            PermissionError: where the Hub refuses the token. ConnectionError: where it kept failing.
+            PermissionError: if the Hub refuses the token. ConnectionError: if it kept failing.
         """
         try:
             return retry(
@@ -52,7 +52,7 @@ class Attempts:
                 raise
             raise ConnectionError(
                 f"publishing to {self.repo_id} at {self.api.endpoint} failed {ATTEMPTS} times, at last with {_reason(error)}; "
-                "nothing was half-published, the previous revision still stands"
+                "nothing was half-published, the previous revision is unchanged"
             ) from error
 
     def _log(self, error: Exception, seconds: float) -> None:

@@ -122,10 +122,10 @@ def publish_folder(
         token: A token with write access; that of `hf auth login` or `HF_TOKEN` if left out.
 
     Raises:
-        FileNotFoundError: where there is nothing to publish. PermissionError: for a missing, wrong or read-only token.
-        ValueError: where the repository is public but `private` was asked for, or a file holds the token.
-        ConnectionError: where the Hub could not be reached, or kept failing; the previous revision still stands then.
-        OSError: where the Hub does not hold what was sent.
+        FileNotFoundError: if there is nothing to publish. PermissionError: for a missing, wrong or read-only token.
+        ValueError: if the repository is public but `private` was asked for, or a file holds the token.
+        ConnectionError: if the Hub cannot be reached, or keeps failing. The previous revision is unchanged then.
+        OSError: if the Hub does not hold what was sent.
     """
     api = _client(endpoint, token)
     files = _local_files(Path(folder), ignore)

@@ -20,7 +20,7 @@ from .commit import IGNORED, Head, PublishedCommit, publish_folder
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 # Where pushes of a running training wait.
 UNPUSHED_FOLDER = ".unpushed"
-# What a training run leaves beside the model.
+# Files of a training run that are not part of the model.
 TRAINING_LEFTOVERS = (
     "best/*",
     "checkpoint-*",
@@ -40,7 +40,7 @@ TRAINING_LEFTOVERS = (
     "global_step*",
     "latest",
     "zero_to_fp32.py",
-    # What people write beside it, with paths on their machine.
+    # Logs, which contain paths on this machine.
     "*.log",
     "log.txt",
     "*.out",

@@ -42,7 +42,7 @@ def stage_revision(
         best_model: The best model so far, kept with the checkpoint: without it, a resumed run could not end with it.
 
     Raises:
-        FileNotFoundError, ValueError: where the source holds no model, or pickled weights. OSError: where there is no room for the copy,
+        FileNotFoundError, ValueError: if the source holds no model, or pickled weights. OSError: if there is no room for the copy,
             which is removed then: the next checkpoint needs the room more.
     """
     check_model_files(source)

@@ -92,7 +92,7 @@ class VideoMomentRetrievalPipeline(MomentRetrievalPipeline):
         """The encoder of raw video, loaded when it is first needed.
 
         Raises:
-            ValueError: where the model was trained on features that no encoder here computes.
+            ValueError: if the model was trained on features that no encoder here computes.
         """
         if self._video_encoder is None or isinstance(self._video_encoder, str):
             spec = self._video_encoder
@@ -110,7 +110,7 @@ class VideoMomentRetrievalPipeline(MomentRetrievalPipeline):
         """The encoder of queries, loaded when it is first needed.
 
         Raises:
-            ValueError: where the model was trained on stored text features.
+            ValueError: if the model was trained on stored text features.
         """
         if self._text_encoder is None or isinstance(self._text_encoder, str):
             spec = self._text_encoder

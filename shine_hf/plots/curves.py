@@ -1,4 +1,4 @@
-"""Loss terms and metrics of a run over its training steps."""
+"""Plot the loss terms and metrics of a run over its training steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOGGED = re.compile(
 
 
 def plot_training_curves(log_history: Iterable[Mapping[str, float]]) -> Figure:
-    """Draw the loss terms of a run and its metrics over the training steps: a panel each, a line for training and for each split.
+    """Draw one panel per loss term and metric of a run, with a line for training and one for each split.
 
     The parts of a term (`loss_saliency_…`, the auxiliary layers `loss_span_0`), R5, and single thresholds of mAP are left out.
 

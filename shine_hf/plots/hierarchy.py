@@ -1,4 +1,4 @@
-"""How often the saliency is in the order that SHINE trains, for several models or splits."""
+"""Plot how often the saliency is in the order that SHINE trains for, for several models or splits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .style import FAINT, FONT_SIZE, INK, LINE_HEIGHT_INCHES, SERIES_COLORS, new_figure, strip_frame, wrap
+from .style import FAINT, FONT_SIZE, INK, LINE_HEIGHT_INCHES, SERIES_COLORS, label_bar, new_figure, strip_frame, wrap
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,17 +56,7 @@ def plot_saliency_hierarchy(results: Mapping[str, Mapping[str, float]]) -> Figur
             low, high = results[name].get(f"{link}_low", value), results[name].get(f"{link}_high", value)
             axes.plot([low, high], [middle, middle], color=color, linewidth=2, alpha=0.5, solid_capstyle="round")
             axes.plot([value], [middle], "o", color=color, markersize=6, clip_on=False)
-            is_right = high < 88
-            axes.annotate(
-                f"{value:.0f}",
-                (high if is_right else low, middle),
-                xytext=(6 if is_right else -6, 0),
-                textcoords="offset points",
-                ha="left" if is_right else "right",
-                va="center",
-                color=color,
-                fontsize=FONT_SIZE - 0.5,
-            )
+            label_bar(axes, f"{value:.0f}", (low, high), middle, is_right=high < 88, color=color)
     edge = row_height / 2
     axes.plot(
         [50, 50], [-edge, num_links * row_height - edge], color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=0
@@ -85,7 +75,7 @@ def plot_saliency_hierarchy(results: Mapping[str, Mapping[str, float]]) -> Figur
 
 
 def rank_of_link(name: str) -> tuple[bool, str]:
-    """Return a key that sorts links from the positive down, whatever the order in which they were stored."""
+    """Return a sort key that puts the links in order, from the positive down."""
     return not name.startswith("positive"), name
 
 

@@ -1,4 +1,4 @@
-"""Moments of a query over its video, with the saliency of the query and of its negatives."""
+"""Plot the moments of a query over its video, with the saliency of the query and of its negatives."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..metrics import temporal_iou
-from .style import BLUE, FAINT, FONT_SIZE, GREEN, INK, LINE_HEIGHT_INCHES, new_figure, strip_frame, wrap
+from .style import BLUE, FAINT, FONT_SIZE, GREEN, INK, LINE_HEIGHT_INCHES, label_bar, new_figure, strip_frame, wrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# From the nearest negative to the irrelevant query: away from the blue of the positive, and fading.
+# From the nearest negative to the irrelevant query, less and less like the blue of the positive.
 NEGATIVE_COLORS = ("#D55E00", "#E69F00", "#CC79A7", "#000000", "#56B4E9", "#8C6D31", "#999999")
 QUERY_LABEL = "the query"
 WIDTH_INCHES, LEFT_MARGIN_INCHES, RIGHT_MARGIN_INCHES, LABEL_MARGIN_INCHES = 10.0, 1.05, 2.5, 0.13
@@ -155,7 +155,7 @@ def _draw_tracks(
     windows: Sequence[Sequence[float]],
     duration_seconds: float,
 ) -> None:
-    """Draw a row for the annotated windows and one for each prediction, with times on the bars and scores in the right margin."""
+    """Draw one row for the annotated windows and one per prediction, with times on the bars and scores in the right margin."""
     strip_frame(axes)
     rows = ([("annotated", GREEN, [(start, end) for start, end in windows], "")] if len(windows) else []) + [
         (f"predicted {rank}", BLUE, [(start, end)], f"score {_short(score)}{_describe_fit(start, end, windows)}")
@@ -176,16 +176,7 @@ def _draw_tracks(
                 )
             elif len(bars) == 1:
                 is_right = end + needed_seconds < duration_seconds
-                axes.annotate(
-                    text,
-                    (end if is_right else start, row),
-                    xytext=(4 if is_right else -4, 0),
-                    textcoords="offset points",
-                    ha="left" if is_right else "right",
-                    va="center",
-                    color=color,
-                    fontsize=FONT_SIZE - 1.5,
-                )
+                label_bar(axes, text, (start, end), row, is_right=is_right, color=color, font_size=FONT_SIZE - 1.5)
         axes.annotate(
             remark, (1, row), xycoords=("axes fraction", "data"), xytext=(8, 0), textcoords="offset points", va="center",
             color=color, fontsize=FONT_SIZE - 0.5,
@@ -205,14 +196,14 @@ def _draw_saliency(
     windows: Sequence[Sequence[float]],
     clip_length_seconds: float,
 ) -> None:
-    """Draw a stair for each curve, since scores belong to clips; the labels stand in the order that the curves should have."""
+    """Draw a stair for each curve, since scores belong to clips. The labels are listed in the order that the curves should have."""
     strip_frame(axes)
     for start, end in windows:
         axes.axvspan(start, end, color=GREEN, alpha=0.12, linewidth=0)
     colors = [BLUE if label == QUERY_LABEL else None for label in curves]
     negatives = iter(_negative_colors(colors.count(None)))
     colors = [color or next(negatives) for color in colors]
-    # The query is drawn last, so that it lies on top.
+    # Draw the query last, on top of the others.
     for (label, ranks), color in reversed(list(zip(saliency_ranks(curves).items(), colors))):
         edges = np.arange(len(ranks) + 1) * clip_length_seconds
         width = (2.4 if label == QUERY_LABEL else 1.4) * (1 if len(ranks) < 300 else 0.4)
@@ -247,12 +238,12 @@ def _as_moment(moment: Mapping[str, float] | Sequence[float]) -> tuple[float, fl
 
 
 def _short(score: float) -> str:
-    """Return two digits, or the first that is not 0: in a long video most scores are small."""
+    """Format a score with two digits, or up to the first nonzero one, since most scores are small in a long video."""
     return f"{score:.2f}" if score >= 0.01 or not score else f"{score:.1g}"
 
 
 def _is_long(duration_seconds: float) -> bool:
-    """Whether times are easier to read on a clock than in seconds."""
+    """Return whether times are shown as on a clock instead of in seconds."""
     return duration_seconds >= 300
 
 
@@ -281,7 +272,7 @@ def _list_labels(axes: Axes, labels: Sequence[Sequence[str]], colors: Sequence[s
 
 
 def _labels_height(labels: Sequence[Sequence[str]]) -> float:
-    """Return the inches that the labels take, written below each other."""
+    """Return the height of the labels in inches."""
     return LINE_HEIGHT_INCHES * sum(len(lines) + LABEL_GAP_LINES for lines in labels)
 
 

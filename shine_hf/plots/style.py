@@ -1,4 +1,4 @@
-"""What all figures share: colors, fonts, frames, and text that is wrapped by its measured width."""
+"""What all figures share: colors, fonts, frames, labels, and text wrapped by its measured width."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The colors of Okabe and Ito, which stay apart for color-blind readers.
+# The colors of Okabe and Ito, which color-blind readers can tell apart.
 BLUE, GREEN, INK, FAINT = "#0072B2", "#009E73", "#333333", "#999999"
 SERIES_COLORS = (BLUE, "#D55E00", GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 FONT_SIZE, DPI = 9.0, 150
@@ -21,7 +21,7 @@ _ELLIPSIS = "…"
 
 
 def require_matplotlib() -> None:
-    """Raise ImportError without matplotlib, which says which extra brings it."""
+    """Raise an ImportError that names the extra to install, if matplotlib is missing."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
@@ -32,7 +32,7 @@ def new_figure(width_inches: float, height_inches: float) -> Figure:
     """Return an empty figure that pyplot does not know.
 
     Raises:
-        ImportError: without matplotlib; says which extra brings it.
+        ImportError: without matplotlib. Names the extra to install.
     """
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -44,7 +44,7 @@ def new_figure(width_inches: float, height_inches: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
-    """Save a figure. A file of that name survives a failure.
+    """Save a figure atomically.
 
     Args:
         path: Its extension is the format; without one, PNG.
@@ -54,6 +54,29 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     """
     with atomic_file(path, "wb") as file:
         figure.savefig(file, format=os.path.splitext(path)[1][1:] or "png")
+
+
+def label_bar(
+    axes: Axes,
+    text: str,
+    ends: tuple[float, float],
+    row: float,
+    *,
+    is_right: bool,
+    color: str,
+    font_size: float = FONT_SIZE - 0.5,
+) -> None:
+    """Write a text next to a horizontal bar from `ends[0]` to `ends[1]`, on its right or on its left."""
+    axes.annotate(
+        text,
+        (ends[is_right], row),
+        xytext=(5 if is_right else -5, 0),
+        textcoords="offset points",
+        ha="left" if is_right else "right",
+        va="center",
+        color=color,
+        fontsize=font_size,
+    )
 
 
 def strip_frame(axes: Axes) -> None:
@@ -100,7 +123,7 @@ def wrap(
 
 
 def _measure(width_inches: float, size: float, weight: str):
-    """Return a function that says whether a text is no wider than `width_inches`."""
+    """Return a function that tells whether a text fits into `width_inches`."""
     require_matplotlib()
     from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.font_manager import FontProperties

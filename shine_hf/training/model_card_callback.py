@@ -33,7 +33,7 @@ class ModelCardCallback(TrainerCallback):
 
     Args:
         describe_data: Returns the facts about the data, called when a card is first written; without it, a card says nothing about the data.
-        settings: Group -> settings, beside those of the model and of the training, that differ from their defaults.
+        settings: Group -> settings that differ from their defaults, in addition to those of the model and the training.
         base_model: What is fine-tuned: a name on the Hub.
     """
 

@@ -23,7 +23,7 @@ LOCAL_ARGUMENTS = ("output_dir", "run_name", "resume_from_checkpoint", "logging_
 
 class PushingTrainer(Trainer):
     """
-    A `Trainer` whose pushes carry the model card, hold no pickle beside the model, and are single commits that are verified.
+    A `Trainer` whose pushes are single, verified commits with the model card and without pickles.
 
     What `hub_strategy` pushes while training: `every_save` the model of each checkpoint; `checkpoint` also the checkpoint itself, in
     `last-checkpoint`; `all_checkpoints` each in a folder of its own; `end` nothing. These pushes go on in the background; a newer one replaces

@@ -57,7 +57,7 @@ VIDEO = {
     "NumPy array in a .pt": ("pt_array", [write_pt("v", {"features": INTERN})], "v", INTERN, "features of shape"),
     "sparse tensor": ("sparse", [write_pt("v", torch.eye(8).to_sparse())], "v", np.eye(8), "pt"),
     "8-bit floats": ("float8", [write_pt("v", torch.ones(3, 8).to(torch.float8_e5m2))], "v", np.ones((3, 8)), "pt"),
-    "an unknown name beside numbers": (
+    "an unknown name next to numbers": (
         "unknown", [write_npz("v", resnet=I3D, fps=2.0, times=np.arange(61))], "v", I3D, "resnet of shape"
     ),
     "tensor with a gradient": ("gradient", [write_pt("v", torch.ones(3, 8, requires_grad=True))], "v", np.ones((3, 8)), "pt"),
@@ -84,7 +84,7 @@ VIDEO = {
     "Fortran order": ("fortran", [write_npy("v", np.asfortranarray(I3D))], "v", I3D, "npy"),
     "half precision": ("half", [write_npy("v", I3D.astype(np.float16))], "v", I3D.astype(np.float16), "float16"),
     "one level down": ("outer", [lambda folder: (folder / "inner").mkdir(), lambda folder: np.save(folder / "inner/v.npy", I3D)], "v", I3D, "npy"),
-    "files beside": ("beside", [write_npy("v", I3D), lambda folder: (folder / "README.md").write_text("I3D")], "v", I3D, "npy"),
+    "other files": ("other", [write_npy("v", I3D), lambda folder: (folder / "README.md").write_text("I3D")], "v", I3D, "npy"),
     "hidden files of macOS": (
         "macos", [write_npy("v", I3D), lambda folder: (folder / "._v.npy").write_bytes(b"Mac OS X")], "v", I3D, "npy"
     ),

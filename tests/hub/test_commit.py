@@ -171,7 +171,7 @@ def test_failed_push_leaves_the_previous_revision(hub, publish, folder):
     old = hub.files(REPO)
     hub.fail("POST .*/commit/main", status=503, times=100)
     with pytest.raises(
-        ConnectionError, match=f"failed {ATTEMPTS} times, at last with status 503.*previous revision still stands"
+        ConnectionError, match=f"failed {ATTEMPTS} times, at last with status 503.*previous revision is unchanged"
     ):
         publish()
     assert hub.files(REPO) == old and hub.repository(REPO).branches["main"] == before.sha

@@ -112,7 +112,7 @@ def test_failed_push_leaves_the_previous_revision_loadable(hub, publish, run_cli
         broken / "lexical" / "train-00000-of-00001.parquet", broken / "gpt-3.5-turbo" / "train-00000-of-00001.parquet"
     )
     hub.fail("POST .*/commit/", status=503, times=100)
-    with pytest.raises(ConnectionError, match="the previous revision still stands"):
+    with pytest.raises(ConnectionError, match="the previous revision is unchanged"):
         publish(broken)
     assert hub.files(REPO) == before
     hub.faults.clear()

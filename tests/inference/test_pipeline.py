@@ -189,13 +189,13 @@ def test_features_without_an_encoder_are_rejected(video_file):
         find(video=video_file, query="a red star")
     with pytest.raises(ValueError, match="npz:text"):
         find(video=features, query="a red star")
-    mended = VideoMomentRetrievalPipeline(
+    fixed = VideoMomentRetrievalPipeline(
         model=tiny(video_encoder=None, text_encoder=None),
         device="cpu",
         video_encoder=SPEC,
         text_encoder="words:dim=12",
     )
-    assert mended(video=video_file, query="a red star")["moments"]
+    assert fixed(video=video_file, query="a red star")["moments"]
 
 
 def test_encoder_of_another_width_is_rejected(video_file):
