@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..encoders.folders import SETTINGS_FILE
@@ -21,8 +21,11 @@ HDF5_SUFFIXES = (".hdf5", ".h5", ".hdf", ".he5")
 TAR_SUFFIXES = (".tar",)
 # Archives without random access to their files.
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z", ".rar")
+# owner/name, the same with a path or a revision, the URL of huggingface_hub, and that of a browser.
 _HUB_NAME = re.compile(
-    r"(?:hf://datasets/)?(?P<repo>[\w.-]+/[\w.-]+?)(?:/(?P<path>[\w./ -]+?))?(?:@(?P<revision>[\w./-]+))?"
+    r"(?:hf://datasets/|https://huggingface\.co/datasets/)?(?P<repo>[\w.-]+/[\w.-]+?)"
+    r"(?:@(?P<of_repo>[\w.-]+)|/(?:tree|blob|resolve)/(?P<of_url>[\w.-]+))?"
+    r"(?:/(?P<path>[\w./ -]+?))?(?:@(?P<of_path>[\w./-]+))?/?"
 )
 
 
@@ -30,31 +33,37 @@ def local_path(where: str) -> Path:
     """Return the local path: `where` itself, or the download of a dataset repository on the Hub.
 
     Args:
-        where: A path, or `owner/name[/path in the repository][@revision]`.
+        where: A path, or `owner/name[/path in the repository][@revision]`, or a URL of the Hub.
 
     Raises:
-        FileNotFoundError: if it is neither.
+        FileNotFoundError: if it is neither, or there are no features in the repository.
     """
     path = Path(where).expanduser()
     name = _HUB_NAME.fullmatch(where)
     if path.exists() or name is None or where.startswith((".", "/", "~")):
         return path
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
 
     inside = name["path"].strip("/") if name["path"] else ""
+    repository = {"repo_id": name["repo"], "revision": name["of_repo"] or name["of_url"] or name["of_path"]}
     patterns = [f"{inside}/*", inside] if inside else [f"*{suffix}" for suffix in _all_suffixes()]
     try:
         folder = snapshot_download(
-            name["repo"],
-            revision=name["revision"],
-            repo_type="dataset",
-            allow_patterns=[*patterns, f"*{SETTINGS_FILE}", f"*{INDEX_FILE}"],
+            **repository, repo_type="dataset", allow_patterns=[*patterns, f"*{SETTINGS_FILE}", f"*{INDEX_FILE}"]
         )
+        path = Path(folder, inside)
+        names = [] if path.exists() else HfApi().list_repo_files(**repository, repo_type="dataset")
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"{where!r} is neither a local path nor a readable dataset repository on the Hub: {error}"
         ) from error
-    return Path(folder, inside)
+    if not path.exists():
+        hint = "; download and unpack the archive" if any(n.lower().endswith(_COMPRESSED) for n in names) else ""
+        shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+        raise FileNotFoundError(
+            f"the dataset repository {name['repo']} has no {inside or 'features'}: it contains {shown or 'nothing'}{hint}"
+        )
+    return path
 
 
 def open_detected(spec: Spec, rows: Sequence[Mapping] | None = None, clip_length: float = 0.5) -> FeatureStore:
@@ -166,24 +175,44 @@ def _open_files(spec: Spec, rows: Sequence[Mapping] | None, clip_length: float) 
     if path.is_file():
         return _named(_open_tar(spec.kind, path), spec.kind, spec.where, path)
     suffixes = SUFFIXES[spec.kind]
-    found = next((s for s in suffixes if path.is_dir() and any(path.glob(f"*{s}"))), suffixes[0])
-    return _named(file_features(spec.kind, path, found), spec.kind, spec.where, path)
+    folder = _inside(path, suffixes, lambda file: file.parent)
+    found = next((s for s in suffixes if folder.is_dir() and any(folder.glob(f"*{s}"))), suffixes[0])
+    return _named(file_features(spec.kind, folder, found), spec.kind, spec.where, path)
 
 
 def _open_hdf5(spec: Spec, rows: Sequence[Mapping] | None, clip_length: float) -> FeatureStore:
     path = local_path(_where(spec))
-    return _named(Hdf5Features(path), spec.kind, spec.where, path)
+    return _named(Hdf5Features(_inside(path, HDF5_SUFFIXES, lambda file: file)), spec.kind, spec.where, path)
 
 
 def _open_packed(spec: Spec, rows: Sequence[Mapping] | None, clip_length: float) -> FeatureStore:
     path = local_path(_where(spec))
-    return _named(PackedFeatures(path), spec.kind, spec.where, path)
+    return _named(PackedFeatures(_inside(path, (INDEX_FILE,), lambda file: file.parent)), spec.kind, spec.where, path)
+
+
+def _inside(folder: Path, endings: tuple[str, ...], place: Callable[[Path], Path]) -> Path:
+    """Return the place of the files with these endings: the folder if it directly contains some, else the only place in its subfolders.
+
+    Raises:
+        ValueError: if there are several places.
+    """
+    if not folder.is_dir():
+        return folder
+    for files in (folder.iterdir(), folder.rglob("*")):
+        places = sorted({place(file) for file in files if file.name.endswith(endings) and file.name[0] != "."})
+        if len(places) > 1:
+            names = ", ".join(str(path.relative_to(folder)) for path in places[:5])
+            raise ValueError(f"{folder} contains several feature stores ({names}): give the path of one")
+        if places:
+            return places[0]
+    return folder
 
 
 def _named(store: FeatureStore, kind: str, where: str, path: Path) -> FeatureStore:
     """Return the store, named by its Hub name instead of the cache folder it was downloaded to."""
     if path != Path(where).expanduser():
-        store.spec = f"{kind}:{where}"
+        for part in (store, *getattr(store, "stores", ())):
+            part.spec = f"{kind}:{where}"
     return store
 
 

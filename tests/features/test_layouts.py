@@ -13,6 +13,7 @@ from huggingface_hub import HfApi
 
 from shine_hf.features.base import FeatureStore
 from shine_hf.features.inspection import inspect_store
+from shine_hf.features.packed import pack_features
 from shine_hf.features.text import TextFeatures
 
 RNG = np.random.default_rng(0)
@@ -313,6 +314,51 @@ def test_features_are_read_from_a_dataset_repository(tmp_path, repository):
         FileNotFoundError, match="'shine/gone' is neither a local path nor a readable dataset repository"
     ):
         FeatureStore.from_spec("shine/gone")
+
+
+def test_every_way_to_name_a_place_on_the_hub(tmp_path, repository):
+    for name in ("clip", "streams"):
+        (tmp_path / name).mkdir()
+    np.savez(tmp_path / "clip" / "v.npz", features=CLIP)
+    np.save(tmp_path / "streams" / "v_rgb.npy", STREAMS[0])
+    np.save(tmp_path / "streams" / "v_opt.npy", STREAMS[1])
+    repository(tmp_path / "clip", "clip")
+    for spec in (
+        "npz:shine/field",
+        "hf://datasets/shine/field@main/clip",
+        "https://huggingface.co/datasets/shine/field",
+        "https://huggingface.co/datasets/shine/field/tree/main/clip/",
+    ):
+        np.testing.assert_array_equal(FeatureStore.from_spec(spec)["v"], CLIP)
+    repository(tmp_path / "streams", "streams")
+    facts = inspect_store(FeatureStore.from_spec("shine/field/streams"))
+    assert [part["features"] for part in facts] == ["npy:shine/field/streams"] * 2
+    with pytest.raises(FileNotFoundError, match=r"shine/field has no vgg: it contains .*clip/v\.npz"):
+        FeatureStore.from_spec("shine/field/vgg")
+
+
+def test_compressed_archives_on_the_hub_must_be_unpacked(tmp_path, repository):
+    (tmp_path / "upload").mkdir()
+    (tmp_path / "upload" / "features.tar.gz").write_bytes(b"compressed")
+    repository(tmp_path / "upload")
+    with pytest.raises(
+        FileNotFoundError, match=r"has no features: it contains .*features\.tar\.gz; download and unpack"
+    ):
+        FeatureStore.from_spec("shine/field")
+
+
+def test_forced_kinds_look_into_the_only_subfolder(tmp_path):
+    (tmp_path / "charades" / "i3d").mkdir(parents=True)
+    np.save(tmp_path / "charades" / "i3d" / "v.npy", I3D)
+    with h5py.File(tmp_path / "charades" / "c3d.hdf5", "w") as file:
+        file["v"] = C3D
+    pack_features(FeatureStore.from_spec(f"i3d:{tmp_path}"), tmp_path / "charades" / "packed")
+    for kind, expected in (("i3d", I3D), ("npy", I3D), ("hdf5", C3D), ("packed", I3D)):
+        np.testing.assert_array_equal(FeatureStore.from_spec(f"{kind}:{tmp_path}")["v"], expected)
+    (tmp_path / "more").mkdir()
+    np.save(tmp_path / "more" / "v.npy", I3D)
+    with pytest.raises(ValueError, match=r"several feature stores \(charades/i3d, more\)"):
+        FeatureStore.from_spec(f"i3d:{tmp_path}")
 
 
 def test_features_are_read_from_a_tar_on_the_hub(tmp_path, repository):
