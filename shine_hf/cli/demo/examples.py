@@ -1,4 +1,4 @@
-"""The queries that the demo shows, with what each model finds for them."""
+"""The queries that the demo shows, with the results of each model."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ HIT_IOU = 0.5
 
 @dataclass
 class Example:
-    """A query about a video that no model saw.
+    """A query for a video that was not used for training.
 
     Args:
         query: The sentence.
         negative_queries: Its hard negatives, from near to far.
         video: The file.
         windows: Annotated `[start, end]` in seconds.
-        results: Model -> what it finds for the query.
-        others: Model -> what it finds for the negatives.
+        results: Model -> its result for the query.
+        others: Model -> its results for the negatives.
     """
 
     query: str
@@ -33,23 +33,23 @@ class Example:
     others: dict[str, list[RetrievalResult]] = field(default_factory=dict)
 
     def iou(self, model: str) -> float:
-        """Return the IoU of the best moment with the annotated window that it fits best."""
+        """Return the IoU of the best moment with the closest annotated window."""
         best = self.results[model].moments[0]
         return max(_iou((best.start, best.end), window) for window in self.windows)
 
     def is_hit(self, model: str) -> bool:
-        """Return whether the best moment covers the annotated one by the usual measure."""
+        """Return whether that IoU is at least `HIT_IOU`."""
         return self.iou(model) >= HIT_IOU
 
 
 def find_examples(rows: Sequence[Mapping], videos: Path, models: Mapping[str, str], count: int) -> list[Example]:
-    """Ask models about rows that are spread over a split, without a look at how they fare.
+    """Run models on rows that are evenly spaced over a split, whatever the results are.
 
     Args:
-        rows: Of the split.
-        videos: The folder of the video files.
-        models: Title -> folder of the model.
-        count: How many examples; fewer if there are not as many rows.
+        rows: Rows of the split.
+        videos: Folder of the video files.
+        models: Title -> model folder.
+        count: Number of examples; fewer if the split has fewer rows.
     """
     step = max(1, len(rows) // count)
     examples = [

@@ -1,4 +1,4 @@
-"""The page that ends the demo: eight queries, what the models find for them, and the count."""
+"""Write the result page of the demo: eight queries, the moments that the models find, and the number of hits."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ figure { margin: 0 } figure img { width: 100%; border: 1px solid #eee }
 
 
 def write_page(path: Path, examples: Sequence[Example], models: Sequence[str], summary: str) -> Path:
-    """Write one HTML file with everything in it but the videos, to which it links.
+    """Write a self-contained HTML file. Only the videos are links.
 
     Args:
         path: The file.
-        examples: What is shown, in this order.
+        examples: The examples, in this order.
         models: Titles of the models, from left to right.
         summary: The table of all test queries, as text.
 
@@ -47,8 +47,8 @@ def write_page(path: Path, examples: Sequence[Example], models: Sequence[str], s
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>SHINE on Shapes-CG</title><style>{STYLE}</style></head><body>
 <h1>What the demo's model finds</h1>
-<p>Queries with pairs of words that training never combined, about videos that it never showed. They are spread evenly over the test split,
-hits and misses as they fall. A hit is a best moment that covers the annotated one with an IoU of {HIT_IOU} or more.</p>
+<p>Queries with word pairs that never occur together in training, in videos that were not used for training. They are evenly spaced over the
+test split, so you see hits and misses as they come. A hit means that the best moment has an IoU of {HIT_IOU} or more with the annotated one.</p>
 {counts}
 <details><summary>All test queries</summary><pre>{_text(summary)}</pre></details>
 {sections}
@@ -83,7 +83,7 @@ found {_play(best.start, best.end, example.video, folder)}, IoU {example.iou(mod
 
 
 def _play(start: float, end: float, video: Path, folder: Path) -> str:
-    """A link that plays a part of the video."""
+    """Return a link that plays a part of the video."""
     where = html.escape(Path(os.path.relpath(video, folder)).as_posix(), quote=True)
     return f'<a href="{where}#t={start:.2f},{end:.2f}">{start:.1f}-{end:.1f} s</a>'
 
