@@ -13,5 +13,5 @@ def test_notebook_runs(path, tmp_path):
     nbclient = pytest.importorskip("nbclient")
     notebook = nbformat.read(path, as_version=4)
     (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    parameters.source = "TRAIN_VIDEOS, TEST_VIDEOS, STEPS = 8, 3, 1"
+    parameters.source = "TRAIN_VIDEOS, TEST_VIDEOS, STEPS, ROW = 8, 3, 1, 0"
     nbclient.NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(tmp_path)}}).execute()
