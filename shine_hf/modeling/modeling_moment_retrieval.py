@@ -32,6 +32,7 @@ class MomentRetrievalModelOutput(ModelOutput):
         text_states (`(B, L, H)`, *optional*): Encoded tokens, Moment-DETR only.
         negative_video_states (`(B, N, T, H)`), negative_global_states (`(B, N, H)`), *optional*: Encoded clips and global tokens for each
             negative.
+        negative_last_hidden_state (`(B, N, Q, H)`, with `decode_negatives`): `last_hidden_state` for each negative.
         encoder_hidden_states (tuple of `(B, S, H)`, *optional*): Input and output of every encoder layer, for the query.
         encoder_attentions (tuple, *optional*): Attention weights of the text-to-video and encoder layers, for the query.
         decoder_attentions, cross_attentions (tuple of `(B, heads, Q, .)`, *optional*): Attention weights of the decoder.
@@ -45,6 +46,7 @@ class MomentRetrievalModelOutput(ModelOutput):
     text_states: torch.Tensor | None = None
     negative_video_states: torch.Tensor | None = None
     negative_global_states: torch.Tensor | None = None
+    negative_last_hidden_state: torch.Tensor | None = None
     encoder_hidden_states: tuple[torch.Tensor, ...] | None = None
     encoder_attentions: tuple[torch.Tensor, ...] | None = None
     decoder_attentions: tuple[torch.Tensor, ...] | None = None
@@ -64,6 +66,8 @@ class MomentRetrievalOutput(ModelOutput):
         pred_spans (`(B, Q, 2)`): Center and width of the candidates, as fractions of the video.
         saliency_scores (`(B, T)`): How well each clip matches the query, unbounded. Scores of padded clips are meaningless.
         negative_saliency_scores (`(B, N, T)`, with negatives): Saliency for each negative query.
+        negative_logits (`(B, N, Q, 2)`, with `decode_negatives`): Class scores of the candidates for each negative query.
+        matched_candidates (`(B, Q)` bool, with `decode_negatives` and `labels`): Which candidates the base loss matched with a window.
         saliency_weight (`(B,)`, with `config.saliency_weight`): The configured weight, for the processor.
         auxiliary_outputs (list of dict, with `config.auxiliary_loss`): `logits` and `pred_spans` of the earlier decoder layers.
         last_hidden_state to cross_attentions: See [`MomentRetrievalModelOutput`].
@@ -76,6 +80,8 @@ class MomentRetrievalOutput(ModelOutput):
     pred_spans: torch.Tensor | None = None
     saliency_scores: torch.Tensor | None = None
     negative_saliency_scores: torch.Tensor | None = None
+    negative_logits: torch.Tensor | None = None
+    matched_candidates: torch.Tensor | None = None
     saliency_weight: torch.Tensor | None = None
     auxiliary_outputs: list[dict[str, torch.Tensor]] | None = None
     last_hidden_state: torch.Tensor | None = None
@@ -96,6 +102,11 @@ class EncodedQueries:
     text_states: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] = ()
     attentions: tuple[torch.Tensor | None, ...] = ()
+
+    def first(self, pairs: int) -> "EncodedQueries":
+        """Return the states of the first pairs, without those of all layers."""
+        states = (self.video_states, self.global_states, self.text_states)
+        return EncodedQueries(*(None if state is None else state[:pairs] for state in states))
 
 
 class MomentRetrievalPreTrainedModel(PreTrainedModel):
@@ -172,6 +183,7 @@ class MomentRetrievalModel(MomentRetrievalPreTrainedModel):
         negative_text_attention_mask: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        decode_negatives: bool = False,
         **kwargs,
     ) -> MomentRetrievalModelOutput:
         """
@@ -182,10 +194,10 @@ class MomentRetrievalModel(MomentRetrievalPreTrainedModel):
             video_attention_mask (`(B, T)`): 1 for valid clips.
             text_features (`(B, L, Dt)`), text_attention_mask (`(B, L)`): Token features of the query.
             negative_text_features (`(B, N, Ln, Dt)`), negative_text_attention_mask (`(B, N, Ln)`), *optional*: The negatives of each query,
-                of which the last is the irrelevant query. They share the projected video, are encoded in one batch with the queries, and
-                are not decoded.
+                of which the last is the irrelevant query. They share the projected video and are encoded in one batch with the queries.
             output_hidden_states, output_attentions (`bool`, *optional*): Return the states and the attention weights of all layers. The
                 weights need `attn_implementation="eager"`.
+            decode_negatives (`bool`): Decode the negatives too, in one batch with the queries; by default, only the encoder reads them.
 
         Raises:
             ValueError: if a width differs from the configuration, or the implementation does not return attention weights.
@@ -219,32 +231,30 @@ class MomentRetrievalModel(MomentRetrievalPreTrainedModel):
             groups = [batch] + ([(negatives - 1) * batch] if negatives > 1 else []) + [batch]
 
         encoded = self.encode(video, video_mask, text, text_mask, groups)
-        positive = EncodedQueries(
-            *(
-                None if s is None else s[:batch]
-                for s in (encoded.video_states, encoded.global_states, encoded.text_states)
-            )
-        )
+        # With `decode_negatives`, all pairs; otherwise, only those of the queries, which come first.
+        decoded = len(text) if decode_negatives else batch
         states, anchors, (decoder_attentions, cross_attentions) = self.decode(
-            positive, video_attention_mask, text_mask[:batch]
+            encoded.first(decoded), video_mask[:decoded], text_mask[:decoded]
         )
+        positive = encoded.first(batch)
 
         def of_negatives(stacked):
             return stacked[batch:].unflatten(0, (negatives, batch)).transpose(0, 1) if negatives else None
 
         return MomentRetrievalModelOutput(
-            last_hidden_state=states[-1],
-            intermediate_hidden_states=states,
-            reference_anchors=anchors,
+            last_hidden_state=states[-1, :batch],
+            intermediate_hidden_states=states[:, :batch],
+            reference_anchors=None if anchors is None else anchors[:, :batch],
             video_states=positive.video_states,
             global_state=positive.global_states,
             text_states=positive.text_states,
             negative_video_states=of_negatives(encoded.video_states),
             negative_global_states=None if encoded.global_states is None else of_negatives(encoded.global_states),
+            negative_last_hidden_state=of_negatives(states[-1]) if decode_negatives else None,
             encoder_hidden_states=tuple(s[:batch] for s in encoded.hidden_states) if output_hidden_states else None,
             encoder_attentions=tuple(s[:batch] for s in encoded.attentions) if output_attentions else None,
-            decoder_attentions=decoder_attentions if output_attentions else None,
-            cross_attentions=cross_attentions if output_attentions else None,
+            decoder_attentions=tuple(w[:batch] for w in decoder_attentions) if output_attentions else None,
+            cross_attentions=tuple(w[:batch] for w in cross_attentions) if output_attentions else None,
         )
 
     def _check_inputs(self, video_features, text_features, negative_text_features):
@@ -339,6 +349,7 @@ class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
         labels: dict[str, torch.Tensor] | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        decode_negatives: bool = False,
         reduce_loss: bool = True,
         **kwargs,
     ) -> MomentRetrievalOutput:
@@ -367,6 +378,7 @@ class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
             negative_text_attention_mask,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            decode_negatives=decode_negatives,
             return_dict=True,
         )
         logits = self.class_head(outputs.intermediate_hidden_states)
@@ -375,11 +387,14 @@ class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
         negative_saliency = None
         if outputs.negative_video_states is not None:
             negative_saliency = self.score_saliency(outputs.negative_video_states, outputs.negative_global_states)
+        negative_logits, matched = None, None
+        if outputs.negative_last_hidden_state is not None:
+            negative_logits = self.class_head(outputs.negative_last_hidden_state)
 
         loss, loss_dict, loss_sums = None, None, None
         if labels is not None:
             layers = slice(None) if self.config.auxiliary_loss else slice(-1, None)
-            loss, loss_dict, loss_sums = moment_retrieval_loss(
+            loss, loss_dict, loss_sums, matched = moment_retrieval_loss(
                 logits[layers],
                 spans[layers],
                 saliency,
@@ -404,6 +419,8 @@ class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
             pred_spans=spans[-1],
             saliency_scores=saliency,
             negative_saliency_scores=negative_saliency,
+            negative_logits=negative_logits,
+            matched_candidates=None if matched is None or negative_logits is None else matched[-1],
             saliency_weight=saliency.new_full(saliency.shape[:1], weight, dtype=torch.float32) if weight else None,
             auxiliary_outputs=auxiliary,
             last_hidden_state=outputs.last_hidden_state,

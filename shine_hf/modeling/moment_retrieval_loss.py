@@ -267,8 +267,9 @@ def moment_retrieval_loss(
     config: MomentRetrievalConfig,
     layer_terms: Callable[[torch.Tensor], dict[str, torch.Tensor]] | None = None,
     reduce: bool = True,
-) -> tuple[torch.Tensor | None, dict[str, torch.Tensor] | None, dict[str, torch.Tensor]]:
-    """Return the weighted sum of all terms, each term unweighted, and the row sums of the terms, `(B, K)` (see [`mean_terms`]).
+) -> tuple[torch.Tensor | None, dict[str, torch.Tensor] | None, dict[str, torch.Tensor], torch.Tensor]:
+    """Return the weighted sum of all terms, each term unweighted, the row sums of the terms, `(B, K)` (see [`mean_terms`]), and which
+    candidates are matched, `(layers, B, Q)`.
 
     Args:
         logits (`(layers, B, Q, 2)`), spans (`(layers, B, Q, 2)`): Predictions of the supervised decoder layers, the last one last.
@@ -285,6 +286,6 @@ def moment_retrieval_loss(
         sums |= layer_terms(matched)
     sums |= saliency_sums(scores, irrelevant_scores, irrelevant_mask, labels, video_mask.float(), config)
     if not reduce:
-        return None, None, sums
+        return None, None, sums, matched
     counts = loss_counts(labels, irrelevant_mask, logits.shape[-2])
-    return *weigh_losses(mean_terms(sums, counts), config), sums
+    return *weigh_losses(mean_terms(sums, counts), config), sums, matched

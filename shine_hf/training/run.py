@@ -121,7 +121,7 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
     # As many as the margins of the fine loss are for.
     evaluated_levels = max(data.num_levels, len(args.fine_margins) - 1)
     for name in sorted({"train", *used} & splits.keys()):
-        levels = evaluated_levels if name != "train" else data.num_levels if args.fine_weight > 0 else 0
+        levels = evaluated_levels if name != "train" else data.num_levels if args.needs_hard_negatives else 0
         rows = splits[name].select_columns(["qid", "vid", "query", "negative_queries"])
         texts.prepare(rows, levels, progress=not args.disable_tqdm)
 
@@ -137,7 +137,7 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
         soft_boundary_seconds=data.soft_boundary_seconds,
         draw_margin_pairs=data.margin_pairs,
         seed=args.data_seed if args.data_seed is not None else args.seed,
-        hard_negatives=args.fine_weight > 0,
+        hard_negatives=args.needs_hard_negatives,
     )
     watched = {
         name

@@ -86,7 +86,7 @@ def set_up(
     levels = len(args.fine_margins) - 1
     for name, rows in stored.items():
         if isinstance(texts, TextFeatures):
-            needed = levels if name != "train_dataset" or args.fine_weight > 0 else 0
+            needed = levels if name != "train_dataset" or args.needs_hard_negatives else 0
             texts.prepare(rows, needed, progress=not args.disable_tqdm)
     has_pool = isinstance(train_rows, Dataset)
     collator = DataCollatorForMomentRetrieval(
@@ -97,7 +97,7 @@ def set_up(
         # A stream is never available at once, so other queries come from the batch.
         irrelevant="random" if has_pool else "in_batch",
         num_levels=levels,
-        hard_negatives=args.fine_weight > 0,
+        hard_negatives=args.needs_hard_negatives,
         # As in the public code, the margin term of the base loss is off when the ranking losses are on.
         draw_margin_pairs=not (args.coarse_weight or args.fine_weight),
         seed=args.data_seed if args.data_seed is not None else args.seed,

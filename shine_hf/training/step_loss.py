@@ -27,7 +27,8 @@ class StepLoss:
 
     Args:
         model: Returns a dict with `saliency_scores (B, T)` and `negative_saliency_scores (B, N, T)`, and `loss` if it has a base loss. If it
-            has `loss_counts` and `weigh_losses`, it also returns `loss_sums`.
+            has `loss_counts` and `weigh_losses`, it also returns `loss_sums`. Hard negatives for the decoder need `logits (B, Q, 2)`,
+            `negative_logits (B, N, Q, 2)` and, for the ranking form, `matched_candidates (B, Q)`.
         shine_loss: The ranking losses; None for the base loss only.
     """
 
@@ -40,6 +41,8 @@ class StepLoss:
         labels = {name: value for name, value in inputs["labels"].items() if name != "qids"}
         # The loss is reduced once, here, over the entire step.
         options = {"reduce_loss": False} if hasattr(self.model, "loss_counts") else {}
+        if options and self.shine_loss is not None and self.shine_loss.decoder_negative_weight:
+            options["decode_negatives"] = True
         return model(**{**inputs, "labels": labels}, **options)
 
     def counts(self, inputs: Mapping, counted: torch.Tensor | None = None) -> Terms:
@@ -80,7 +83,13 @@ class StepLoss:
                     f"{type(self.model).__name__} returned no negative_saliency_scores: the SHINE losses need the scores under the "
                     "negatives of the batch (or set coarse_weight and fine_weight to 0)"
                 )
-            sums |= self.shine_loss.hinges(outputs["saliency_scores"], negatives, *_saliency_masks(inputs))
+            sums |= self.shine_loss.hinges(
+                outputs["saliency_scores"],
+                negatives,
+                *_saliency_masks(inputs),
+                negative_weights=inputs["labels"].get("negative_weights"),
+                **{name: outputs.get(name) for name in ("logits", "negative_logits", "matched_candidates")},
+            )
         if not sums:
             raise ValueError(f"{type(self.model).__name__} returned no loss, and the SHINE losses are off")
         return {

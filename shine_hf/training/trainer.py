@@ -242,7 +242,7 @@ class ShineTrainer(EvaluatingTrainer):
             raise ValueError("ShineTrainer: training needs a train_dataset")
         if self._owns_collator:
             # Read here for the same reason as `shine_loss`.
-            self.data_collator.hard_negatives = self.args.fine_weight > 0
+            self.data_collator.hard_negatives = self.args.needs_hard_negatives
         rows_of_step = self.get_total_train_batch_size(self.args)
         sampler = training_sampler(self.train_dataset, self.args, rows_of_step, lambda: int(self.state.epoch or 0))
         seed_workers = functools.partial(

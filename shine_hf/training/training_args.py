@@ -6,6 +6,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..losses import ShineLoss
+from ..losses.decoder_negatives import FORMS
 from ..losses.fine_ranking import DISTANCES
 
 
@@ -18,7 +19,10 @@ class ShineTrainingArguments(TrainingArguments):
         coarse_weight, fine_weight (`float`): Weights of the two SHINE losses; both 0 trains the base model.
         intra_margin, inter_margin (`float`), top_k_divisor (`int`), fine_margins (`list[float]`), compare_to (`str`), fine_distance (`str`): See
             [`ShineLoss`].
-        ranking_warmup_ratio (`float`): Share of the training over which the terms that compare queries (inter and fine) grow from 0 to their weight.
+        decoder_negative_weight (`float`), decoder_negative_form (`str`), decoder_negative_margin (`float`): Hard negatives for the decoder, off
+            by default, see [`ShineLoss`]. The decoder then reads the negatives too, which makes a step longer.
+        clip_contrast_weight (`float`): Weight of the contrast between the query and its negatives on each clip, off by default.
+        ranking_warmup_ratio (`float`): Share of the training over which the terms that compare queries (all but intra) grow from 0 to their weight.
             Before a model has learned what words look like, its saliency under another query says little. 0, as in the paper, trains
             them from the start.
         lr_drop_epoch (`int`, *optional*): Epoch after which the learning rate is a tenth; `None` leaves it to `lr_scheduler_type`.
@@ -45,13 +49,31 @@ class ShineTrainingArguments(TrainingArguments):
     )
     ranking_warmup_ratio: float = field(
         default=0.0,
-        metadata={"help": "Share of the training over which the inter and the fine loss grow to their weight."},
+        metadata={
+            "help": "Share of the training over which the losses that compare queries (all but intra) grow to their weight."
+        },
     )
     fine_distance: str = field(
         default="cross_entropy",
         metadata={
             "help": "What the fine loss ranks: the paper's cross_entropy, the saliency inside the moment itself, or standardized_saliency."
         },
+    )
+    decoder_negative_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the decoder's loss under hard negatives; 0 leaves it out."}
+    )
+    decoder_negative_form: str = field(
+        default="background",
+        metadata={
+            "help": "What the decoder learns under a negative: background for all candidates, or ranking below the matched one under the query."
+        },
+    )
+    decoder_negative_margin: float = field(
+        default=1.0, metadata={"help": "Margin of the form ranking, in log-odds of the foreground."}
+    )
+    clip_contrast_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of the contrast of query and negatives on each clip; 0 leaves it out."},
     )
     lr_drop_epoch: int | None = field(
         default=None, metadata={"help": "Epoch after which the learning rate is a tenth, as in the public code."}
@@ -115,6 +137,10 @@ class ShineTrainingArguments(TrainingArguments):
             raise ValueError(f'compare_to must be "previous" or "first", got {self.compare_to!r}')
         if self.fine_distance not in DISTANCES:
             raise ValueError(f"fine_distance must be one of {', '.join(DISTANCES)}, got {self.fine_distance!r}")
+        if self.decoder_negative_form not in FORMS:
+            raise ValueError(
+                f"decoder_negative_form must be one of {', '.join(FORMS)}, got {self.decoder_negative_form!r}"
+            )
         if self.top_k_divisor < 1:
             raise ValueError(f"top_k_divisor must be at least 1, got {self.top_k_divisor}")
         if not 0 <= self.ranking_warmup_ratio <= 1:
@@ -126,9 +152,14 @@ class ShineTrainingArguments(TrainingArguments):
         if not self.fine_margins:
             raise ValueError("fine_margins needs at least the margin of the irrelevant query")
 
+    @property
+    def needs_hard_negatives(self) -> bool:
+        """Whether a loss reads more than the irrelevant query."""
+        return any((self.fine_weight, self.decoder_negative_weight, self.clip_contrast_weight))
+
     def make_shine_loss(self) -> ShineLoss | None:
-        """The ranking losses that these arguments describe; None where both weights are 0."""
-        if not (self.coarse_weight or self.fine_weight):
+        """The ranking losses that these arguments describe; None where all weights are 0."""
+        if not (self.coarse_weight or self.needs_hard_negatives):
             return None
         return ShineLoss(
             coarse_weight=self.coarse_weight,
@@ -139,4 +170,8 @@ class ShineTrainingArguments(TrainingArguments):
             fine_margins=tuple(self.fine_margins),
             compare_to=self.compare_to,
             fine_distance=self.fine_distance,
+            decoder_negative_weight=self.decoder_negative_weight,
+            decoder_negative_form=self.decoder_negative_form,
+            decoder_negative_margin=self.decoder_negative_margin,
+            clip_contrast_weight=self.clip_contrast_weight,
         )

@@ -62,6 +62,17 @@ def test_eight_accumulated_rows_equal_a_batch_of_eight(dataset, tmp_path):
     assert_same_training(tmp_path / "full", tmp_path / "rows")
 
 
+def test_losses_beyond_the_paper_do_not_depend_on_processes_or_accumulation(dataset, tmp_path):
+    more = ["--decoder_negative_weight", "0.5", "--decoder_negative_form", "ranking", "--clip_contrast_weight", "0.5"]
+    run(dataset, tmp_path / "full", 16, *more)
+    run(dataset, tmp_path / "rows", 2, "--gradient_accumulation_steps", "8", *more)
+    two_processes = arguments(dataset, tmp_path / "two", "--per_device_train_batch_size", "8", *more)
+    launch("cpu", two_processes)
+    assert_same_training(tmp_path / "full", tmp_path / "rows")
+    assert_same_training(tmp_path / "full", tmp_path / "two")
+    assert {"loss_decoder_negative", "loss_clip_contrast"} <= history(tmp_path / "full")[0].keys()
+
+
 def test_averaging_partial_losses_would_change_the_loss(dataset, tmp_path, monkeypatch):
     """Check that the test rows are sensitive: without the counts of the full step, the losses are off by far more than the tolerance."""
     get_batch_samples = ShineTrainer.get_batch_samples

@@ -17,13 +17,15 @@ from ..modeling.helpers import batch, tiny_model
 def step_on_meta(name: str, inputs: dict) -> None:
     model = tiny_model(name).train().to("meta")
     inputs = tree_map_only(torch.Tensor, lambda tensor: tensor.to("meta"), inputs)
-    outputs = model(**inputs)
-    ranking, _ = ShineLoss(fine_margins=(0.25, 0.25))(
+    outputs = model(**inputs, decode_negatives=True)
+    beyond = dict(decoder_negative_weight=1.0, decoder_negative_form="ranking", clip_contrast_weight=1.0)
+    ranking, _ = ShineLoss(fine_margins=(0.25, 0.25), **beyond)(
         outputs.saliency_scores,
         outputs.negative_saliency_scores,
         inputs["labels"]["saliency"],
         inputs["video_attention_mask"],
         negative_mask=inputs["negative_text_attention_mask"].any(dim=-1),
+        **{key: outputs[key] for key in ("logits", "negative_logits", "matched_candidates")},
     )
     (outputs.loss + ranking).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)

@@ -21,6 +21,28 @@ def test_charades_recipes_have_the_paper_settings():
         assert loss.fine_margins == (0.25,) * 4 and loss.top_k_divisor == 8
 
 
+def test_losses_beyond_the_paper_are_off_and_reach_the_loss_from_file_and_command_line(tmp_path):
+    settings = {
+        "decoder_negative_weight": 0.5,
+        "decoder_negative_form": "ranking",
+        "decoder_negative_margin": 2.0,
+        "clip_contrast_weight": 0.25,
+    }
+    off = parse_recipe(["--config", "charades_cg_qd_detr_shine"]).training.make_shine_loss()
+    assert (off.decoder_negative_weight, off.clip_contrast_weight) == (0, 0)
+    (tmp_path / "r.yaml").write_text("\n".join(f"{name}: {value}" for name, value in settings.items()))
+    weights = ["--coarse-weight", "0", "--fine-weight", "0"]
+    for given in (
+        ["--config", str(tmp_path / "r.yaml")],
+        [part for name, value in settings.items() for part in ("--" + name.replace("_", "-"), str(value))],
+    ):
+        args = parse_recipe([*given, *weights, "--output-dir", str(tmp_path)]).training
+        loss = args.make_shine_loss()
+        assert {name: getattr(loss, name) for name in settings} == settings and args.needs_hard_negatives
+        saved = args.to_dict()
+        assert {name: saved[name] for name in settings} == settings
+
+
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_packaged_recipes_are_valid(path):
     recipe = parse_recipe(["--config", str(path)])
@@ -50,6 +72,7 @@ def test_command_line_overrides_the_file(tmp_path):
         ),
         ("compare_to: last", [], "compare_to must be"),
         ("fine_distance: last", [], "fine_distance must be one of cross_entropy, saliency"),
+        ("decoder_negative_form: max", [], "decoder_negative_form must be one of background, ranking, got 'max'"),
         ("top_k_divisor: 0", [], "top_k_divisor must be at least 1"),
         ("learning_rate: fast", [], "the command line could not be read"),
     ],

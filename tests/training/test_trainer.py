@@ -303,6 +303,38 @@ def test_model_without_negative_scores_is_rejected(splits, tmp_path):
         make_trainer(splits, tmp_path, model, coarse_weight=0.0, fine_weight=0.0).train()
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"decoder_negative_weight": 1.0},
+        {"decoder_negative_weight": 1.0, "decoder_negative_form": "ranking"},
+        {"clip_contrast_weight": 1.0},
+    ],
+    ids=lambda settings: settings.get("decoder_negative_form", "-".join(settings)),
+)
+def test_losses_beyond_the_paper_train_every_parameter_and_are_logged(splits, tmp_path, settings):
+    sizes = dict(video_dim=16, text_dim=12, hidden_size=16, num_attention_heads=2, intermediate_size=32)
+    model = QDDetrForMomentRetrieval(QDDetrConfig(**sizes, dropout=0.0, input_dropout=0.0))
+    start = {name: value.clone() for name, value in model.named_parameters()}
+    off = dict(coarse_weight=0.0, fine_weight=0.0, max_steps=60, weight_decay=0.0)
+    trainer = make_trainer(splits, tmp_path, model, **off, **settings)
+    term = "loss_clip_contrast" if "clip_contrast_weight" in settings else "loss_decoder_negative"
+    before = trainer.evaluate()
+    trainer.train()
+    curve = [entry[term] for entry in trainer.state.log_history if term in entry]
+    assert len(curve) == 12 and sum(curve[-3:]) < 0.9 * sum(curve[:3])
+    assert trainer.evaluate()[f"eval_validation_{term}"] < before[f"eval_validation_{term}"]
+    still = [name for name, value in model.named_parameters() if torch.equal(value, start[name])]
+    # See test_every_parameter_is_trained of the models.
+    cannot = ("k_proj.bias", "layers.0.self_attention", "layers.0.cross_attention.q_content")
+    assert [name for name in still if not any(part in name for part in cannot)] == []
+
+
+def test_decoder_negatives_need_a_model_with_class_scores(splits, tmp_path):
+    with pytest.raises(ValueError, match="decoder_negative_weight needs a model that returns logits and negative_log"):
+        make_trainer(splits, tmp_path, decoder_negative_weight=1.0).train()
+
+
 def test_learning_rate_drops_as_in_the_public_code(splits, tmp_path):
     trainer = make_trainer(splits, tmp_path, max_steps=14, lr_drop_epoch=2, logging_steps=1, learning_rate=1e-3)
     trainer.train()
