@@ -69,6 +69,16 @@ class DataArguments:
     )
     num_levels: int = field(default=3, metadata={"help": "Number of levels of hard negatives to use, nearest first."})
     skip_flagged: bool = field(default=False, metadata={"help": "Leave out negatives that validation flagged."})
+    doubtful_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "How much negatives count that validation flagged as possibly true (near synonyms, inflections, other queries of the moment): "
+            "0 to 1."
+        },
+    )
+    weigh_changed_words: bool = field(
+        default=False, metadata={"help": "Multiply the losses of a negative by the share of its words that differ."}
+    )
     soft_boundary_seconds: float = field(
         default=0.0,
         metadata={"help": "Width in seconds of the transition of the saliency labels at window boundaries."},
@@ -79,6 +89,8 @@ class DataArguments:
     def __post_init__(self):
         if self.eval_during_training not in ("validation", "all"):
             raise ValueError(f'eval_during_training must be "validation" or "all", got {self.eval_during_training!r}')
+        if not 0 <= self.doubtful_weight <= 1:
+            raise ValueError(f"doubtful_weight must be from 0 to 1, got {self.doubtful_weight}")
 
     @property
     def is_simulated(self) -> bool:

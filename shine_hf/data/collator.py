@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..modeling.processing_moment_retrieval import MomentRetrievalProcessor
+from .negative_weights import negative_weight
 from .targets import clip_windows, graded_saliency, margin_pairs, saliency_targets, span_targets
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class DataCollatorForMomentRetrieval:
         num_levels (`int`): How many levels of hard negatives to use, nearest first. Levels that a row lacks are masked.
         evaluated_levels (`int`, *optional*): How many levels to use for evaluation; by default `num_levels`.
         skip_flagged (`bool`): Leave out negatives that validation flagged (`negative_flags`) in training.
+        doubtful_weight (`float`), weigh_changed_words (`bool`): How much a hard negative counts in training, see [`negative_weight`]. With
+            the defaults, all count alike and the labels have no `negative_weights`.
         irrelevant: `"random"` draws a query of another video from `query_pool`; `"in_batch"` draws it from the batch; `"roll"` always takes
             the query of the next row, as the authors' code does.
         soft_boundary_seconds (`float`): See [`saliency_targets`].
@@ -43,7 +46,7 @@ class DataCollatorForMomentRetrieval:
         fixed_epoch (`int`, *optional*): Use this epoch for all draws instead of the one from `set_epoch`, for evaluation.
 
     Raises:
-        ValueError: for an unknown `irrelevant`, or `"random"` without a `query_pool`.
+        ValueError: for an unknown `irrelevant`, `"random"` without a `query_pool`, or a `doubtful_weight` outside 0 to 1.
     """
 
     processor: MomentRetrievalProcessor
@@ -54,6 +57,8 @@ class DataCollatorForMomentRetrieval:
     num_levels: int = 3
     evaluated_levels: int | None = None
     skip_flagged: bool = False
+    doubtful_weight: float = 1.0
+    weigh_changed_words: bool = False
     irrelevant: Literal["random", "in_batch", "roll"] = "random"
     soft_boundary_seconds: float = 0.0
     draw_margin_pairs: bool = False
@@ -65,6 +70,8 @@ class DataCollatorForMomentRetrieval:
             raise ValueError(f'irrelevant must be "random", "in_batch" or "roll", got {self.irrelevant!r}')
         if self.irrelevant == "random" and self.query_pool is None:
             raise ValueError('irrelevant="random" draws from query_pool: pass the rows of the training set')
+        if not 0 <= self.doubtful_weight <= 1:
+            raise ValueError(f"doubtful_weight must be from 0 to 1, got {self.doubtful_weight}")
         # Strings in memory: random access to an Arrow table for each draw would be much slower.
         self._pool = [(row["vid"], row["query"], row["qid"]) for row in self.query_pool or ()]
         self.query_pool = None
@@ -76,7 +83,7 @@ class DataCollatorForMomentRetrieval:
         self._epoch.fill_(epoch)
 
     def for_evaluation(self) -> DataCollatorForMomentRetrieval:
-        """Return a copy for evaluation: with fixed draws, without margin pairs, and with all hard negatives, flagged or not.
+        """Return a copy for evaluation: with fixed draws, without margin pairs, and with all hard negatives, flagged or not, weighted alike.
 
         So the order of the saliency is measured on the same sentences, however a model was trained.
         """
@@ -88,6 +95,8 @@ class DataCollatorForMomentRetrieval:
             hard_negatives=True,
             num_levels=self.evaluated_levels or self.num_levels,
             skip_flagged=False,
+            doubtful_weight=1.0,
+            weigh_changed_words=False,
         )
         copy._pool = self._pool
         return copy
@@ -101,6 +110,7 @@ class DataCollatorForMomentRetrieval:
         Returns:
             The inputs of the models' `forward`, including `labels`. In addition to what the loss reads, `labels` contains the annotated
             `windows (B, W, 2)` in seconds (padded with -1) and `durations (B,)` for the metrics, and `qids`, a list of strings, for messages.
+            If negatives are weighted, the ranking losses also read `negative_weights (B, N)`.
         """
         epoch = int(self._epoch) if self.fixed_epoch is None else self.fixed_epoch
         videos = [self.video_features[row["vid"]] for row in rows]
@@ -112,7 +122,10 @@ class DataCollatorForMomentRetrieval:
         negatives = [[*hard_negatives[index], self._irrelevant(index, rows, epoch)] for index in range(len(rows))]
         inputs = self.processor(videos, texts, negatives, names=[row["qid"] for row in rows])
         num_clips = inputs["video_attention_mask"].sum(dim=1).tolist()
-        return {**inputs, "labels": self._labels(rows, num_clips, epoch)}
+        labels = self._labels(rows, num_clips, epoch)
+        if self.doubtful_weight != 1 or self.weigh_changed_words:
+            labels["negative_weights"] = self._negative_weights(rows, len(negatives[0]))
+        return {**inputs, "labels": labels}
 
     def _hard_negatives(self, row: Mapping) -> list[np.ndarray | None]:
         if not self.hard_negatives:
@@ -125,6 +138,12 @@ class DataCollatorForMomentRetrieval:
             else self.text_features(query=query, qid=row["qid"], level=level)
             for level, query in enumerate(queries, start=1)
         ] + absent
+
+    def _negative_weights(self, rows: Sequence[Mapping], negatives: int) -> torch.Tensor:
+        """Return the weights of the hard negatives and, last, of the irrelevant query, `(B, negatives)`."""
+        doubtful, by_words = self.doubtful_weight, self.weigh_changed_words
+        levels = range(1, negatives)
+        return torch.tensor([[*(negative_weight(row, n, doubtful, by_words) for n in levels), 1.0] for row in rows])
 
     def _irrelevant(self, index: int, rows: Sequence[Mapping], epoch: int) -> np.ndarray | None:
         """Return the features of a different query of a different video; None if no draw finds one.

@@ -39,7 +39,8 @@ class ShineLoss(nn.Module):
 
     Returns:
         `(total, terms)`: the weighted sum, and `loss_coarse_intra`, `loss_coarse_inter`, `loss_fine`, `loss_decoder_negative` and
-        `loss_clip_contrast` unweighted, without those that are off. The fine loss needs hard negatives: samples that only have the
+        `loss_clip_contrast` unweighted, without those that are off. `negative_weights` multiply the hinges of their negatives, but do not
+        change how many they are averaged over: low weights make the loss smaller. The fine loss needs hard negatives: samples that only have the
         irrelevant query do not contribute, and with N = 1 there is no `loss_fine`.
 
     For a batch that is split over accumulation steps or processes, sum up [`hinges`], divide by the sum of [`counts`] over all parts, and

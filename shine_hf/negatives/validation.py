@@ -60,6 +60,8 @@ CHECKS = (
     "test_query",
     "test_word",
 )
+MAY_BE_TRUE = frozenset({"inflection", "near_synonym", "equals_query", "positive_query"})
+"""The checks that find negatives which may be true of the moment; the others find texts that are not what was asked for."""
 _MARKUP = re.compile(r"[_^*]|<mask>")
 # Parts of speech that a tagger without a parser confuses, or that can replace each other, form one class.
 _CLASS = {

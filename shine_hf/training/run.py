@@ -133,6 +133,8 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
         num_levels=data.num_levels,
         evaluated_levels=evaluated_levels,
         skip_flagged=data.skip_flagged,
+        doubtful_weight=data.doubtful_weight,
+        weigh_changed_words=data.weigh_changed_words,
         irrelevant=data.irrelevant,  # type: ignore[arg-type]  # A field of HfArgumentParser; the collator checks it.
         soft_boundary_seconds=data.soft_boundary_seconds,
         draw_margin_pairs=data.margin_pairs,

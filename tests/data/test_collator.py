@@ -182,6 +182,32 @@ def test_absent_and_flagged_levels_are_masked():
     assert present(num_levels=2)[2] == [True, True, True]
 
 
+def test_negatives_are_weighted_by_doubt_and_by_changed_words():
+    rows = make_rows(6)
+    rows[0] |= {
+        "query": "person opens the door.",
+        "negative_queries": ["Person closes the door", "person opens the big door.", "dog eats a bone."],
+        "negative_flags": [["near_synonym"], ["template_changed"], []],
+    }
+    rows[1] |= {"negative_queries": [], "masked_queries": [], "negative_flags": []}
+
+    def weights(**options):
+        return make_collator(rows, **options)(rows[:2])["labels"].get("negative_weights")
+
+    assert weights() is None
+    assert weights(doubtful_weight=0.25).tolist() == [[0.25, 1, 1, 1], [1, 1, 1, 1]]
+    # One of four words, one inserted into four, all of them.
+    torch.testing.assert_close(weights(weigh_changed_words=True)[0], torch.tensor([1 / 4, 1 / 9, 1, 1]))
+    both = weights(weigh_changed_words=True, doubtful_weight=0.5)
+    torch.testing.assert_close(both[0], torch.tensor([1 / 8, 1 / 9, 1, 1]))
+    # A batch without hard negatives still has the irrelevant query; an evaluation weighs all alike.
+    collate = make_collator(rows, weigh_changed_words=True, doubtful_weight=0.5)
+    assert collate(rows[1:2])["labels"]["negative_weights"].tolist() == [[1]]
+    assert "negative_weights" not in collate.for_evaluation()(rows[:2])["labels"]
+    with pytest.raises(ValueError, match="doubtful_weight must be from 0 to 1, got 2"):
+        make_collator(rows, doubtful_weight=2)
+
+
 def test_margin_pairs_hold_one_clip_inside_and_one_outside():
     rows = make_rows(6)
     batch = make_collator(rows, draw_margin_pairs=True, soft_boundary_seconds=1.0)(rows)

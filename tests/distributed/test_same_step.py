@@ -64,6 +64,7 @@ def test_eight_accumulated_rows_equal_a_batch_of_eight(dataset, tmp_path):
 
 def test_losses_beyond_the_paper_do_not_depend_on_processes_or_accumulation(dataset, tmp_path):
     more = ["--decoder_negative_weight", "0.5", "--decoder_negative_form", "ranking", "--clip_contrast_weight", "0.5"]
+    more += ["--weigh_changed_words", "true"]
     run(dataset, tmp_path / "full", 16, *more)
     run(dataset, tmp_path / "rows", 2, "--gradient_accumulation_steps", "8", *more)
     two_processes = arguments(dataset, tmp_path / "two", "--per_device_train_batch_size", "8", *more)

@@ -39,8 +39,18 @@ def test_losses_beyond_the_paper_are_off_and_reach_the_loss_from_file_and_comman
         args = parse_recipe([*given, *weights, "--output-dir", str(tmp_path)]).training
         loss = args.make_shine_loss()
         assert {name: getattr(loss, name) for name in settings} == settings and args.needs_hard_negatives
-        saved = args.to_dict()
+        saved = args.to_dict()  # As in training_args.json.
         assert {name: saved[name] for name in settings} == settings
+
+
+def test_weights_of_negatives_are_read_from_file_and_command_line(tmp_path):
+    (tmp_path / "r.yaml").write_text("doubtful_weight: 0.25\nweigh_changed_words: true\n")
+    for given in (
+        ["--config", str(tmp_path / "r.yaml")],
+        ["--doubtful-weight", "0.25", "--weigh-changed-words", "true"],
+    ):
+        data = parse_recipe([*given, "--output-dir", str(tmp_path)]).data
+        assert (data.doubtful_weight, data.weigh_changed_words) == (0.25, True)
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -72,6 +82,7 @@ def test_command_line_overrides_the_file(tmp_path):
         ),
         ("compare_to: last", [], "compare_to must be"),
         ("fine_distance: last", [], "fine_distance must be one of cross_entropy, saliency"),
+        ("doubtful_weight: 2", [], "doubtful_weight must be from 0 to 1, got 2"),
         ("decoder_negative_form: max", [], "decoder_negative_form must be one of background, ranking, got 'max'"),
         ("top_k_divisor: 0", [], "top_k_divisor must be at least 1"),
         ("learning_rate: fast", [], "the command line could not be read"),
