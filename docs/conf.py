@@ -16,6 +16,8 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_co
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "shine_hf"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_theme_options = {
     "source_repository": "https://github.com/shine-hf/shine_hf/",
     "source_branch": "main",
