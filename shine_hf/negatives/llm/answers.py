@@ -23,19 +23,8 @@ _TAG = r"(?:think(?:ing)?|thoughts?|reasoning|reflection)"
 _THINKING_BEGINS = rf"[<\[◁]\s*{_TAG}\s*[>\]▷]|<\|channel\|>\s*analysis.*?<\|message\|>"
 _THINKING_ENDS = rf"[<\[◁]\s*/{_TAG}\s*[>\]▷]|<\|channel\|>\s*final.*?<\|message\|>"
 _THINKING_FIELDS = frozenset("reasoning thinking thought thoughts explanation rationale analysis reason notes".split())
-_WORD_FIELDS = (
-    "words",
-    "word",
-    "answers",
-    "answer",
-    "fills",
-    "fill",
-    "blanks",
-    "replacements",
-    "replacement",
-    "value",
-)
-_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_WORD_FIELDS = "words word answers answer fills fill blanks replacements replacement value".split()
+_ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth".split()
 _QUOTES = str.maketrans("“”„‟", '""""')
 _DECODER = json.JSONDecoder(strict=False)
 

@@ -69,14 +69,12 @@ class OpenAIBatchGenerator(LanguageModel):
             while waiting:
                 unsettled = []
                 for dialogue in waiting:
-                    fill = dialogue.replay(self.answers)
-                    if fill is None and len(problems := self._problems[dialogue.key]) >= MAX_TRIES:
-                        fill = Fill(dialogue.request, None, problems[-1])
-                    if fill is None:
+                    fill, problems = dialogue.replay(self.answers), self._problems[dialogue.key]
+                    if fill is None and len(problems) < MAX_TRIES:
                         unsettled.append(dialogue)
                         continue
                     self.budget.from_cache += not self._dialogues  # Only in the first round.
-                    yield fill
+                    yield fill or Fill(dialogue.request, None, problems[-1])
                 waiting = unsettled
                 self._dialogues = {dialogue.key: dialogue for dialogue in waiting}
                 self._submit()
@@ -147,14 +145,10 @@ class OpenAIBatchGenerator(LanguageModel):
         Raises:
             EndpointError: if a batch cannot be read or was rejected.
         """
-        batches = {
-            batch: list(questions.values())
-            for batch, questions in self.answers.waiting().items()
-            if batch.startswith(f"{self.endpoint.base_url} ")
-        }
-        progress = not batches
-        for batch, questions in batches.items():
-            batch_id = batch.rpartition(" ")[2]
+        ours = [item for item in self.answers.waiting().items() if item[0].startswith(f"{self.endpoint.base_url} ")]
+        progress = not ours
+        for batch, by_key in ours:
+            questions, batch_id = list(by_key.values()), batch.rpartition(" ")[2]
             try:
                 if batch_id.startswith(_PLANNED):  # By a run that was killed.
                     if found := self._find(batch, questions):
@@ -182,37 +176,31 @@ class OpenAIBatchGenerator(LanguageModel):
         Raises:
             EndpointError: if the endpoint refused all requests.
         """
-        problems = dict.fromkeys(questions, f"batch {remote.id} {remote.status} without an answer")
-        dialogues = {name: self._dialogues.get(question["key"]) for name, question in questions.items()}
-        bodies = {name: self._sent.pop(each.key, each.body(self.endpoint)) for name, each in dialogues.items() if each}
-        replies: dict[str, str] = {}
-        refused, hopeless = [], ""
-        for name, status, raw in self._results(remote):
-            if name not in questions:
-                continue
-            problems[name] = f"{status or remote.status}: {raw[:300]}"
-            if status == 200:
-                replies[name] = raw
-            elif status in HOPELESS or is_out_of_quota(json_object(raw).get("error")):
-                hopeless = problems[name]
-            elif status in (400, 422) and name in bodies and self.endpoint.learn(bodies[name], raw):
-                del problems[name]  # To be asked again without the field that the endpoint refused.
-            elif status in REFUSED:
-                refused.append(name)
+        results = {name: (status, raw) for name, status, raw in self._results(remote) if name in questions}
+        replies = {name: raw for name, (status, raw) in results.items() if status == 200}
         answers = {name: raw for name, raw in replies.items() if is_answer(raw)}
         rows = [{**self.answered(questions[name], raw), "batch_id": remote.id} for name, raw in answers.items()]
         self.answers.store(rows, ended_batch=batch)
+        # Questions without a dialogue were asked by an earlier run for other requests.
+        dialogues = {name: self._dialogues.get(question["key"]) for name, question in questions.items()}
+        bodies = {name: self._sent.pop(each.key, each.body(self.endpoint)) for name, each in dialogues.items() if each}
+        refused = []
+        for name in [name for name in questions if name not in answers]:
+            status, raw = results.get(name, (None, "no answer"))
+            problem = f"batch {remote.id} {remote.status}: {status or ''} {raw[:300]}"
+            if status in HOPELESS or is_out_of_quota(json_object(raw).get("error")):
+                raise EndpointError(f"{self.endpoint.base_url} refused the requests: {problem}")
+            if status in (400, 422) and name in bodies and self.endpoint.learn(bodies[name], raw):
+                continue  # Asked again without the field that the endpoint refused.
+            refused += [problem] * (status in REFUSED)
+            self._problems[questions[name]["key"]] += [problem] * (MAX_TRIES if status in REFUSED else 1)
         is_working = self.budget.from_cache or self.endpoint.outcomes  # Another question has an answer.
-        if hopeless or (len(refused) == len(questions) and not is_working):
-            reason = hopeless or problems[refused[0]]
-            raise EndpointError(f"{self.endpoint.base_url} refused the requests of batch {remote.id}: {reason}")
-        for name in problems.keys() - answers.keys():
-            self._problems[questions[name]["key"]] += [problems[name]] * (MAX_TRIES if name in refused else 1)
+        if len(refused) == len(questions) and not is_working:
+            raise EndpointError(f"{self.endpoint.base_url} refused all requests: {refused[0]}")
         for name, body in bodies.items():
             self.budget.settle(body, replies.get(name))
-        for name, raw in replies.items():
-            if dialogue := dialogues[name]:
-                self.judge(dialogue, raw, len(self._dialogues))
+            if name in replies:
+                self.judge(dialogues[name], replies[name], len(self._dialogues))
 
     def _results(self, remote: Batch) -> Iterator[tuple[str, int | None, str]]:
         """Yield name, status and body of each line in the files of a batch."""

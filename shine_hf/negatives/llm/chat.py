@@ -78,14 +78,14 @@ class LanguageModel:
         Raises:
             EndpointError: if none of the first answers is usable.
         """
-        problem: UnusableAnswer | None = None
         try:
             read_words(raw, dialogue.request)
-        except UnusableAnswer as error:
-            problem = error
-        is_cut = problem is not None and problem.kind == "truncated" and not dialogue.grown
-        self.endpoint.count("cut" if is_cut else "useless" if problem else "useful", problem, total)
-        return problem
+        except UnusableAnswer as problem:
+            is_cut = problem.kind == "truncated" and not dialogue.grown
+            self.endpoint.count("cut" if is_cut else "useless", problem, total)
+            return problem
+        self.endpoint.count("useful", None, total)
+        return None
 
     def answered(self, question: Row, raw: str) -> Row:
         """Return the row of a question with its answer."""
@@ -170,9 +170,8 @@ class _Run:
         hooks = {"request": [self._before_sending], "response": [self._after_reply]}
         transport = openai.DefaultAsyncHttpxClient(timeout=options["timeout"], event_hooks=hooks)
         async with openai.AsyncOpenAI(http_client=transport, **options) as self._client:
-            workers = running = {
-                asyncio.create_task(self._work()) for _ in range(min(self._model.concurrency, self._total))
-            }
+            count = min(self._model.concurrency, self._total)
+            workers = running = {asyncio.create_task(self._work()) for _ in range(count)}
             while running and not self.stopped.is_set():
                 _, running = await asyncio.wait(running, timeout=0.2)
             if running:
@@ -212,12 +211,8 @@ class _Run:
         Raises:
             EndpointError: if no request can succeed.
         """
-        model, endpoint, tries, outcomes_before = (
-            self._model,
-            self._model.endpoint,
-            0,
-            self._model.endpoint.outcomes.total(),
-        )
+        model, endpoint = self._model, self._model.endpoint
+        tries, outcomes_before = 0, endpoint.outcomes.total()
         while not self.stopped.is_set():
             dialogue.grown |= endpoint.cuts_most
             body = dialogue.body(endpoint, tries)

@@ -294,7 +294,7 @@ def test_full_disk_stops_the_run(path):
 
 def test_request_budget_holds_with_concurrent_requests(path):
     with LLMServer(latency_seconds=0.02) as server:
-        fills = list(make_generator(server, path, max_requests=30).fill(make_requests(100)))
+        fills = list(make_generator(server, path, max_requests=30, timeout_seconds=20.0).fill(make_requests(100)))
         assert len(fills) == 100 and sum(fill.text is not None for fill in fills) == 30
         assert {fill.error.split(":")[0] for fill in fills if fill.text is None} == {"budget"}
         assert server.stats()["requests"] == 30
