@@ -117,6 +117,7 @@ class SimulatedScenes(PlantedFeatures):
         # One map for the words themselves, two for pairs.
         maps = np.random.default_rng([seed, 1]).standard_normal((3, dim, len(self._vectors[known[0]]) if known else 1))
         self._looks = {one: maps @ vector for one, vector in self._vectors.items()}
+        self._similar: dict[str, set[str]] = {}
         self._found: dict[str, list[tuple[float, float, str]]] = {}
 
     @property
@@ -184,10 +185,15 @@ class SimulatedScenes(PlantedFeatures):
 
     def _has_all_words(self, event: str, query: str) -> bool:
         """Return whether an event has all words of a query, or similar ones."""
-        words, others = (
-            np.stack([self._vectors[word] for word in self._telling_words(one)]) for one in (query, event)
-        )
-        return bool(((words @ others.T).max(axis=1) > _ALIKE).all())
+        has = self._telling_words(event)
+        return all(not self._similar_words(word).isdisjoint(has) for word in self._telling_words(query))
+
+    def _similar_words(self, word: str) -> set[str]:
+        """Return the words of the annotations that are similar to a word, and itself."""
+        if word not in self._similar:
+            cosines = np.stack(list(self._vectors.values())) @ self._vectors[word]
+            self._similar[word] = {other for other, cosine in zip(self._vectors, cosines) if cosine > _ALIKE}
+        return self._similar[word]
 
     def _telling_words(self, query: str) -> list[str]:
         words = self._words[query]

@@ -259,3 +259,8 @@ def test_unreadable_datasets_are_rejected(tmp_path, monkeypatch, dataset, messag
         write_jsonl(tmp_path / f"{name}.jsonl", make_rows(2))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         load_splits(DataArguments(dataset=dataset))
+
+
+@pytest.mark.parametrize("specs, expected", [(["scenes:"], True), (["npz:X", "npz:Y+simulated:"], True), (["X"], False), ([], False)])  # fmt: skip
+def test_arguments_know_whether_any_features_are_simulated(specs, expected):
+    assert DataArguments(video_features=specs).is_simulated is expected
