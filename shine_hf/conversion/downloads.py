@@ -67,14 +67,14 @@ RELEASES = {
 
 
 def find_checkpoint(where: Path) -> Path:
-    """Return a checkpoint: a file, or the one `.ckpt` in a folder (`model_best.ckpt` if there are several).
+    """Return a checkpoint: a file, or the one `.ckpt` in a folder (`model_best.ckpt` if there are several), or else the one `.pth` or `.pt`.
 
     Raises:
         FileNotFoundError: if there is none. ValueError: if there are several.
     """
     if where.is_file():
         return where
-    found = sorted(where.rglob("*.ckpt")) if where.is_dir() else []
+    found = next((paths for kind in ("ckpt", "pth", "pt") if (paths := sorted(where.rglob(f"*.{kind}")))), [])
     best = [path for path in found if path.name == "model_best.ckpt"]
     chosen = best or found
     if not chosen:
@@ -109,14 +109,20 @@ def find_video_features(release: Release, where: Path, vids: Sequence[str]) -> P
         FileNotFoundError: if a video of the annotations has no features; says how many, and names some.
     """
     if release.video_kind == "hdf5":
-        candidates = [where] if where.is_file() else [folder / release.video_file for folder in folders(where)]
-        path = next((path for path in candidates if path.is_file()), None)
+        path = where if where.is_file() else _find_hdf5(where, release.video_file)
         if path is None:
             raise FileNotFoundError(f"no {release.video_file} in {where}. Get {release.video_from}")
         store = FeatureStore.from_spec(f"hdf5:{path}")
         _refuse_missing(path, [vid for vid in vids if vid not in store], len(vids), "videos", release.video_from)
         return path
     return find_folder(where, [f"{vid}.npy" for vid in vids], "videos", release.video_from)
+
+
+def _find_hdf5(where: Path, name: str) -> Path | None:
+    """Return the HDF5 file with this name in a folder or below it, or else the only one with another name."""
+    found = [path for folder in folders(where) for path in sorted(folder.iterdir()) if path.suffix in (".hdf5", ".h5")]
+    named = [path for path in found if path.name == name]
+    return named[0] if named else found[0] if len(found) == 1 else None
 
 
 def find_text_features(where: Path, qids: Sequence[str]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -73,6 +74,7 @@ def text_encoder(spec: str, device: str | None = None) -> TextEncoder:
 
     Raises:
         ValueError: for an unknown kind or option.
+        FileNotFoundError: for a missing local file or folder.
     """
     parsed = _checked(Spec.parse(spec, TEXT_ENCODERS), spec, "text", TEXT_ENCODERS)
     if parsed.kind == "words":
@@ -107,6 +109,7 @@ def video_encoder(spec: str, device: str | None = None) -> VideoEncoder:
 
     Raises:
         ValueError: for an unknown kind or option.
+        FileNotFoundError: for a missing local file or folder.
     """
     encoders = [_video_encoder(part, spec, device) for part in Spec.parse_all(spec, VIDEO_ENCODERS)]
     if len(encoders) == 1:
@@ -143,6 +146,13 @@ def _checked(parsed: Spec, spec: str, what: str, kinds: Mapping[str, Any]) -> Sp
         )
     if parsed.kind in _NEEDS_WHERE and not parsed.where:
         raise ValueError(f"{parsed.kind}: needs {_NEEDS_WHERE[parsed.kind]}")
+    if (
+        parsed.kind in ("clip", "auto")
+        and parsed.where.startswith(("/", ".", "~"))
+        and not os.path.isdir(parsed.where)
+    ):
+        # transformers would take the path for a malformed name on the Hub.
+        raise FileNotFoundError(f"{parsed.kind}: no model folder {parsed.where}")
     if parsed.kind in _OPTIONS_ONLY and parsed.where:
         raise ValueError(
             f"{parsed.kind}: has no option {parsed.where!r}; its options are {', '.join(kinds[parsed.kind])}"

@@ -34,7 +34,7 @@ class AutoVideoEncoder(VideoEncoder):
         device (`str`, *optional*): Device of the model; by default a GPU if available.
 
     Raises:
-        ValueError: for a model that takes neither images nor videos.
+        ValueError: for a model that takes neither images nor videos, or a number of frames that is not positive.
     """
 
     batch_clips = 4
@@ -42,6 +42,8 @@ class AutoVideoEncoder(VideoEncoder):
     def __init__(self, model: str, frames: int | None = None, device: str | None = None):
         from transformers import AutoModel
 
+        if frames is not None and frames < 1:
+            raise ValueError(f"auto: frames must be positive, got {frames}")
         self.name, self.device = model, device or default_device()
         loaded, info = AutoModel.from_pretrained(model, output_loading_info=True)
         self.model = loaded.to(self.device).eval()

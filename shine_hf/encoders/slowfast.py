@@ -205,14 +205,19 @@ def _find(weights: str) -> Path:
             f"no file of SlowFast weights {weights}. Download SLOWFAST_8x8_R50.pyth from the model zoo of PySlowFast "
             "(github.com/facebookresearch/SlowFast), and give its path as the video encoder slowfast:PATH"
         )
+    import httpx
     from huggingface_hub import HfApi, hf_hub_download
 
-    names = [
-        name for name in HfApi().list_repo_files(weights) if name.endswith((".safetensors", ".pyth", ".pth", ".pt"))
-    ]
-    if len(names) != 1:
-        raise FileNotFoundError(f"{weights} must contain a single file of weights; found {', '.join(names) or 'none'}")
-    return Path(hf_hub_download(weights, names[0]))
+    try:
+        files = HfApi().list_repo_files(weights)
+        names = [name for name in files if name.endswith((".safetensors", ".pyth", ".pth", ".pt"))]
+        if len(names) == 1:
+            return Path(hf_hub_download(weights, names[0]))
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        raise FileNotFoundError(
+            f"{weights} is neither a file of SlowFast weights nor a readable repository on the Hub: {error}"
+        ) from error
+    raise FileNotFoundError(f"{weights} must contain a single file of weights; found {', '.join(names) or 'none'}")
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ def read_samples(video: Any, clip_length: float, samplings: Sequence[Sampling]) 
         ValueError: for a file that is empty, not a video, or without any decodable frame; for a clip length that is not positive.
         ImportError: without PyAV.
     """
-    if clip_length <= 0 or any(sampling.frames < 1 for sampling in samplings):
+    if not 0 < clip_length < inf or any(sampling.frames < 1 for sampling in samplings):
         frames = ", ".join(str(sampling.frames) for sampling in samplings)
         raise ValueError(f"clip_length and frames_per_clip must be positive, got {clip_length} and {frames}")
     with open_video(video) as source:

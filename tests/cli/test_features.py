@@ -64,8 +64,10 @@ def test_extract_lists_unreadable_videos(tmp_path, capsys):
         4,
         video_encoder("pixels:size=4").dim,
     )
-    assert main([*command, str(tmp_path / "features"), "--clip-length", "0"]) == 2
-    assert "must be positive" in capsys.readouterr().err
+    for seconds in ("0", "-1", "nan", "inf"):
+        assert main([*command, str(tmp_path / "none"), "--clip-length", seconds]) == 2
+        assert "must be positive" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_check_compares_clips_with_durations_and_windows(tmp_path, folder, capsys):

@@ -118,6 +118,17 @@ def test_public_code_mode_depends_on_the_batch_and_corrected_mode_does_not(downl
     assert corrected != coupled
 
 
+def test_files_with_other_names_are_found(downloads, tmp_path):
+    arguments = downloads("activitynet_cg")
+    folder = tmp_path / "features" / "c3d_features"
+    (folder / "activitynet_c3d_fc6_stride_1s.hdf5").rename(folder / "activitynet_c3d.hdf5")
+    checkpoint = tmp_path / "checkpoints" / "anet_cg" / "model_best.ckpt"
+    checkpoint.rename(checkpoint.with_name("shine.pth"))
+    assert main([*arguments, "--check-only"]) == 0
+    (folder / "more.h5").touch()
+    assert main([*arguments, "--check-only"]) == 2
+
+
 def test_original_annotations_are_accepted(downloads, tmp_path):
     arguments = downloads("charades_cg")
     data = write_charades_cg(tmp_path / "original")

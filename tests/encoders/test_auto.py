@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers import AutoModel
 
-from shine_hf.encoders import video_encoder
+from shine_hf.encoders import text_encoder, video_encoder
 
 from .videos import gray, write_video
 
@@ -157,6 +157,20 @@ def test_default_frames_per_clip_match_the_model(tiny_model):
     name, folder = tiny_model
     expected = 16 if name == "pe_video" else 4 if name in VIDEO_MODELS else 1
     assert video_encoder(f"auto:{folder}").frames_per_clip == expected
+
+
+@pytest.mark.parametrize("frames", [0, -1])
+def test_number_of_frames_must_be_positive(frames):
+    with pytest.raises(ValueError, match=f"auto: frames must be positive, got {frames}"):
+        video_encoder(f"auto:any,frames={frames}")
+
+
+@pytest.mark.parametrize("spec", ["clip:/gone/model", "auto:./gone", "auto:~gone/model,frames=2"])
+def test_missing_model_folder_is_named(spec):
+    where = spec.partition(":")[2].partition(",")[0]
+    for encoder in (video_encoder, text_encoder):
+        with pytest.raises(FileNotFoundError, match=f"no model folder {where}"):
+            encoder(spec.partition(",")[0])
 
 
 def test_text_model_is_rejected(tmp_path):

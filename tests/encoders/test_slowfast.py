@@ -2,6 +2,7 @@
 
 import pickle
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -97,6 +98,15 @@ def test_other_files_are_rejected(tmp_path):
     ):
         with pytest.raises(kind, match=message):
             video_encoder(f"slowfast:{tmp_path / name}")
+
+
+def test_hub_that_cannot_be_reached_is_an_error_of_one_line(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise httpx.ConnectError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", refuse)
+    with pytest.raises(FileNotFoundError, match="nor a readable repository on the Hub: Name or service not known"):
+        video_encoder("slowfast:user/weights")
 
 
 def test_short_gray_video_is_encoded(weights, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from math import inf
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +35,7 @@ def main(args: argparse.Namespace) -> int:
     from ...encoders.extract import extract_features
     from ...encoders.folders import find_videos
 
-    if args.clip_length <= 0 or args.workers < 0:
+    if not 0 < args.clip_length < inf or args.workers < 0:
         raise ValueError(
             f"--clip-length must be positive and --workers not negative; got {args.clip_length} and {args.workers}"
         )
