@@ -205,7 +205,7 @@ def _find(weights: str) -> Path:
             f"no file of SlowFast weights {weights}. Download SLOWFAST_8x8_R50.pyth from the model zoo of PySlowFast "
             "(github.com/facebookresearch/SlowFast), and give its path as the video encoder slowfast:PATH"
         )
-    import httpx
+    import httpx2
     from huggingface_hub import HfApi, hf_hub_download
 
     try:
@@ -213,7 +213,7 @@ def _find(weights: str) -> Path:
         names = [name for name in files if name.endswith((".safetensors", ".pyth", ".pth", ".pt"))]
         if len(names) == 1:
             return Path(hf_hub_download(weights, names[0]))
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except (OSError, ValueError, httpx2.HTTPError) as error:
         raise FileNotFoundError(
             f"{weights} is neither a file of SlowFast weights nor a readable repository on the Hub: {error}"
         ) from error

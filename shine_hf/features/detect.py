@@ -42,7 +42,7 @@ def local_path(where: str) -> Path:
     name = _HUB_NAME.fullmatch(where)
     if path.exists() or name is None or where.startswith((".", "/", "~")):
         return path
-    import httpx
+    import httpx2
     from huggingface_hub import HfApi, snapshot_download
 
     inside = name["path"].strip("/") if name["path"] else ""
@@ -54,7 +54,7 @@ def local_path(where: str) -> Path:
         )
         path = Path(folder, inside)
         names = [] if path.exists() else HfApi().list_repo_files(**repository, repo_type="dataset")
-    except (OSError, ValueError, httpx.HTTPError) as error:
+    except (OSError, ValueError, httpx2.HTTPError) as error:
         raise FileNotFoundError(
             f"{where!r} is neither a local path nor a readable dataset repository on the Hub: {error}"
         ) from error

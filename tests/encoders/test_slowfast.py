@@ -2,7 +2,7 @@
 
 import pickle
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 import torch
@@ -102,7 +102,7 @@ def test_other_files_are_rejected(tmp_path):
 
 def test_hub_that_cannot_be_reached_is_an_error_of_one_line(monkeypatch):
     def refuse(*args, **kwargs):
-        raise httpx.ConnectError("Name or service not known")
+        raise httpx2.ConnectError("Name or service not known")
 
     monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", refuse)
     with pytest.raises(FileNotFoundError, match="nor a readable repository on the Hub: Name or service not known"):
