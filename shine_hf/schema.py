@@ -20,7 +20,7 @@ MASK = "<mask>"
 """Replaces a word in `masked_queries`."""
 
 _TEXT, _NUMBER = "string", "float64"
-_TYPES = {
+_TYPES: dict[str, Any] = {
     "qid": _TEXT,
     "vid": _TEXT,
     "query": _TEXT,
@@ -33,7 +33,7 @@ _TYPES = {
     "composition_types": [_TEXT],
     "composition_words": [[_TEXT]],
 }
-_SALIENCY_TYPES = {"relevant_clip_ids": ["int64"], "saliency_scores": [[_NUMBER]]}
+_SALIENCY_TYPES: dict[str, Any] = {"relevant_clip_ids": ["int64"], "saliency_scores": [[_NUMBER]]}
 
 FEATURES: Features
 """`relevant_windows` are in seconds. `masked_queries`, `negative_queries` and `negative_flags` have one entry per level, or are empty.
@@ -45,8 +45,8 @@ SALIENCY_FEATURES: Features
 
 def __getattr__(name: str) -> Features:
     """Build the `Features` on first use, so that the metrics do not import `datasets`, which takes seconds."""
-    types = {"FEATURES": _TYPES, "SALIENCY_FEATURES": _SALIENCY_TYPES}.get(name)
-    if types is None:
+    types: dict[str, Any] = {"FEATURES": _TYPES, "SALIENCY_FEATURES": _SALIENCY_TYPES}.get(name, {})
+    if not types:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from datasets import Features, List, Value
 
