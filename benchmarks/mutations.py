@@ -114,7 +114,7 @@ MUTATIONS = [
     Mutation(FINE, "torch.where(index.cummax(dim=1).values > 0, first, 0)", "first"),
     Mutation(FINE, "-masked_mean(torch.cat([scores.unsqueeze(1), negatives]", "masked_mean(torch.cat([scores.unsqueeze(1), negatives]"),
     Mutation(SHINE, "negative_mask.bool() & negative_mask[:, :-1].any(dim=1, keepdim=True)", "negative_mask.bool()"),
-    Mutation(SHINE, "(*self.fine_margins[:levels], self.fine_margins[-1])", "self.fine_margins[: levels + 1]"),
+    Mutation(SHINE, "(*by_margin[:levels], by_margin[-1])", "by_margin[: levels + 1]"),
     Mutation(SHINE, "negative_saliency_scores[:, -1],\n", "negative_saliency_scores[:, 0],\n"),
     # Inputs and outputs.
     Mutation(PROCESSING, "foreground = logits[..., 0].float() - logits[..., 1].float()", "foreground = logits[..., 1].float() - logits[..., 0].float()"),

@@ -224,7 +224,7 @@ def test_language_model_run_records_its_provenance(chat, tmp_path, capsys):
     assert read(tmp_path / "all.jsonl")[0]["model_versions"] == ["m-0001"] * 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_signal_stops_the_run_with_one_line_and_the_same_command_resumes(chat, tmp_path, number):
     with LLMServer(latency_seconds=0.3) as server:
         command = [

@@ -58,6 +58,7 @@ print("loaded")
 """
 
 
+@pytest.mark.slow
 def test_best_weights_are_loaded_into_a_sharded_model(tmp_path):
     script = tmp_path / "sharded.py"
     script.write_text(SHARDED)

@@ -61,7 +61,8 @@ def test_torch_export_has_no_private_operators(model):
 
 # The exporter that does not trace takes long: once is enough.
 @pytest.mark.parametrize(
-    ("name", "opset", "is_traced"), [("qd_detr", 17, True), ("moment_detr", 17, True), ("qd_detr", 20, False)]
+    ("name", "opset", "is_traced"),
+    [("qd_detr", 17, True), ("moment_detr", 17, True), pytest.param("qd_detr", 20, False, marks=pytest.mark.slow)],
 )
 def test_onnx_equals_torch_for_any_batch_clips_and_words(name, opset, is_traced, tmp_path):
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")

@@ -113,7 +113,7 @@ def test_signal_at_any_step_saves_it_and_the_run_resumes_there(train, uninterrup
     "number",
     [
         signal.SIGINT,
-        signal.SIGHUP,
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
         *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGUSR1, signal.SIGXCPU)),
     ],
 )

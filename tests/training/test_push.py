@@ -168,8 +168,8 @@ def test_only_the_main_process_pushes(hub, online, train, monkeypatch):
     "fault",
     [
         pytest.param({"pattern": "POST .*/commit/", "status": 503}, marks=pytest.mark.slow),
-        {"pattern": "POST .*/commit/", "status": 429, "Retry_After": "7"},
-        {"pattern": "PUT /storage", "status": None},
+        pytest.param({"pattern": "POST .*/commit/", "status": 429, "Retry_After": "7"}, marks=pytest.mark.slow),
+        pytest.param({"pattern": "PUT /storage", "status": None}, marks=pytest.mark.slow),
         {"pattern": "POST .*/commit/", "status": None, "after_handling": True},
     ],
     ids=["5xx", "429", "dropped upload", "lost reply"],
