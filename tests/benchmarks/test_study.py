@@ -96,7 +96,6 @@ def test_reranking_reuses_trained_runs(study, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_variants_and_seeds_can_be_selected(study, tmp_path, capsys):
-@pytest.mark.slow
     command = study(seeds=[0, 1])
     assert main([*command, "--variants", "shine", "--seeds", "1"]) == 0
     assert [path.name for path in (tmp_path / "outputs/studies/made_up").glob("*_seed*")] == ["shine_seed1"]
@@ -104,6 +103,9 @@ def test_variants_and_seeds_can_be_selected(study, tmp_path, capsys):
         with pytest.raises(SystemExit):
             main([*command, option, value])
         assert f"{option}: made_up has no {value}; it has " in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_failed_run_stops_the_study_and_shows_its_error(study):
     with pytest.raises(RuntimeError, match=r"(?s)ended with status .*unknown key 'no_such_key'"):
         main(study(recipe={"no_such_key": 1}))

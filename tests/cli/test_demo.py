@@ -41,7 +41,6 @@ def test_renders_encodes_trains_evaluates_and_shows_and_goes_on_where_it_stopped
     predict, query = command.split(' --query "')
     assert main([*predict.split(), "--query", query.rstrip('"')]) == 0
 
-@pytest.mark.slow
     # Nothing is trained again, so the numbers are the same.
     capsys.readouterr()
     checkpoint = folder / "qd_detr_shine_seed0" / "checkpoint-1" / "model.safetensors"
@@ -49,6 +48,9 @@ def test_renders_encodes_trains_evaluates_and_shows_and_goes_on_where_it_stopped
     assert main(["demo", "--output-dir", str(folder), *SMALL]) == 0
     assert summary(capsys.readouterr().out) == summary(first)[2:] and checkpoint.stat().st_mtime_ns == before
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_the_page_shows_hits_and_misses_of_both_models_and_their_count(folder, capsys):
     assert main(["demo", "--output-dir", str(folder), "--compare", *SMALL]) == 0
     printed, page = capsys.readouterr().out, (folder / "demo.html").read_text()

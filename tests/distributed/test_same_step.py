@@ -57,10 +57,12 @@ def test_two_processes_with_batch_16_equal_one_with_batch_32(single_process, two
 
 
 def test_eight_accumulated_rows_equal_a_batch_of_eight(dataset, tmp_path):
-@pytest.mark.slow
     run(dataset, tmp_path / "full", 8)
     run(dataset, tmp_path / "rows", 1, "--gradient_accumulation_steps", "8")
     assert_same_training(tmp_path / "full", tmp_path / "rows")
+
+
+@pytest.mark.slow
 def test_losses_beyond_the_paper_do_not_depend_on_processes_or_accumulation(dataset, tmp_path):
     more = ["--decoder_negative_weight", "0.5", "--decoder_negative_form", "ranking", "--clip_contrast_weight", "0.5"]
     more += ["--weigh_changed_words", "true"]

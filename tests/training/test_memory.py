@@ -23,11 +23,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def page_faults(mode: str) -> int:
-@pytest.mark.slow
     result = subprocess.run([sys.executable, "-c", PAGE_FAULTS, mode], capture_output=True, text=True)
     if result.returncode == 3:
         pytest.skip("no glibc here")
     return int(result.stdout)
+
+
+@pytest.mark.slow
 def test_freed_pages_are_reused():
     # 64 MiB is 16,384 pages of 4 KiB, or 32 of 2 MiB.
     assert page_faults("keep") <= page_faults("give back") / 4
