@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from shine_hf import ShineTrainer
-from shine_hf.cli import main
+from shine_hf.cli import demo, main
 from shine_hf.shapes_cg.world import ShapesCG
 
 SMALL = ["--train-videos", "8", "--test-videos", "3", "--max-steps", "1"]
@@ -103,3 +103,7 @@ def test_ctrl_c_before_the_training_is_no_traceback(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(ShapesCG, "write", write)
     assert main(["demo", "--output-dir", str(tmp_path), *SMALL]) == 130
     assert capsys.readouterr().err.strip() == "shine-hf demo: stopped. The same command goes on from here."
+
+
+def test_durations_are_rounded_before_they_are_split():
+    assert demo._minutes(179.7) == "3 min 0 s"
