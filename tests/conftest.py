@@ -9,6 +9,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# With another number of threads the last digits differ, and tests compare weights bit for bit.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Keep the tests' encoded sentences out of the developer's cache.
 os.environ.setdefault("SHINE_HF_CACHE", tempfile.mkdtemp(prefix="shine_hf_tests_"))
 

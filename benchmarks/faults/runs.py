@@ -24,7 +24,7 @@ class Run:
     A training run in its own folder, by a command that always resumes from the last complete checkpoint.
 
     Args:
-        folder: Holds `data`, which all runs of a script share, and the output folder `name`.
+        folder: Contains `data`, which all runs of a script share, and the output folder `name`.
         max_steps: Number of steps; every `SAVE_STEPS`, there is a checkpoint and an evaluation.
         launcher: Command that starts `train.py`; default: Python.
         more: More options of `train.py`.

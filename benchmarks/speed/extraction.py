@@ -1,6 +1,6 @@
 """Measure feature extraction: frames per second with 0, 1 and 2 decoding workers, and of the decoder without an encoder.
 
-    OMP_NUM_THREADS=1 python benchmarks/speed/extraction.py [VIDEO…] [--encoder clip:MODEL] [--clip-length 2]
+    OMP_NUM_THREADS=1 python -m benchmarks.speed.extraction [VIDEO…] [--encoder clip:MODEL] [--clip-length 2]
 
 Without videos, four made-up ones of a minute each are used; without `--encoder`, a randomly initialized CLIP of the size of ViT-B/32. All
 frames of the videos count, not only those that are encoded.
@@ -16,8 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from long_video import write_blocks
-
+from benchmarks.speed.long_video import write_blocks
 from shine_hf.encoders import video_encoder
 from shine_hf.encoders.extract import extract_features
 from shine_hf.encoders.sampling import import_av

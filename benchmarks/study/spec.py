@@ -95,7 +95,7 @@ class Study:
         """Return the metrics of a run, or None until it is finished: the file is rewritten after training and after each split.
 
         Raises:
-            ValueError: The folder holds a run with other settings.
+            ValueError: The folder contains a run with other settings.
         """
         folder = self.run_folder(variant, seed)
         recipe = folder / RECIPE_FILE

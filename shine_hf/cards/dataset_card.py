@@ -33,7 +33,7 @@ def read_builds(folder: str | Path) -> list[Mapping]:
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}: not JSON ({error})") from error
     if not builds:
-        raise FileNotFoundError(f"{folder} holds no CONFIG/{BUILD_FILE}: build it with one of the dataset_scripts")
+        raise FileNotFoundError(f"{folder} contains no CONFIG/{BUILD_FILE}: build it with one of the dataset_scripts")
     return sort_builds(builds)
 
 

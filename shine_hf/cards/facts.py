@@ -83,6 +83,7 @@ class ModelFacts:
         config: Fields of its configuration; empty for a model without one.
         parameters: Number of them.
         ranking: The SHINE losses that were used, `coarse` and `fine`; none for the base model.
+        negative_losses: In words, the further losses on hard negatives that were used.
         step, max_steps: Optimization steps done and planned.
         data: None for datasets that were not described.
         results: Split -> metrics in percent.
@@ -103,6 +104,7 @@ class ModelFacts:
     max_steps: int
     config: dict = field(default_factory=dict)
     ranking: Sequence[str] = ()
+    negative_losses: Sequence[str] = ()
     data: DataFacts | None = None
     results: dict[str, dict[str, float]] = field(default_factory=dict)
     results_step: int | None = None
@@ -126,13 +128,19 @@ class ModelFacts:
         return {split: metrics for split, metrics in self.results.items() if split not in self.unscored}
 
     @property
+    def learns_from_negatives(self) -> bool:
+        """Whether a loss read the hard negatives."""
+        return "fine" in self.ranking or bool(self.negative_losses)
+
+    @property
     def architecture(self) -> str:
         return ARCHITECTURES.get(self.config.get("model_type"), (self.class_name,))[0]
 
     @property
     def title(self) -> str:
         """Architecture, losses and data. Simulated features are named here, where nobody overlooks them."""
-        title = self.architecture + (" with SHINE" if self.ranking else "")
+        losses = " with SHINE" if self.ranking else " with hard negatives" if self.negative_losses else ""
+        title = self.architecture + losses
         if self.data is None:
             return title
         return f"{title} on {self.data.name}{' (simulated features)' if self.data.is_simulated else ''}"

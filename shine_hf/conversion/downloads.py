@@ -82,7 +82,7 @@ def find_checkpoint(where: Path) -> Path:
             f"no checkpoint (*.ckpt) in {where}. The authors' checkpoints are linked from {SHINE_PAGE}"
         )
     if len(chosen) > 1:
-        raise ValueError(f"{where} holds several checkpoints, name one of them: {', '.join(map(str, chosen[:5]))}")
+        raise ValueError(f"{where} contains several checkpoints, name one of them: {', '.join(map(str, chosen[:5]))}")
     return chosen[0]
 
 
@@ -136,7 +136,7 @@ def find_text_features(where: Path, qids: Sequence[str]) -> Path:
 
 
 def find_folder(where: Path, names: Sequence[str], what: str, source: str) -> Path:
-    """Return the folder that holds files of these names, `where` itself or one below it.
+    """Return the folder that contains files of these names, `where` itself or one below it.
 
     Raises:
         FileNotFoundError: if not all of them are there.

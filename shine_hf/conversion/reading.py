@@ -1,4 +1,4 @@
-"""Read a checkpoint of the original code without running anything that its pickle holds.
+"""Read a checkpoint of the original code without running anything that its pickle contains.
 
 torch's own restricted unpickler (`weights_only=True`) does the reading. It refuses every class but tensors, and the options of public
 checkpoints are instances of `argparse.Namespace`, `easydict.EasyDict` and others. So each class that a file names is replaced by one
@@ -52,7 +52,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
             + "only tensors, plain values and objects with plain fields are accepted from a pickle"
         ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+        raise ValueError(f"{path} contains a {type(content).__name__}, not a checkpoint")
     state_dict = content.get("model", content)
     if not isinstance(state_dict, dict) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
         raise ValueError(f"{path} has no state dict under `model`; its entries are {', '.join(map(str, content))}")

@@ -66,7 +66,7 @@ def check_downloads(
 
     Args:
         dataset: `charades_cg` or `activitynet_cg`.
-        checkpoint: A file, or a folder that holds one.
+        checkpoint: A file, or a folder that contains one.
         video_features, text_features, annotations: Folders, or folders above them.
         report: Receives a line per kind of file: what was found, or what is missing and where it is published.
 

@@ -71,7 +71,7 @@ class SimulatedScenes(PlantedFeatures):
 
     Raises:
         FileNotFoundError: for a missing file of vectors.
-        ValueError: for a file that holds no vectors, and numbers out of range.
+        ValueError: for a file that contains no vectors, and numbers out of range.
     """
 
     kind = "scenes"

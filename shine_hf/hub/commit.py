@@ -33,7 +33,7 @@ class PublishedCommit:
 
 
 class Head:
-    """What a branch of a repository holds now: `sha`, and `files`, path -> name and size in git."""
+    """What a branch of a repository contains now: `sha`, and `files`, path -> name and size in git."""
 
     def __init__(self, api: HfApi, repo_id: str, repo_type: str, revision: str | None):
         self._api, self._repo_id, self._repo_type = api, repo_id, repo_type
@@ -123,14 +123,14 @@ def publish_folder(
 
     Raises:
         FileNotFoundError: if there is nothing to publish. PermissionError: for a missing, wrong or read-only token.
-        ValueError: if the repository is public but `private` was asked for, or a file holds the token.
+        ValueError: if the repository is public but `private` was asked for, or a file contains the token.
         ConnectionError: if the Hub cannot be reached, or keeps failing. The previous revision is unchanged then.
         OSError: if the Hub does not hold what was sent.
     """
     api = _client(endpoint, token)
     files = _local_files(Path(folder), ignore)
     if not files and not extra_files:
-        raise FileNotFoundError(f"{folder} holds no file to publish")
+        raise FileNotFoundError(f"{folder} contains no file to publish")
     _refuse_secrets(files, api.token)
     attempts = Attempts(api, repo_id)
     repo_id = attempts.until_done(lambda: _create(api, repo_id, repo_type, private, revision))
@@ -198,7 +198,7 @@ def _refuse_secrets(files: Mapping[str, _File], token: str) -> None:
         # Larger files are weights and tables, which hold no text that somebody typed.
         if file.size < 10 * 2**20 and token.encode() in file.read():
             raise ValueError(
-                f"{name} holds your access token and was not published: remove it there, and revoke the token"
+                f"{name} contains your access token and was not published: remove it there, and revoke the token"
             )
 
 

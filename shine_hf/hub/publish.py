@@ -108,10 +108,10 @@ def _check_build(folder: Path, build: Mapping) -> None:
     name = build["config_name"]
     for split in build["statistics"]["splits"]:
         if not list((folder / name).glob(f"{split}-*.parquet")):
-            raise FileNotFoundError(f"{folder / name} holds no {split}-*.parquet: build the config again")
+            raise FileNotFoundError(f"{folder / name} contains no {split}-*.parquet: build the config again")
     if any(feature["name"] == "video" for feature in build["dataset_info"]["features"]):
         raise ValueError(
-            f"{folder / name} was built with videos: it holds paths on this machine and cannot be published"
+            f"{folder / name} was built with videos: it contains paths on this machine and cannot be published"
         )
 
 
@@ -199,7 +199,7 @@ def publish_model(
         repo_id, private, revision, message, endpoint, token: See [`publish_folder`].
 
     Raises:
-        FileNotFoundError: for a folder that holds no model. ValueError: for pickled weights; else as [`publish_folder`].
+        FileNotFoundError: for a folder that contains no model. ValueError: for pickled weights; else as [`publish_folder`].
     """
     folder = Path(folder)
     check_model_files(folder)
@@ -226,11 +226,11 @@ def check_model_files(folder: Path) -> None:
     """
     for pattern in ("config.json", "*.safetensors"):
         if not list(folder.glob(pattern)):
-            raise FileNotFoundError(f"{folder} holds no {pattern}: give the folder of a saved model")
+            raise FileNotFoundError(f"{folder} contains no {pattern}: give the folder of a saved model")
     pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES and not is_leftover(path.name)]
     if pickles:
         raise ValueError(
-            f"{folder} holds pickles ({', '.join(pickles)}), which run code where they are loaded: remove them"
+            f"{folder} contains pickles ({', '.join(pickles)}), which run code where they are loaded: remove them"
         )
 
 

@@ -37,12 +37,12 @@ def stage_revision(
         source: A checkpoint, or the output folder of a run. Only the model is published from it.
         target: The folder to make, with the layout of the repository.
         card: Files of the card, path -> content.
-        state_folder: Keep the entire checkpoint under this name too, so that the training can be resumed from it. Such a folder holds the
+        state_folder: Keep the entire checkpoint under this name too, so that the training can be resumed from it. Such a folder contains the
             state files of the `Trainer`, which are pickles and are read with `weights_only`.
         best_model: The best model so far, kept with the checkpoint: without it, a resumed run could not end with it.
 
     Raises:
-        FileNotFoundError, ValueError: if the source holds no model, or pickled weights. OSError: if there is no room for the copy,
+        FileNotFoundError, ValueError: if the source contains no model, or pickled weights. OSError: if there is no room for the copy,
             which is removed then: the next checkpoint needs the room more.
     """
     check_model_files(source)

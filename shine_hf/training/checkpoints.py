@@ -23,7 +23,7 @@ from ..io import atomic_dir
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
-# Files or folders, one of which holds the state: of one process or of several, of FSDP or of DeepSpeed.
+# Files or folders, one of which contains the state: of one process or of several, of FSDP or of DeepSpeed.
 STATE_PATTERNS = {
     "optimizer": ("optimizer*", "global_step*"),
     "learning-rate schedule": ("scheduler.pt",),

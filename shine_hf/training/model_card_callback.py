@@ -18,6 +18,11 @@ from ..version import __version__
 # Accelerate's names of mixed precision.
 PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": "float8"}
 SPEED_METRICS = ("_runtime", "_per_second", "_preparation_time")
+# Weight of a loss on hard negatives beyond the paper's -> its name in the card.
+NEGATIVE_LOSSES = {
+    "decoder_negative_weight": "decoder loss",
+    "clip_contrast_weight": "contrast of query and negatives on each clip",
+}
 # Arguments that say how and where a training runs, not what comes out of it.
 NO_HYPERPARAMETERS = (
     "accelerator_config", "auto_find_batch_size", "data_seed", "dataloader_", "ddp_", "debug", "deepspeed", "disable_tqdm", "do_", "eval_",
@@ -112,6 +117,9 @@ class ModelCardCallback(TrainerCallback):
             max_steps=state.max_steps,
             config=config.to_dict() if config is not None else {},
             ranking=[name for name in ("coarse", "fine") if losses is not None and getattr(losses, f"{name}_weight")],
+            negative_losses=[
+                words for name, words in NEGATIVE_LOSSES.items() if losses is not None and getattr(losses, name)
+            ],
             data=self._data,
             results=dict(self.results),
             results_step=self._results_step,

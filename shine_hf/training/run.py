@@ -23,12 +23,12 @@ from ..io import atomic_file
 from ..modeling import MomentRetrievalProcessor
 from ..schema import VALIDATION, canonical_split
 from .checkpoints import checkpoint_to_resume
-from .free_cores import FollowFreeCores
 from .memory import keep_freed_memory
 from .model_card_callback import ModelCardCallback
 from .recipe import Recipe
 from .setup import CONFIGS, new_model
 from .stop_on_signal import TrainingStopped
+from .threads import AdaptThreads
 from .trainer import ShineTrainer
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
     trainer, splits = build_trainer(recipe)
 
     if args.do_train:
-        with FollowFreeCores() as cores:
-            trainer.add_callback(cores)
+        with AdaptThreads() as threads:
+            trainer.add_callback(threads)
             result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(args))
         trainer.save_metrics("train", result.metrics)
         trainer.save_model()

@@ -1,6 +1,7 @@
 """The model card: golden texts, what the Hub reads in them, figures, and examples of use that run."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import re
@@ -88,6 +89,17 @@ def test_negatives_are_named_only_where_they_were_learned_from():
     assert "| hard negatives |" in render_model_card(facts) and "by a word or two" in render_model_card(facts)
     facts.ranking = ["coarse"]
     assert "hard negatives |" not in render_model_card(facts) and "by a word or two" not in render_model_card(facts)
+
+
+def test_losses_on_hard_negatives_beyond_the_paper_are_named():
+    without = base_model_in_training()
+    with_losses = dataclasses.replace(without, negative_losses=("decoder loss", "contrast"))
+    assert "its base loss only" in render_model_card(without) and "| hard negatives |" not in render_model_card(
+        without
+    )
+    card = render_model_card(with_losses)
+    assert "# Moment-DETR with hard negatives on" in card and "its base loss only" not in card
+    assert "through the decoder loss and the contrast." in card and "| hard negatives | `train.jsonl` |" in card
 
 
 def test_figures_are_drawn_and_named_only_where_there_is_something_to_draw(tmp_path):

@@ -237,7 +237,7 @@ def test_repository_of_another_owner_is_rejected(hub, folder, online):
 
 def test_files_with_the_token_are_not_published(hub, publish, folder):
     (folder / "notes.txt").write_text(f"export HF_TOKEN={WRITE_TOKEN}\n")
-    with pytest.raises(ValueError, match=r"notes.txt holds your access token") as error:
+    with pytest.raises(ValueError, match=r"notes.txt contains your access token") as error:
         publish()
     assert WRITE_TOKEN not in str(error.value) and not hub.repositories
 
@@ -246,5 +246,5 @@ def test_empty_folder_is_not_published(publish, tmp_path, hub, online):
     with pytest.raises(FileNotFoundError, match="no folder"):
         publish_folder(tmp_path / "gone", REPO, message="m", endpoint=hub.endpoint)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds no file"):
+    with pytest.raises(FileNotFoundError, match="contains no file"):
         publish_folder(tmp_path / "empty", REPO, message="m", endpoint=hub.endpoint)

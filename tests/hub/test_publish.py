@@ -136,19 +136,19 @@ def test_invalid_tokens_are_rejected_and_not_printed(hub, publish, token):
 
 
 def test_incomplete_trees_are_rejected(publish, tree, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no CONFIG/build.json"):
+    with pytest.raises(FileNotFoundError, match=r"contains no CONFIG/build.json"):
         publish(tmp_path)
     cut = tmp_path / "cut"
     shutil.copytree(tree, cut)
     (cut / "lexical" / "novel_word-00000-of-00001.parquet").unlink()
-    with pytest.raises(FileNotFoundError, match=r"lexical holds no novel_word"):
+    with pytest.raises(FileNotFoundError, match=r"lexical contains no novel_word"):
         publish(cut)
     with_videos = tmp_path / "videos"
     shutil.copytree(tree, with_videos)
     build = json.loads((with_videos / "lexical" / "build.json").read_text())
     build["dataset_info"]["features"].append({"name": "video", "dtype": "video"})
     (with_videos / "lexical" / "build.json").write_text(json.dumps(build))
-    with pytest.raises(ValueError, match="holds paths on this machine"):
+    with pytest.raises(ValueError, match="contains paths on this machine"):
         publish(with_videos)
 
 
@@ -262,7 +262,7 @@ def test_pickled_weights_and_empty_folders_are_rejected(hub, online, model, tmp_
     (model / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(ValueError, match=r"pickles \(pytorch_model.bin\)"):
         publish_model(model, "shine/model", endpoint=hub.endpoint)
-    with pytest.raises(FileNotFoundError, match=r"holds no config.json"):
+    with pytest.raises(FileNotFoundError, match=r"contains no config.json"):
         publish_model(tmp_path, "shine/model", endpoint=hub.endpoint)
     assert not hub.repositories
 
@@ -284,7 +284,7 @@ def test_publish_command_handles_datasets_features_and_models(hub, online, tree,
 
 def test_publish_errors_are_one_line(hub, online, tmp_path, capsys, monkeypatch):
     assert command_line(["publish", "dataset", str(tmp_path), "--repo-id", REPO]) == 2
-    assert "holds no CONFIG/build.json" in capsys.readouterr().err
+    assert "contains no CONFIG/build.json" in capsys.readouterr().err
     monkeypatch.delenv("HF_TOKEN")
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_text("")

@@ -77,7 +77,7 @@ def test_revisions_left_by_an_ended_process_are_pushed_by_the_next(recorder, tmp
 
 def test_staging_error_is_raised_and_keeps_other_revisions_waiting(recorder, tmp_path):
     pusher = BackgroundPusher(tmp_path / "queue", recorder)
-    with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"contains no config\.json"):
         pusher.add("a", lambda target: stage_revision(tmp_path, target, {}))
     pusher.add("b", stage)
     assert pusher.finish() == [] and recorder.published == ["b"]

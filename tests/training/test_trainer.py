@@ -272,6 +272,12 @@ def test_card_shows_launcher_settings_and_no_partial_run_time(splits, tmp_path, 
     assert environment["precision"] == "float32" and "time of training" not in environment
 
 
+def test_card_names_the_losses_on_hard_negatives(splits, tmp_path):
+    trainer = make_trainer(splits, tmp_path, coarse_weight=0.0, fine_weight=0.0, clip_contrast_weight=1.0)
+    facts = trainer.card.facts(trainer)
+    assert not facts.ranking and facts.negative_losses == ["contrast of query and negatives on each clip"]
+
+
 def test_early_stopping_follows_its_own_metric(splits, tmp_path):
     trainer = make_trainer(
         splits, tmp_path, eval_strategy="steps", eval_steps=1, metric_for_best_model="validation_loss", greater_is_better=False,
