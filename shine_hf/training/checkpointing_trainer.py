@@ -26,6 +26,7 @@ from .checkpoints import (
 )
 from .pushing_trainer import PushingTrainer
 from .stop_on_signal import StopOnSignal, TrainingStopped
+from .threads import AdaptThreads
 from .weight_averaging import WeightAveraging
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,8 @@ class CheckpointingTrainer(PushingTrainer):
     # ---- training ----------------------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
-        """Train as `Trainer` does. A signal ends the training after its step, with a checkpoint (see [`StopOnSignal`]).
+        """Train as `Trainer` does. A signal ends the training after its step, with a checkpoint (see [`StopOnSignal`]). On a CPU, the number
+        of threads follows what the steps take (see [`AdaptThreads`]).
 
         Args:
             resume_from_checkpoint: A checkpoint folder, or True for the newest complete one of `output_dir`.
@@ -78,10 +80,11 @@ class CheckpointingTrainer(PushingTrainer):
             if resume_from_checkpoint is None:
                 raise ValueError(f"there is no complete checkpoint in {self.args.output_dir} to resume from")
         self.last_checkpoint = resume_from_checkpoint or None
-        stop = StopOnSignal()
+        stop, threads = StopOnSignal(), AdaptThreads()
         self.add_callback(stop)
+        self.add_callback(threads)
         try:
-            with stop:
+            with stop, threads:
                 output = super().train(resume_from_checkpoint, **kwargs)
         except Exception as error:
             if should_reduce_batch_size(error) or isinstance(error, MemoryError):
@@ -95,6 +98,7 @@ class CheckpointingTrainer(PushingTrainer):
             raise
         finally:
             self.remove_callback(stop)
+            self.remove_callback(threads)
             # `Trainer` leaves it set after an error, and then takes every evaluation for one of the training.
             self.is_in_train = False
         if stop.stopped_by:

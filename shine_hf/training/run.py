@@ -28,7 +28,6 @@ from .model_card_callback import ModelCardCallback
 from .recipe import Recipe
 from .setup import CONFIGS, new_model
 from .stop_on_signal import TrainingStopped
-from .threads import AdaptThreads
 from .trainer import ShineTrainer
 
 if TYPE_CHECKING:
@@ -58,9 +57,7 @@ def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
     trainer, splits = build_trainer(recipe)
 
     if args.do_train:
-        with AdaptThreads() as threads:
-            trainer.add_callback(threads)
-            result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(args))
+        result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(args))
         trainer.save_metrics("train", result.metrics)
         trainer.save_model()
         trainer.save_state()

@@ -25,6 +25,7 @@ from shine_hf.features.base import FeatureStore
 from shine_hf.features.text import TextFeatures
 from shine_hf.modeling import modeling_moment_retrieval
 from shine_hf.training import cpu_kernels
+from shine_hf.training.threads import AdaptThreads
 
 from ..made_up import write_charades_cg
 
@@ -276,6 +277,21 @@ def test_card_names_the_losses_on_hard_negatives(splits, tmp_path):
     trainer = make_trainer(splits, tmp_path, coarse_weight=0.0, fine_weight=0.0, clip_contrast_weight=1.0)
     facts = trainer.card.facts(trainer)
     assert not facts.ranking and facts.negative_losses == ["contrast of query and negatives on each clip"]
+
+
+def test_threads_are_adapted_during_training_only(splits, tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before, used, model = torch.get_num_threads(), [], Toy()
+    model.register_forward_hook(lambda *_: used.append(torch.get_num_threads()))
+    torch.set_num_threads(4)
+    try:
+        trainer = make_trainer(splits, tmp_path, model, max_steps=20)
+        trainer.train()
+        # The first trial, after a few steps, is with more threads.
+        assert used[0] == 2 and 4 in used and torch.get_num_threads() == 4
+        assert not any(isinstance(each, AdaptThreads) for each in trainer.callback_handler.callbacks)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_early_stopping_follows_its_own_metric(splits, tmp_path):
