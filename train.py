@@ -1,4 +1,4 @@
-"""Entry for `accelerate launch train.py --config shine_hf/recipes/NAME.yaml …`; the same as `shine-hf train`."""
+"""Entry point for `accelerate launch train.py --config shine_hf/recipes/NAME.yaml …`, equivalent to `shine-hf train`."""
 
 import sys
 

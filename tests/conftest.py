@@ -9,7 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# With another number of threads the last digits differ, and tests compare weights bit for bit.
+# The number of threads affects the last digits, and tests compare weights bit for bit.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Keep the tests' encoded sentences out of the developer's cache.
 os.environ.setdefault("SHINE_HF_CACHE", tempfile.mkdtemp(prefix="shine_hf_tests_"))
@@ -22,7 +22,7 @@ SHARED = Path(os.environ.get("SHINE_SHARED", REPOSITORY.parent / "shared"))
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with the real annotations and goldens, next to a developer's checkout; skip the test without it."""
+    """Return the folder with the real annotations and golden files, next to a developer's checkout. Without it, skip the test."""
     if not SHARED.is_dir():
         pytest.skip(f"no reference material at {SHARED} (it is not part of the repository)")
     return SHARED

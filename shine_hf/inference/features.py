@@ -1,4 +1,4 @@
-"""Moments of many queries from stored features, in batches."""
+"""Predict the moments of many queries from stored features, in batches."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def predict_from_features(
     progress: bool = True,
     **post_processing,
 ) -> Iterator[dict]:
-    """Predict the moments of each row. A video longer than the model takes goes through overlapping windows (see [`find_moments`]).
+    """Predict the moments of each row. A video that is too long for the model is split into overlapping windows (see [`find_moments`]).
 
     Args:
-        model, processor: Of `from_pretrained`.
-        rows: With `qid`, `vid`, `query`, and `duration` (seconds) where it is known; no annotations are needed.
+        model, processor: From `from_pretrained`.
+        rows: Rows with `qid`, `vid`, `query`, and, if known, `duration` (seconds); no annotations are needed.
         video_features: `video_features[vid]` -> `(T, Dv)`, e.g. a [`FeatureStore`].
         text_features: `text_features(query=…, qid=…, level=None)` -> `(L, Dt)`, e.g. [`TextFeatures`].
         batch_size: Queries per forward pass.
         progress: Show a progress bar.
-        post_processing: `top_k`, `threshold`, `round_to_clip_length`, `nms_threshold` of `processor.post_process_moment_retrieval`.
+        post_processing: Options of `processor.post_process_moment_retrieval`: `top_k`, `threshold`, `round_to_clip_length`, `nms_threshold`.
 
     Yields:
         For each row, in order: `{"qid", "vid", "query", "moments", "saliency", "clip_length"}`.
@@ -57,12 +57,12 @@ def predict_from_features(
 
 
 def _predict_batch(model, processor, items: Sequence[tuple], **post_processing) -> list[dict]:
-    """Return the results of `(row, video, text)` items that are no longer than the model takes."""
+    """Return the results of `(row, video, text)` items whose videos fit into the model."""
     if not items:
         return []
     rows, videos, texts = map(list, zip(*items))
     inputs = processor(videos, texts, names=[row["qid"] for row in rows]).to(model.device, model.dtype)
-    # Where a duration is not known, the clips say how long the video is.
+    # Without a duration, the clips determine the length of the video.
     durations = [row.get("duration") or np.inf for row in rows]
     return processor.post_process_moment_retrieval(
         model(**inputs), inputs["video_attention_mask"], durations=durations, **post_processing

@@ -29,13 +29,13 @@ class VideoMomentRetrievalPipeline(MomentRetrievalPipeline):
     {"moments": [{"start": 12.5, "end": 18.0, "score": 0.93}], "saliency": [...], "clip_length": 0.5}
     ```
 
-    Video and query are encoded as the model's configuration records, so as in training. What a call takes and returns is described at
-    [`MomentRetrievalPipeline`]; videos may be anything that [`open_video`] opens.
+    Videos and queries are encoded with the encoders that the model's configuration records, as in training. For the arguments and results of a
+    call, see [`MomentRetrievalPipeline`]. A video may be anything that [`open_video`] opens.
 
     Args:
-        video_encoder, text_encoder (`str`, *optional*): Specifications (see `shine_hf.encoders`) instead of those of the configuration,
-            or encoders.
-        kept_videos (`int`): Keep the features of so many videos for the next call.
+        video_encoder, text_encoder (`str`, *optional*): Encoders, or their specifications (see `shine_hf.encoders`), that replace the ones in
+            the configuration.
+        kept_videos (`int`): Number of recent videos whose features are kept for the next call.
     """
 
     def __init__(self, *args, video_encoder: Any = None, text_encoder: Any = None, kept_videos: int = 0, **kwargs):
@@ -49,21 +49,21 @@ class VideoMomentRetrievalPipeline(MomentRetrievalPipeline):
     def encode_video(
         self, video: Any, fps: float | None = None, progress: bool = False
     ) -> tuple[np.ndarray, float | None]:
-        """Return clip features `(T, D)` of a video and its duration in seconds, if it is known better than by its clips.
+        """Return clip features `(T, D)` of a video, and its duration in seconds if it is known more precisely than from its clips.
 
         Args:
-            video: Whatever [`open_video`] opens, or frames.
-            fps: Frames per second of frames.
-            progress: Show a bar.
+            video: Anything that [`open_video`] opens, or frames.
+            fps: Frames per second, required for frames.
+            progress: Show a progress bar.
 
         Raises:
-            FileNotFoundError, ValueError: for a video that cannot be read, frames without a rate, or a model trained on features that
-                cannot be computed here.
+            FileNotFoundError, ValueError: for a video that cannot be read, frames without `fps`, or a model trained on features that cannot
+                be computed here.
         """
         encoder = self.video_encoder
         if is_frames(video):
             if fps is None:
-                raise ValueError("frames do not say how fast they follow each other; give their rate, e.g. fps=25")
+                raise ValueError("frames need their rate in frames per second, e.g. fps=25")
             video = VideoFrames(video, fps)
         key = self._kept_videos and _identity(video)
         with self._lock:
@@ -75,7 +75,7 @@ class VideoMomentRetrievalPipeline(MomentRetrievalPipeline):
             features = encoder.encode_video(source, clip_length, progress=progress)
             duration = video_duration(source)
         if duration <= (len(features) - 1) * clip_length:
-            duration = None  # The header is wrong: there are more frames than it promises.
+            duration = None  # The header is wrong: there are more frames than it declares.
         if key:
             with self._lock:
                 self._kept[key] = features, duration
@@ -89,10 +89,10 @@ class VideoMomentRetrievalPipeline(MomentRetrievalPipeline):
 
     @property
     def video_encoder(self) -> Any:
-        """The encoder of raw video, loaded when it is first needed.
+        """The video encoder, loaded on first use.
 
         Raises:
-            ValueError: if the model was trained on features that no encoder here computes.
+            ValueError: if the model was trained on features that none of our encoders computes.
         """
         if self._video_encoder is None or isinstance(self._video_encoder, str):
             spec = self._video_encoder
@@ -107,7 +107,7 @@ class VideoMomentRetrievalPipeline(MomentRetrievalPipeline):
 
     @property
     def text_encoder(self) -> Any:
-        """The encoder of queries, loaded when it is first needed.
+        """The text encoder, loaded on first use.
 
         Raises:
             ValueError: if the model was trained on stored text features.
@@ -125,7 +125,7 @@ class VideoMomentRetrievalPipeline(MomentRetrievalPipeline):
 
 
 def _identity(video: Any) -> tuple | None:
-    """Return a key that is equal for the same video and changes when it does; None for one that cannot be told apart cheaply."""
+    """Return a key that identifies a video and changes with its content; None if that would be expensive."""
     if isinstance(video, str) and "://" in video:
         return ("address", video)
     if isinstance(video, str | os.PathLike):

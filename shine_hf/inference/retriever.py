@@ -1,4 +1,4 @@
-"""[`MomentRetriever`]: from a video and a sentence to moments in five lines."""
+"""[`MomentRetriever`]: find moments in a video in five lines."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Moment:
     A part of a video.
 
     Args:
-        start, end: In seconds.
-        score: Of the model, in [0, 1].
+        start, end: Times in seconds.
+        score: Score from the model, in [0, 1].
     """
 
     start: float
@@ -36,14 +36,14 @@ class Moment:
 @dataclass(frozen=True)
 class RetrievalResult:
     """
-    What a model finds for one query in one video.
+    The moments and the saliency that a model predicts for one query in one video.
 
     Args:
-        query: The sentence; empty where token features were given.
-        moments: Best first.
-        saliency: How well each clip fits the query, unbounded; only the order means something.
+        query: The sentence; empty for token features.
+        moments: Moments, best first.
+        saliency: How well each clip matches the query, unbounded; only the order is meaningful.
         clip_length: Seconds per clip.
-        video: What was searched, for the film strip of [`plot`].
+        video: The video that was searched, for the film strip of [`plot`].
     """
 
     query: str
@@ -54,12 +54,12 @@ class RetrievalResult:
 
     @classmethod
     def from_dict(cls, result: Mapping[str, Any], video: Any = None) -> RetrievalResult:
-        """Return what [`to_dict`] or the pipeline described; other entries are ignored."""
+        """Build a result from a dict that [`to_dict`] or the pipeline returned. Other keys are ignored."""
         moments = [Moment(**moment) for moment in result["moments"]]
         return cls(result.get("query", ""), moments, list(result["saliency"]), result["clip_length"], video)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers, lists and strings, e.g. for JSON; the video is left out."""
+        """Return the result as plain numbers, lists and strings, e.g. for JSON. The video is left out."""
         return {
             "query": self.query,
             "moments": [asdict(moment) for moment in self.moments],
@@ -79,10 +79,10 @@ class RetrievalResult:
         Draw the moments over the frames of the video, and the saliency.
 
         Args:
-            path: Where to save the figure; its extension is the format.
-            windows: Annotated `[start, end]` in seconds, if there are any.
+            path: File to save the figure to; its extension determines the format.
+            windows: Annotated `[start, end]` in seconds, if any.
             others: Results of other queries in the same video, e.g. hard negatives, whose saliency is drawn too.
-            max_moments: How many moments are drawn.
+            max_moments: Maximum number of moments to draw.
 
         Raises:
             ImportError: without matplotlib (the extra `plots`).
@@ -107,7 +107,7 @@ class RetrievalResult:
 
 
 def _film_strip(video: Any, duration: float) -> list[tuple[float, np.ndarray]]:
-    """Return times and frames of a video; none for features, and for frames whose rate is not known here."""
+    """Return times and frames of a video; none for features, or for frames without a rate."""
     if video is None or is_features(video) or is_frames(video):
         return []
     from ..encoders.video_reader import read_film_strip
@@ -117,7 +117,7 @@ def _film_strip(video: Any, duration: float) -> list[tuple[float, np.ndarray]]:
 
 class MomentRetriever:
     """
-    Finds moments in videos.
+    Find moments in videos.
 
     ```python
     >>> retriever = MomentRetriever.from_pretrained("user/model")
@@ -126,7 +126,7 @@ class MomentRetriever:
     ```
 
     Args:
-        pipeline: What encodes and searches. Use `from_pretrained` to build it.
+        pipeline: The pipeline that encodes and searches videos. Use `from_pretrained` to build it.
     """
 
     def __init__(self, pipeline: VideoMomentRetrievalPipeline):
@@ -149,12 +149,12 @@ class MomentRetriever:
         Args:
             model: Folder of a saved model, or its name on the Hub.
             device: Where to run, e.g. `"cuda"`; by default a GPU if there is one.
-            video_encoder, text_encoder: Specifications (see `shine_hf.encoders`) instead of those that the model records.
-            kept_videos: Keep the features of so many videos for the next call.
-            model_options: Of `AutoModel.from_pretrained`, e.g. `revision`, `token`, `dtype`, `saliency_weight`.
+            video_encoder, text_encoder: Specifications (see `shine_hf.encoders`) that replace the ones that the model records.
+            kept_videos: Number of recent videos whose features are kept for the next call.
+            model_options: Options of `AutoModel.from_pretrained`, e.g. `revision`, `token`, `dtype`, `saliency_weight`.
 
         Raises:
-            OSError: for a model that does not exist.
+            OSError: if the model does not exist.
         """
         loaded = AutoModel.from_pretrained(os.fspath(model), **model_options)
         return cls(
@@ -176,13 +176,13 @@ class MomentRetriever:
         Args:
             video: A path, an `http(s)://` or `hf://` address, the bytes of a file, a value of a `datasets` Video column, frames
                 `(T, H, W, 3)` with `fps`, or clip features `(T, D)`; or a list of these.
-            query: A sentence, or a list of sentences. For a list of videos, one for all, or an entry (a sentence or a list) per video.
-            top_k: Keep so many moments, the best; None for all.
+            query: A sentence, or a list of sentences. For a list of videos, one sentence for all, or an entry (a sentence or a list) per video.
+            top_k: Number of moments to keep, best first; None for all.
             options: `threshold`, `nms_threshold`, `round_to_clip_length`, `window_seconds`, `overlap`, `batch_size`, `fps`, `progress` of
                 [`~shine_hf.inference.pipeline.VideoMomentRetrievalPipeline`].
 
         Returns:
-            A [`RetrievalResult`]; a list where `query` is a list, and a list with an entry per video where `video` is a list.
+            A [`RetrievalResult`]; a list if `query` is a list, and a list with an entry per video if `video` is a list.
 
         Raises:
             FileNotFoundError, ValueError: for a video that cannot be read, an empty query, or a model trained on features that cannot be

@@ -13,12 +13,12 @@ def clip_contrast_sums(
     negative_mask: torch.Tensor,
     negative_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    r"""Classify which sentence a clip inside the moment was encoded with: the cross-entropy of the query among itself and its negatives.
+    r"""Return the cross-entropy of classifying with which sentence, the query or one of its negatives, a clip inside the moment was encoded.
 
     $$ L = \operatorname{mean}_{t \in \text{moment}} -\log \frac{e^{s_t}}{e^{s_t} + \sum_n w_n e^{s_{n,t}}} $$
 
-    Only differences between sentences count, so the loss has the same gradient however low all saliency lies, and as much of it reaches the
-    negatives as the query. There are no margins, and no order among the negatives.
+    The loss only depends on differences between sentences. Therefore, a common offset of the scores does not change its gradient, and the
+    negatives get as much of it as the query. There are no margins, and no order among the negatives.
 
     Args:
         saliency_scores (`(B, T)`), negative_saliency_scores (`(B, N, T)`): Scores under the query and under its negatives.

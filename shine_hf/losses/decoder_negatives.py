@@ -1,4 +1,4 @@
-"""Hard negatives for the decoder: under a query that is false, no candidate is a moment. Not from the paper."""
+"""Hard negatives for the decoder: for a false query, no candidate is a moment. Not from the paper."""
 
 from collections.abc import Callable
 
@@ -16,18 +16,18 @@ def decoder_negative_hinges(
     form: str = "background",
     margin: float = 1.0,
 ) -> torch.Tensor:
-    r"""Penalize candidates that the decoder believes in under a negative, for each sample and negative.
+    r"""Penalize candidates that score high under a negative, for each sample and negative.
 
-    The losses of SHINE read the saliency, i.e. the encoder; the moments come from the decoder, which never reads a negative. Let \\(f_q\\) be
+    SHINE's losses act on the saliency, i.e. on the encoder. The moments come from the decoder, which never sees a negative. Let \\(f_q\\) be
     the log-odds of the foreground of candidate q under a negative, and \\(f^+\\) their mean over the matched candidates under the query:
 
-    * `"background"` trains all candidates toward the background, as the label loss does with those that are not matched:
+    * `"background"` trains all candidates toward the background, as the label loss does for unmatched candidates:
       $$ \frac{1}{Q} \sum_q -\log p_q(\text{background}) = \frac{1}{Q} \sum_q \log(1 + e^{f_q}) $$
-    * `"ranking"` wants the matched candidates above the best candidate under the negative: \\(\max(0, m + \max_q f_q - f^+)\\).
+    * `"ranking"` ranks the matched candidates above the best candidate under the negative: \\(\max(0, m + \max_q f_q - f^+)\\).
 
-    The ranking takes the best candidate, since that is the one a user gets; the mean over the candidates would be low even if one of them were
-    as probable as the moment itself. The mean of the background form does not hide it: its gradient in a candidate is its foreground
-    probability. The ranking is in log-odds, which have a gradient even if all probabilities are near 0 or 1.
+    The ranking form uses the best candidate, since users get that one. The mean over the candidates would be low even if one of them were as
+    probable as the moment itself. In the background form, the mean hides nothing: its gradient with respect to \\(f_q\\) is proportional to
+    the foreground probability of candidate q. The ranking form uses log-odds, which have a gradient even if all probabilities are near 0 or 1.
 
     Args:
         logits (`(B, Q, 2)`): Class scores under the query. Index 0 is the foreground.
@@ -57,8 +57,8 @@ def _background(candidates: torch.Tensor, negatives: torch.Tensor, *_) -> torch.
 
 
 def _ranking(candidates: torch.Tensor, negatives: torch.Tensor, matched: torch.Tensor, margin: float) -> torch.Tensor:
-    of_moment = masked_mean(candidates, matched, 1).masked_fill(~matched.any(dim=1), torch.inf)
-    return (margin + negatives.max(dim=-1).values - of_moment.unsqueeze(1)).relu()
+    moment_score = masked_mean(candidates, matched, 1).masked_fill(~matched.any(dim=1), torch.inf)
+    return (margin + negatives.max(dim=-1).values - moment_score.unsqueeze(1)).relu()
 
 
 FORMS: dict[str, Callable[..., torch.Tensor]] = {"background": _background, "ranking": _ranking}

@@ -7,8 +7,8 @@ import torch
 from ..modeling.moment_retrieval_loss import is_inside, masked_mean
 
 _EPS = 1e-9
-# Smallest standard deviation of saliency over the clips of a video that is divided by.
-_FLAT = 0.1
+# Lower bound for the standard deviation by which `standardized_saliency` divides.
+_MIN_DEVIATION = 0.1
 
 
 def fine_ranking_loss(
@@ -25,7 +25,7 @@ def fine_ranking_loss(
     r"""Compute the fine-grained saliency ranking loss of SHINE (arXiv 2407.05118).
 
     Distances are cross-entropies, averaged over the valid clips: \\(d_0\\) from the labels to the query's saliency, \\(d_n\\) from the query's
-    saliency (without its gradient) to that of negative n. Each distance should exceed the previous one by a margin:
+    saliency (without its gradient) to the saliency of negative n. Each distance should exceed the previous one by a margin:
 
     $$ L = \sum_{n=1}^{N} \max(0, m_n + d_{n-1} - d_n) $$
 
@@ -134,7 +134,7 @@ def _standardized_saliency(
     """Return the distances of [`_negated_saliency`] divided by the query's standard deviation over the valid clips, `(B, 1 + N)`."""
     constant = scores.detach().masked_fill(~valid, 0)
     mean = masked_mean(constant, valid, 1).unsqueeze(1)
-    deviation = masked_mean((constant - mean).square(), valid, 1).sqrt().clamp(min=_FLAT)
+    deviation = masked_mean((constant - mean).square(), valid, 1).sqrt().clamp(min=_MIN_DEVIATION)
     return _negated_saliency(scores, negatives, labels, valid) / deviation.unsqueeze(1)
 
 

@@ -20,8 +20,8 @@ class ShineLoss(nn.Module):
             For a batch with fewer levels, the first margins are used.
         compare_to (`str`), fine_distance (`str`): `compare_to` and `distance` of [`fine_ranking_loss`].
         decoder_negative_weight (`float`), decoder_negative_form (`str`), decoder_negative_margin (`float`): Weight, `form` and `margin` of
-            [`decoder_negative_hinges`], not from the paper. With K margins, the loss of level n is multiplied by n / K and that of the
-            irrelevant query by 1: the nearer a negative is to the query, the likelier it is true somewhere in the video.
+            [`decoder_negative_hinges`], not from the paper. With K margins, the loss of level n is multiplied by n / K, and the loss of the
+            irrelevant query by 1: the nearer a negative is to the query, the more likely it is true somewhere in the video.
         clip_contrast_weight (`float`): Weight of [`clip_contrast_sums`], not from the paper.
 
     Inputs:
@@ -39,12 +39,12 @@ class ShineLoss(nn.Module):
 
     Returns:
         `(total, terms)`: the weighted sum, and `loss_coarse_intra`, `loss_coarse_inter`, `loss_fine`, `loss_decoder_negative` and
-        `loss_clip_contrast` unweighted, without those that are off. `negative_weights` multiply the hinges of their negatives, but do not
-        change how many they are averaged over: low weights make the loss smaller. The fine loss needs hard negatives: samples that only have the
-        irrelevant query do not contribute, and with N = 1 there is no `loss_fine`.
+        `loss_clip_contrast` unweighted, without the terms that are off. `negative_weights` multiply the hinges of their negatives, but do not
+        change the number of hinges in the average, so low weights reduce the loss. The fine loss needs hard negatives: samples that only have
+        the irrelevant query do not contribute, and with N = 1 there is no `loss_fine`.
 
     For a batch that is split over accumulation steps or processes, sum up [`hinges`], divide by the sum of [`counts`] over all parts, and
-    combine with [`weigh`]. Averaging the means of the parts would give a different result if some samples lack a term.
+    combine the terms with [`weigh`]. Averaging the means of the parts would give a different result if some samples lack a term.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class ShineLoss(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """Return which hinges of each term a sample has: 0 or 1, `(B, K)` float.
 
-        K is 1, but for `loss_fine` and `loss_decoder_negative` the number of margins, even if the batch has fewer levels.
+        K is 1, except for `loss_fine` and `loss_decoder_negative`, where it is the number of margins, even if the batch has fewer levels.
         """
         counts = {}
         if self.coarse_weight:
@@ -151,14 +151,14 @@ class ShineLoss(nn.Module):
                 saliency_labels,
                 video_attention_mask,
                 negative_mask,
-                margins=self._of_levels(self.fine_margins, negative_saliency_scores.shape[1] - 1),
+                margins=self._select_levels(self.fine_margins, negative_saliency_scores.shape[1] - 1),
                 compare_to=self.compare_to,
                 distance=self.fine_distance,
             )
             hinges["loss_fine"] = self._by_margin(weigh(fine))
         if self.decoder_negative_weight:
-            of_decoder = self._decoder_negative_hinges(logits, negative_logits, matched_candidates)
-            hinges["loss_decoder_negative"] = self._by_margin(weigh(of_decoder))
+            decoder = self._decoder_negative_hinges(logits, negative_logits, matched_candidates)
+            hinges["loss_decoder_negative"] = self._by_margin(weigh(decoder))
         if self.clip_contrast_weight:
             contrast = clip_contrast_sums(
                 saliency_scores,
@@ -204,19 +204,23 @@ class ShineLoss(nn.Module):
         """Return the hinges of [`decoder_negative_hinges`] times the weights of the levels, `(B, N)`."""
         if logits is None or negative_logits is None or (matched is None and self.decoder_negative_form == "ranking"):
             raise ValueError(
-                "decoder_negative_weight needs a model that returns logits and negative_logits, and for the form ranking also "
+                "decoder_negative_weight needs a model that returns logits and negative_logits, and for the ranking form also "
                 "matched_candidates (or set it to 0)"
             )
         hinges = decoder_negative_hinges(
             logits, negative_logits, matched, form=self.decoder_negative_form, margin=self.decoder_negative_margin
         )
         shares = tuple((index + 1) / len(self.fine_margins) for index in range(len(self.fine_margins)))
-        shares = self._of_levels(shares, hinges.shape[1] - 1)
+        shares = self._select_levels(shares, hinges.shape[1] - 1)
         # Multiply by Python numbers: a tensor of them would have to be copied to the device.
         return torch.stack([share * hinges[:, index] for index, share in enumerate(shares)], dim=1)
 
-    def _of_levels(self, by_margin: tuple[float, ...], levels: int) -> tuple[float, ...]:
-        """Return what belongs to `levels` hard negatives and the irrelevant query, of one number per margin."""
+    def _select_levels(self, by_margin: tuple[float, ...], levels: int) -> tuple[float, ...]:
+        """Select the values for `levels` hard negatives and the irrelevant query from one value per margin.
+
+        Raises:
+            ValueError: if there are more levels than margins.
+        """
         if levels >= len(self.fine_margins):
             raise ValueError(
                 f"the batch has {levels} hard negatives, but fine_margins {self.fine_margins} are for "

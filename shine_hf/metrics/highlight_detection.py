@@ -1,4 +1,4 @@
-"""Highlight detection (QVHighlights): whether the clips with the highest predicted saliency are those that the annotators liked."""
+"""Score highlight detection (QVHighlights): whether the clips with the highest predicted saliency are the ones that annotators liked."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def highlight_detection_metrics(scores: np.ndarray, grades: np.ndarray) -> dict[
 
 
 def _fit_to_clips(scores: np.ndarray, num_clips: int) -> np.ndarray:
-    """Cut or pad with 0 to `(N, num_clips)`."""
+    """Truncate scores or pad them with 0 to `(N, num_clips)`."""
     fitted = np.zeros((len(scores), num_clips))
     known = np.nan_to_num(scores[:, :num_clips], nan=0.0)
     fitted[:, : known.shape[1]] = known

@@ -14,10 +14,10 @@ def share_interval(
     """Return a confidence interval for the share of queries that satisfy a condition.
 
     Queries of the same video often succeed or fail together, so a thousand queries may carry no more information than a few hundred
-    independent ones. That effective number follows from the variance of the share under resampling of videos, computed in closed form. The
-    interval is the exact one of Clopper and Pearson for the effective number of queries, after Korn and Graubard. Unlike a percentile
-    bootstrap, it does not collapse to a point if all queries satisfy the condition. For the variance, two videos of average size are added,
-    one with only successes and one with only failures: otherwise videos that happen to agree would look certain.
+    independent ones. This effective number follows from the variance of the share under resampling of videos, computed in closed form. The
+    interval is the exact Clopper-Pearson interval for the effective number of queries, after Korn and Graubard. Unlike a percentile bootstrap,
+    it does not collapse to a point if all queries satisfy the condition. For the variance, two videos of average size are added, one with only
+    successes and one with only failures. Without them, videos that happen to agree would suggest certainty.
 
     Args:
         holds (`(N,)`): Whether each query satisfies the condition, bool.

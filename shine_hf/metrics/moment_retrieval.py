@@ -1,4 +1,4 @@
-"""Moment retrieval metrics: recall, mean IoU and average precision, computed as by the QVHighlights scorer.
+"""Moment retrieval metrics: recall, mean IoU and average precision, computed as in the QVHighlights scorer.
 
 All queries are scored at once, in arrays padded with NaN. The only loop is over the ranks of the predictions, because which window a
 prediction may claim depends on what the better-ranked ones have claimed.

@@ -1,8 +1,8 @@
 """Score a submission file with the metrics of the official QVHighlights scorer, for any benchmark in the common jsonl format.
 
-The official scorer is `standalone_eval` of github.com/jayleicn/moment_detr; R1@0.3, R5 and mIoU are added in its manner. There are two
-differences: a query without predicted moments is a miss in every metric (there it crashes R1, and drops out of the mAP), and two windows of
-length 0 do not overlap (there 0 / 0 counts as a hit in the mAP).
+The official scorer is `standalone_eval` of github.com/jayleicn/moment_detr; R1@0.3, R5 and mIoU are added in the same style. There are two
+differences: a query without predicted moments is a miss in every metric (the official scorer crashes on it in R1 and ignores it in mAP), and
+two windows of length 0 do not overlap (in the official scorer, 0 / 0 counts as a hit in mAP).
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class MomentRetrievalOutput(ModelOutput):
 
     Args:
         loss (scalar, with `labels`): Weighted sum of the terms.
-        loss_dict (`dict[str, torch.Tensor]`, with `labels`): Every term, unweighted; those of earlier layers with the suffix `_0`, `_1`, …
+        loss_dict (`dict[str, torch.Tensor]`, with `labels`): Every term, unweighted. Terms of earlier layers have the suffix `_0`, `_1`, …
         loss_sums (`dict[str, (B, K)]`, with `labels`): Sums of the terms in each row. Divided by [`loss_counts`], they give the terms.
         logits (`(B, Q, 2)`): Class scores of the candidates. Index 0 is the foreground, 1 the background.
         pred_spans (`(B, Q, 2)`): Center and width of the candidates, as fractions of the video.
@@ -104,7 +104,7 @@ class EncodedQueries:
     attentions: tuple[torch.Tensor | None, ...] = ()
 
     def first(self, pairs: int) -> "EncodedQueries":
-        """Return the states of the first pairs, without those of all layers."""
+        """Return the final states of the first pairs, without the states of each layer."""
         states = (self.video_states, self.global_states, self.text_states)
         return EncodedQueries(*(None if state is None else state[:pairs] for state in states))
 
@@ -231,14 +231,14 @@ class MomentRetrievalModel(MomentRetrievalPreTrainedModel):
             groups = [batch] + ([(negatives - 1) * batch] if negatives > 1 else []) + [batch]
 
         encoded = self.encode(video, video_mask, text, text_mask, groups)
-        # With `decode_negatives`, all pairs; otherwise, only those of the queries, which come first.
+        # Decode all pairs with `decode_negatives`; otherwise, only the queries, which come first.
         decoded = len(text) if decode_negatives else batch
         states, anchors, (decoder_attentions, cross_attentions) = self.decode(
             encoded.first(decoded), video_mask[:decoded], text_mask[:decoded]
         )
         positive = encoded.first(batch)
 
-        def of_negatives(stacked):
+        def split_negatives(stacked):
             return stacked[batch:].unflatten(0, (negatives, batch)).transpose(0, 1) if negatives else None
 
         return MomentRetrievalModelOutput(
@@ -248,9 +248,9 @@ class MomentRetrievalModel(MomentRetrievalPreTrainedModel):
             video_states=positive.video_states,
             global_state=positive.global_states,
             text_states=positive.text_states,
-            negative_video_states=of_negatives(encoded.video_states),
-            negative_global_states=None if encoded.global_states is None else of_negatives(encoded.global_states),
-            negative_last_hidden_state=of_negatives(states[-1]) if decode_negatives else None,
+            negative_video_states=split_negatives(encoded.video_states),
+            negative_global_states=None if encoded.global_states is None else split_negatives(encoded.global_states),
+            negative_last_hidden_state=split_negatives(states[-1]) if decode_negatives else None,
             encoder_hidden_states=tuple(s[:batch] for s in encoded.hidden_states) if output_hidden_states else None,
             encoder_attentions=tuple(s[:batch] for s in encoded.attentions) if output_attentions else None,
             decoder_attentions=tuple(w[:batch] for w in decoder_attentions) if output_attentions else None,
@@ -288,7 +288,7 @@ def _stack_queries(text: torch.Tensor, text_mask: torch.Tensor, negative_text, n
 class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
     """Class, span and saliency heads and the base loss on top of a [`MomentRetrievalModel`]."""
 
-    # Whether the base loss has the saliency terms for negative queries and rank contrast (QD-DETR), or only the one for pairs of clips.
+    # Whether the base loss has the saliency terms for negative queries and rank contrast (QD-DETR), or only the margin term for pairs of clips.
     uses_negative_queries = True
 
     def __init__(self, config: MomentRetrievalConfig, model: MomentRetrievalModel):

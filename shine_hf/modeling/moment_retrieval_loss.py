@@ -46,8 +46,8 @@ def match_windows(
         target_spans (`(B, W, 2)`), target_mask (`(B, W)` bool): Target windows, center and width.
 
     Returns:
-        Index of the candidate of each window `(layers, B, W)`, and which windows have one `(layers, B, W)`: those that exist, but at most
-        Q of them.
+        Index of the candidate of each window `(layers, B, W)`, and which windows have one `(layers, B, W)`: all existing windows, but at most
+        Q.
     """
     with torch.no_grad():
         foreground = logits.softmax(dim=-1)[..., 0].unsqueeze(-1)
@@ -133,7 +133,7 @@ def span_and_label_sums(
         "loss_giou": (1 - giou).masked_fill(~has_candidate, 0).sum(dim=-1),
         "loss_label": cross_entropy.mean(dim=-1),
     }
-    return {name: of_layers.T for name, of_layers in sums.items()}, foreground
+    return {name: per_layer.T for name, per_layer in sums.items()}, foreground
 
 
 def negative_pair_sums(
@@ -175,7 +175,7 @@ def rank_contrastive_sums(
 
 
 def _pair_mask(positive_clips: torch.Tensor, negative_clips: torch.Tensor) -> torch.Tensor:
-    """Return which pairs of clips exist, `(B, P)`. The index -1 stands for none."""
+    """Return which pairs of clips exist, `(B, P)`. The index -1 means none."""
     return (positive_clips >= 0) & (negative_clips >= 0)
 
 
@@ -243,7 +243,7 @@ def weigh_losses(
     """Return the weighted sum of terms `(K,)`, and each term unweighted.
 
     K is 1 for saliency terms and the number of supervised layers for the others. The unweighted terms include the sum of the saliency terms as
-    `loss_saliency`, and those of earlier layers as `loss_<name>_0`, `_1`, …
+    `loss_saliency`, and the terms of earlier layers as `loss_<name>_0`, `_1`, …
     """
     saliency = {name: values.sum() for name, values in terms.items() if name.startswith("loss_saliency")}
     per_layer = {name: values for name, values in terms.items() if name not in saliency}

@@ -41,7 +41,7 @@ class MomentRetrievalPipeline(Pipeline):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # Once, and not for each call, which would interfere with calls in other threads.
+        # Here and not in each call, which would interfere with calls in other threads.
         self.model.eval()
         # The configuration records everything that the processor needs.
         self.feature_extractor = self.feature_extractor or MomentRetrievalProcessor.from_config(self.model.config)
@@ -76,7 +76,7 @@ class MomentRetrievalPipeline(Pipeline):
                 features that cannot be computed here.
         """
         if text is not None and query is not None:
-            raise ValueError("query and text are names of the same argument: give one of them")
+            raise ValueError("query and text are names of the same argument: give only one of them")
         query = text if query is None else query
         # Checked here, so that a wrong option raises in this call and not at the first row of a generator.
         preprocess, forward, postprocess = self._sanitize_parameters(**options)
@@ -97,19 +97,20 @@ class MomentRetrievalPipeline(Pipeline):
 
     def _answer(self, requests: list[tuple[Any, Any]], parameters: tuple) -> list:
         """Return the results of `(video, query)` pairs. A video that occurs several times is prepared once."""
-        asked = [_as_queries(query) for _, query in requests]
-        pairs_of: dict[Any, list[int]] = {}
+        requested = [_as_queries(query) for _, query in requests]
+        indices_by_video: dict[Any, list[int]] = {}
         for index, (video, _) in enumerate(requests):
             key = str(video) if isinstance(video, str) or hasattr(video, "__fspath__") else id(video)
-            pairs_of.setdefault(key, []).append(index)
+            indices_by_video.setdefault(key, []).append(index)
         results: list = [None] * len(requests)
-        for indices in pairs_of.values():
-            queries = [query for index in indices for query in asked[index][0]]
+        for indices in indices_by_video.values():
+            queries = [query for index in indices for query in requested[index][0]]
             video = requests[indices[0]][0]
             answers = iter(self.run_single((video, queries), *parameters) if queries else ())
             for index in indices:
-                of_query = [next(answers) for _ in asked[index][0]]
-                results[index] = of_query if asked[index][1] else of_query[0]
+                queries, is_list = requested[index]
+                found = [next(answers) for _ in queries]
+                results[index] = found if is_list else found[0]
         return results
 
     def _sanitize_parameters(self, window_seconds=None, **options):
@@ -222,7 +223,7 @@ def _as_requests(video: Any, query: Any) -> tuple[list[tuple[Any, Any]], bool]:
 
 
 def _query_of(request: Mapping, query: Any) -> Any:
-    """Return the query of a request, under any of its names, or else that of the call."""
+    """Return the query of a request, under any of its names, or else the query of the call."""
     return next((request[name] for name in ("query", "text") if request.get(name) is not None), query)
 
 

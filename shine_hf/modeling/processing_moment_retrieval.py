@@ -22,7 +22,7 @@ NumberOrTensor = TypeVar("NumberOrTensor", float, torch.Tensor)
 
 
 def covered_seconds(num_clips: NumberOrTensor, clip_length: float) -> NumberOrTensor:
-    """Return the seconds of video that `num_clips` clips cover. Targets are divided by it, and predictions multiplied."""
+    """Return the seconds of video that `num_clips` clips cover. Targets are divided by this length, and predictions are multiplied by it."""
     return num_clips * clip_length
 
 
@@ -63,7 +63,7 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         self.max_text_length = max_text_length
         self.video_dim = video_dim
         self.text_dim = text_dim
-        # Version 0.1 saved it here too. It belongs to the model's configuration, and the model's outputs include it.
+        # Version 0.1 also saved this here. It belongs to the model's configuration, and the model's outputs include it.
         kwargs.pop("saliency_weight", None)
         super().__init__(**kwargs)
 
@@ -107,7 +107,7 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         Pad features to a batch.
 
         Args:
-            videos: A list of `(T, D)` clip features, or those of a single video, as arrays, tensors or nested lists.
+            videos: A list of `(T, D)` clip features, or the features of a single video, as arrays, tensors or nested lists.
             text: Likewise, `(L, D)` token features of one query per video.
             negative_text: The negatives of each query, with the irrelevant query last; `None` for a missing one.
             names: Name of each sample in error messages, e.g. the qid.
@@ -170,7 +170,7 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         Args:
             logits (`(B, Q, 2)`, *optional*): Class scores. Without them, all candidates have the score 1.
             pred_spans (`(B, Q, 2)`): Center and width as fractions of the video.
-            video_attention_mask (`(B, T)`), durations (`(B,)` seconds, *optional*): The end of the video, to which moments are clipped. Those
+            video_attention_mask (`(B, T)`), durations (`(B,)` seconds, *optional*): The end of the video, to which moments are clipped. Moments
                 that start after it are moved to the part of the last clip that is inside the video.
             round_to_clip_length (`bool`): Round both ends to the nearest multiple of the clip length.
             nms_threshold (`float`, *optional*): Drop a moment if its temporal IoU with a better one is above this.
@@ -226,7 +226,7 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
             outputs ([`MomentRetrievalOutput`]): The outputs of a forward pass.
             video_attention_mask (`(B, T)`, *optional*): The mask of the inputs; without it, all clips are valid.
             threshold (`float`): Keep moments with at least this score.
-            durations (seconds, *optional*): Length of each video, if known more precisely than by its clips.
+            durations (seconds, *optional*): Length of each video, if known more precisely than from its clips.
             top_k (`int`, *optional*): Keep only the best `top_k` moments.
             nms_threshold, round_to_clip_length: See `decode_moments`.
 
@@ -253,8 +253,8 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
             outputs.get("saliency_weight"),
         )
         return [
-            self.as_result(of_sample, scores[valid], threshold, top_k)
-            for of_sample, scores, valid in zip(moments.detach().cpu(), saliency.float().cpu(), mask.cpu())
+            self.as_result(sample_moments, scores[valid], threshold, top_k)
+            for sample_moments, scores, valid in zip(moments.detach().cpu(), saliency.float().cpu(), mask.cpu())
         ]
 
     def as_result(
@@ -264,7 +264,7 @@ class MomentRetrievalProcessor(FeatureExtractionMixin):
         threshold: float = 0.0,
         top_k: int | None = None,
     ) -> dict:
-        """Return the result of one sample, see `post_process_moment_retrieval`, from moments `(Q, 3)`, best first, and saliency `(T,)`."""
+        """Build the result of one sample (see `post_process_moment_retrieval`) from moments `(Q, 3)`, best first, and saliency `(T,)`."""
         kept = moments[moments[:, 2] >= max(threshold, 0.0)][:top_k]
         return {
             "moments": [{"start": s, "end": e, "score": p} for s, e, p in kept.tolist()],

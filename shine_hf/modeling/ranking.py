@@ -25,7 +25,7 @@ def temporal_nms(moments: torch.Tensor, threshold: float) -> torch.Tensor:
 
 
 def saliency_contrast(saliency_scores: torch.Tensor, length: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
-    """Return the mean saliency inside each window minus that outside, `(B, Q)`; 0 if nothing is inside or outside.
+    """Return the mean saliency inside each window minus the mean outside, `(B, Q)`; 0 if nothing is inside or outside.
 
     Args:
         saliency_scores (`(B, T)`): One score per clip.

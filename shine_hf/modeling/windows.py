@@ -61,8 +61,8 @@ def find_moments(
         model, processor: From `from_pretrained`.
         video (`(T, D)`): Clip features of the entire video.
         texts (list of `(L, D)`): Token features of each query.
-        duration: Length of the video in seconds; by default that of its clips.
-        window_clips: Clips per window; by default the model's `max_video_length`, or 512. A shorter video is a single window.
+        duration: Length of the video in seconds; by default, the length of its clips.
+        window_clips: Clips per window; by default, the model's `max_video_length`, or 512. A shorter video is a single window.
         overlap: Share of a window that overlaps with the next one.
         batch_size: Pairs of window and query per forward pass.
         top_k, threshold: Keep the best `top_k` moments with at least this score.
@@ -150,7 +150,7 @@ class _Track:
 def merge_moments(
     per_window: Sequence[torch.Tensor], bounds: Sequence[tuple[float, float]], clip_length: float
 ) -> torch.Tensor:
-    """Merge the moments of all windows into those of the entire video.
+    """Merge the moments of all windows into moments of the entire video.
 
     A moment continues one of an earlier window if their temporal IoU is at least 0.5 within the part that both windows cover. Each moment
     continues at most one other, and better scores come first. The merged moment has the start and end of the better one, except where a

@@ -1,7 +1,7 @@
-"""Figures: a query's moments over its video with the saliency of its negatives, training curves, the saliency order of models.
+"""Figures: the moments of a query with the saliency of its negatives, training curves, and the saliency order of several models.
 
-Every function returns a `matplotlib.figure.Figure`. pyplot and its global state are not touched, so figures can be drawn from several
-threads, as in a web page. Text is wrapped by its measured width, so that none runs out of a figure.
+Every function returns a `matplotlib.figure.Figure` and does not use pyplot with its global state, so figures can be drawn in several threads,
+e.g. in a web app. Text is wrapped by its measured width, so that it always fits into the figure.
 """
 
 from .curves import plot_training_curves

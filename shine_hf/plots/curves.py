@@ -31,7 +31,7 @@ def plot_training_curves(log_history: Iterable[Mapping[str, float]]) -> Figure:
         log_history: `trainer.state.log_history`, or the list of that name in a checkpoint's `trainer_state.json`.
 
     Raises:
-        ValueError: for a history without any loss and any metric.
+        ValueError: for a history without any loss or metric.
         ImportError: without matplotlib (the extra `plots`).
     """
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
@@ -57,7 +57,7 @@ def plot_training_curves(log_history: Iterable[Mapping[str, float]]) -> Figure:
     num_rows = math.ceil(len(names) / num_columns)
     figure = new_figure(max(2.7 * num_columns, 5.0), 2.1 * num_rows + 0.4)
     figure.set_layout_engine("constrained")
-    from matplotlib.lines import Line2D  # Here, since without matplotlib the line above says which extra is missing.
+    from matplotlib.lines import Line2D  # Imported here, after `new_figure` has checked that matplotlib is installed.
 
     for index, name in enumerate(names):
         axes = figure.add_subplot(num_rows, num_columns, index + 1)
@@ -70,7 +70,7 @@ def plot_training_curves(log_history: Iterable[Mapping[str, float]]) -> Figure:
         if index >= len(names) - num_columns:
             axes.set_xlabel("step", color=INK, fontsize=FONT_SIZE)
     handles = [Line2D([], [], color=colors[split], linewidth=2) for split in splits]
-    # Names that are too long for a column of the legend are broken, e.g. those of files.
+    # Names that are too long for a column of the legend, e.g. file names, are wrapped.
     names_shown = ["\n".join(wrap(split, 1.9, max_lines=3)) for split in splits]
     fitting = max(1, int(figure.get_figwidth() / 2.5))
     legend = figure.legend(

@@ -1,4 +1,4 @@
-"""Plot how often the saliency is in the order that SHINE trains for, for several models or splits."""
+"""Plot how often the saliency is in the order that SHINE trains, for several models or splits."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ WIDTH_INCHES, LEFT_MARGIN_INCHES, RIGHT_MARGIN_INCHES = 7.2, 1.75, 0.55
 
 
 def plot_saliency_hierarchy(results: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Draw how often each link of positive > level 1 > … > irrelevant holds, and the chain, with their confidence intervals.
+    """Draw how often each link of positive > level 1 > … > irrelevant, and the entire chain, holds, with confidence intervals.
 
     Args:
-        results: Name of a model or split -> what `saliency_hierarchy` returns (or `saliency_order`, then without intervals).
+        results: Name of a model or split -> the metrics from `saliency_hierarchy`, or from `saliency_order`, possibly without intervals.
 
     Raises:
-        ValueError: without results. ImportError: without matplotlib (the extra `plots`).
+        ValueError: without results.
+        ImportError: without matplotlib (the extra `plots`).
     """
     names = {name for result in results.values() for name in result}
     links = sorted((name for name in names if LINK.fullmatch(name)), key=rank_of_link)
     if not links:
         raise ValueError("no results to draw: none has a link such as positive>level1")
     num_links = len(links)
-    links += ["chain"] if "chain" in names else []  # Last, apart from its links.
+    links += ["chain"] if "chain" in names else []  # Last, below its links.
     step = 0.24
     row_height = step * len(results) + 0.22
     name_width = WIDTH_INCHES - LEFT_MARGIN_INCHES - 0.4
@@ -75,7 +76,7 @@ def plot_saliency_hierarchy(results: Mapping[str, Mapping[str, float]]) -> Figur
 
 
 def rank_of_link(name: str) -> tuple[bool, str]:
-    """Return a sort key that puts the links in order, from the positive down."""
+    """Return a sort key that orders the links from the positive query down."""
     return not name.startswith("positive"), name
 
 

@@ -1,4 +1,4 @@
-"""Plot the moments of a query over its video, with the saliency of the query and of its negatives."""
+"""Plot the moments of a query over its video, with the saliency of the query and its negatives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# From the nearest negative to the irrelevant query, less and less like the blue of the positive.
+# From the nearest negative to the irrelevant query, in colors that differ more and more from the blue of the query.
 NEGATIVE_COLORS = ("#D55E00", "#E69F00", "#CC79A7", "#000000", "#56B4E9", "#8C6D31", "#999999")
 QUERY_LABEL = "the query"
 WIDTH_INCHES, LEFT_MARGIN_INCHES, RIGHT_MARGIN_INCHES, LABEL_MARGIN_INCHES = 10.0, 1.05, 2.5, 0.13
@@ -37,20 +37,20 @@ def plot_moments(
 ) -> Figure:
     """Draw the moments of a query over a time axis, with a film strip above and the saliency of the query and its negatives below.
 
-    The lower half is what SHINE is about (arXiv 2407.05118): inside the moment the query should lie above its negatives, and nearer
-    negatives above farther ones. The scores have no unit and differ from model to model, so the curves show ranks: where a score lies among
-    those of all clips and queries of the figure, from the lowest to the highest.
+    The saliency shows what SHINE trains (arXiv 2407.05118): inside the moment, the query should lie above its negatives, and nearer negatives
+    above farther ones. Scores have no unit and differ from model to model, so the curves show the rank of each score among the scores of all
+    clips and queries in the figure, from lowest to highest.
 
     Args:
-        query: The sentence, as the title.
+        query: The sentence, shown as the title.
         moments: Predicted moments, best first: `{"start", "end", "score"}` as the pipeline returns them, or `[start, end, score]`.
         duration_seconds: Length of the video.
-        windows: Annotated `[start, end]` in seconds, if there are any.
-        frames: Times in seconds and images `(H, W, 3)` uint8, in any number; the nearest ones are shown.
+        windows: Annotated `[start, end]` in seconds, if any.
+        frames: Any number of pairs of a time in seconds and an image `(H, W, 3)` uint8. The ones nearest to each tile are shown.
         saliency (`(T,)`): Clip-wise saliency under the query.
-        negative_saliency: Label of a negative, e.g. its sentence, -> saliency `(T,)`, from the nearest to the irrelevant one.
-        clip_length_seconds: Length of a clip; the duration divided by the number of clips if left out.
-        max_moments: How many of the moments are drawn.
+        negative_saliency: Label of a negative, e.g. its sentence -> saliency `(T,)`, from the nearest negative to the irrelevant query.
+        clip_length_seconds: Length of a clip; by default, the duration divided by the number of clips.
+        max_moments: Maximum number of moments to draw.
 
     Raises:
         ValueError: for a duration that is not positive, or curves of different lengths.
@@ -63,7 +63,7 @@ def plot_moments(
     curves |= {label: np.asarray(curve, dtype=float) for label, curve in (negative_saliency or {}).items()}
     if len({curve.shape for curve in curves.values()}) > 1:
         shapes = ", ".join(f"{label!r} {curve.shape}" for label, curve in curves.items())
-        raise ValueError(f"the saliency curves must have as many clips each, got {shapes}")
+        raise ValueError(f"all saliency curves must have the same number of clips, got {shapes}")
     if any(curve.ndim != 1 or not curve.size for curve in curves.values()):
         raise ValueError(f"a saliency curve needs a score for each clip, got {next(iter(curves.values())).shape}")
 
@@ -112,7 +112,7 @@ def _label_time_axis(axes: Axes, duration_seconds: float) -> None:
     if _is_long(duration_seconds):
         from matplotlib.ticker import MultipleLocator
 
-        # Round on a clock, and about ten of them.
+        # About ten ticks, at round times.
         step = next((step for step in (60, 120, 300, 600, 900, 1800) if step * 10 >= duration_seconds), 3600)
         axes.xaxis.set_major_locator(MultipleLocator(step))
         axes.xaxis.set_major_formatter(lambda seconds, _: _clock(seconds))
@@ -122,7 +122,7 @@ def _label_time_axis(axes: Axes, duration_seconds: float) -> None:
 def _choose_tiles(
     frames: Sequence[tuple[float, np.ndarray]], duration_seconds: float
 ) -> tuple[list[np.ndarray], float]:
-    """Return images that fill the strip from left to right, and the height of the strip in inches; none for no frames."""
+    """Return images that fill the strip from left to right, and the height of the strip in inches. Without frames, there is no strip."""
     if not len(frames):
         return [], 0.0
     times = np.array([time for time, _ in frames], dtype=float)
@@ -163,12 +163,13 @@ def _draw_tracks(
     ]
     for row, (_, color, bars, remark) in enumerate(rows):
         for start, end in bars:
+            # The edge keeps a moment visible if it is shorter than a pixel.
             axes.barh(row, end - start, left=start, height=0.62, color=color, edgecolor=color, linewidth=0.8)
-            # The edge keeps a moment visible that is shorter than a pixel. 0.062 inches a character is a little more than DejaVu Sans needs at this size.
             digits = 1 if duration_seconds >= 10 else 2
             text = f"{start:.{digits}f}–{end:.{digits}f} s"
             if _is_long(duration_seconds):
                 text = f"{_clock(start)}–{_clock(end)}"
+            # Per character, 0.062 inches is slightly more than DejaVu Sans needs at this size.
             needed_seconds = 0.062 * len(text) / PLOT_WIDTH_INCHES * duration_seconds
             if end - start > needed_seconds:
                 axes.text(
@@ -196,7 +197,7 @@ def _draw_saliency(
     windows: Sequence[Sequence[float]],
     clip_length_seconds: float,
 ) -> None:
-    """Draw a stair for each curve, since scores belong to clips. The labels are listed in the order that the curves should have."""
+    """Draw each curve as steps, since scores belong to clips. The labels are listed in the order that the curves should have."""
     strip_frame(axes)
     for start, end in windows:
         axes.axvspan(start, end, color=GREEN, alpha=0.12, linewidth=0)
@@ -215,7 +216,7 @@ def _draw_saliency(
 
 
 def saliency_ranks(curves: Mapping[str, Sequence[float] | np.ndarray]) -> dict[str, np.ndarray]:
-    """Return for each score of each curve the share of all other scores that are lower, in [0, 1]; equal scores have equal ranks."""
+    """Return for each score in each curve the share of all other scores that are lower, in [0, 1]; equal scores have equal ranks."""
     from scipy.stats import rankdata
 
     scores = [np.asarray(curve, dtype=float) for curve in curves.values()]
@@ -238,12 +239,12 @@ def _as_moment(moment: Mapping[str, float] | Sequence[float]) -> tuple[float, fl
 
 
 def _short(score: float) -> str:
-    """Format a score with two digits, or up to the first nonzero one, since most scores are small in a long video."""
+    """Format a score with two decimals, or up to the first nonzero one, since most scores in a long video are small."""
     return f"{score:.2f}" if score >= 0.01 or not score else f"{score:.1g}"
 
 
 def _is_long(duration_seconds: float) -> bool:
-    """Return whether times are shown as on a clock instead of in seconds."""
+    """Return whether times are shown as minutes and seconds instead of seconds."""
     return duration_seconds >= 300
 
 

@@ -1,4 +1,4 @@
-"""What all figures share: colors, fonts, frames, labels, and text wrapped by its measured width."""
+"""Elements shared by all figures: colors, fonts, frames, labels, and text wrapped by its measured width."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The colors of Okabe and Ito, which color-blind readers can tell apart.
+# The Okabe-Ito colors, which color-blind readers can distinguish.
 BLUE, GREEN, INK, FAINT = "#0072B2", "#009E73", "#333333", "#999999"
 SERIES_COLORS = (BLUE, "#D55E00", GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 FONT_SIZE, DPI = 9.0, 150
@@ -21,7 +21,7 @@ _ELLIPSIS = "…"
 
 
 def require_matplotlib() -> None:
-    """Raise an ImportError that names the extra to install, if matplotlib is missing."""
+    """Raise an ImportError that names the extra to install if matplotlib is missing."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
@@ -29,7 +29,7 @@ def require_matplotlib() -> None:
 
 
 def new_figure(width_inches: float, height_inches: float) -> Figure:
-    """Return an empty figure that pyplot does not know.
+    """Return an empty figure that is not registered with pyplot.
 
     Raises:
         ImportError: without matplotlib. Names the extra to install.
@@ -47,7 +47,7 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     """Save a figure atomically.
 
     Args:
-        path: Its extension is the format; without one, PNG.
+        path: File whose extension determines the format; PNG if there is none.
 
     Raises:
         ValueError: for an unknown format.
@@ -66,7 +66,7 @@ def label_bar(
     color: str,
     font_size: float = FONT_SIZE - 0.5,
 ) -> None:
-    """Write a text next to a horizontal bar from `ends[0]` to `ends[1]`, on its right or on its left."""
+    """Write text to the right or left of a horizontal bar from `ends[0]` to `ends[1]`."""
     axes.annotate(
         text,
         (ends[is_right], row),
@@ -80,7 +80,7 @@ def label_bar(
 
 
 def strip_frame(axes: Axes) -> None:
-    """Leave only the left and the lower edge of a panel."""
+    """Hide the top and right edges of a panel."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -91,14 +91,14 @@ def strip_frame(axes: Axes) -> None:
 def wrap(
     text: str, width_inches: float, size: float = FONT_SIZE, max_lines: int = 5, weight: str = "normal"
 ) -> list[str]:
-    """Break a text into lines that are no wider than `width_inches`.
+    """Break text into lines that are no wider than `width_inches`.
 
-    Lines break at spaces, and inside a word that is too long for a line, e.g. a video id. What does not fit into `max_lines` is cut, with
+    Lines break at spaces, or inside a word that is too long for a line, e.g. a video id. Text that does not fit into `max_lines` is cut off with
     an ellipsis.
 
     Args:
-        size: Of the font, in points.
-        weight: Of the font.
+        size: Font size in points.
+        weight: Font weight.
     """
     fits = _measure(width_inches, size, weight)
     lines, line = [], ""
@@ -123,7 +123,7 @@ def wrap(
 
 
 def _measure(width_inches: float, size: float, weight: str):
-    """Return a function that tells whether a text fits into `width_inches`."""
+    """Return a function that returns whether text fits into `width_inches`."""
     require_matplotlib()
     from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.font_manager import FontProperties

@@ -16,7 +16,7 @@ from transformers import (
 
 
 class SetEpochCallback(TrainerCallback):
-    """Tell the collator the epoch, from which it draws irrelevant queries and margin pairs."""
+    """Pass the epoch to the collator, which seeds its draws of irrelevant queries and margin pairs."""
 
     def __init__(self, collator: Any):
         self.collator = collator
@@ -26,12 +26,12 @@ class SetEpochCallback(TrainerCallback):
 
 
 class StopWithoutProgress(EarlyStoppingCallback):
-    """Early stopping that looks only at evaluations of the split on which the model is selected."""
+    """Early stopping that only considers evaluations with the selection metric."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         """Keep a run that stopped early stopped when it is resumed.
 
-        The checks of the parent do not apply: ShineTrainer keeps the best model itself, and checks its arguments.
+        The parent's checks are skipped: `ShineTrainer` keeps the best model itself and checks its own arguments.
         """
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
             control.should_training_stop = True
@@ -67,16 +67,16 @@ class KeepBestModel(TrainerCallback):
             return
         better = operator.gt if args.greater_is_better else operator.lt
         if state.best_metric is None or better(value, state.best_metric):
-            # `Trainer` notes the metric after this, and leaves the step out where no checkpoints are saved.
+            # `Trainer` records the metric later, and records no step if it saves no checkpoints.
             state.best_global_step = state.global_step
             self.trainer.save_best_model()
 
 
 class KeepNewestCheckpoint(TrainerCallback):
-    """Keep the newest checkpoint when the training ends.
+    """Keep the newest checkpoint when training ends.
 
-    With `save_total_limit=1`, `Trainer` deletes every checkpoint but `state.best_model_checkpoint` at the end, also if the training ended early,
-    and the steps since then with them. [`KeepBestModel`] has the best model, so no checkpoint needs to be protected.
+    With `save_total_limit=1`, `Trainer` finally deletes every checkpoint except `state.best_model_checkpoint`. If training ended early, all
+    later steps would be lost. No checkpoint needs protection, because [`KeepBestModel`] stores the best model separately.
     """
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
@@ -87,13 +87,13 @@ class KeepNewestCheckpoint(TrainerCallback):
 
 
 class SaveAfterEvaluation(TrainerCallback):
-    """Let the checkpoint of an epoch's last step wait for the epoch's evaluation: a run resumed from it would never catch up on that one."""
+    """Save the checkpoint of an epoch's last step after the epoch's evaluation, which a run resumed from it would otherwise skip."""
 
     def __init__(self):
         self._waiting = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
-        # Whatever ends the training also ends its last epoch.
+        # When training stops, `on_epoch_end` is called too.
         self._waiting = control.should_save and (state.epoch.is_integer() or control.should_training_stop)
         control.should_save = control.should_save and not self._waiting
 
@@ -102,7 +102,7 @@ class SaveAfterEvaluation(TrainerCallback):
 
 
 class FinishedRun(TrainerCallback):
-    """Let a run that was over when its checkpoint was saved take no further step, and do nothing twice."""
+    """When a finished run is resumed, take no further step and do not log, evaluate or save again."""
 
     def __init__(self):
         self._first_step = 0
@@ -118,5 +118,5 @@ class FinishedRun(TrainerCallback):
 
 
 def selection_metric(args: TrainingArguments) -> str:
-    """Return the name of `metric_for_best_model` among the metrics of an evaluation."""
+    """Return `metric_for_best_model` as an evaluation names it, i.e. with the prefix `eval_`."""
     return f"eval_{args.metric_for_best_model.removeprefix('eval_')}"

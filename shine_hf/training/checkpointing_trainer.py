@@ -1,4 +1,4 @@
-"""The side of [`ShineTrainer`] that saves and resumes: no step and no best model is lost, however a training ends."""
+"""The part of [`ShineTrainer`] that saves and resumes, so that no step and no best model is lost, however training ends."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ logger = logging.getLogger(__name__)
 
 class CheckpointingTrainer(PushingTrainer):
     """
-    A `Trainer` that keeps the best model and the newest checkpoint, never takes a half-written checkpoint for a complete one, and says how to go
-    on when a training fails.
+    A `Trainer` that keeps the best model and the newest checkpoint, never mistakes a partial checkpoint for a complete one, and explains how to
+    continue when training fails.
 
-    Two private methods of `Trainer` are overridden, since no public hook surrounds what they do: `_save_checkpoint`, to remove what a failed save
-    leaves, and `_save_rng_state`, the last step that all processes share before the file that marks a checkpoint as complete.
+    Two private methods of `Trainer` are overridden, since no public hook covers them: `_save_checkpoint`, to clean up after a failed save, and
+    `_save_rng_state`, which every process calls just before the file is written that marks a checkpoint as complete.
     """
 
     def __init__(self, *args, **kwargs):
@@ -57,23 +57,23 @@ class CheckpointingTrainer(PushingTrainer):
 
     @property
     def run_dir(self) -> str:
-        """Where checkpoints go: `output_dir`, or the folder of a trial of a hyper-parameter search."""
+        """Folder of the checkpoints: `output_dir`, or the trial's folder in a hyperparameter search."""
         return self._get_output_dir(getattr(self, "_trial", None))
 
     # ---- training ----------------------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
-        """Train as `Trainer` does. A signal ends the training after its step, with a checkpoint (see [`StopOnSignal`]). On a CPU, the number
-        of threads follows what the steps take (see [`AdaptThreads`]).
+        """Train as `Trainer` does. A signal ends training after the current step, with a checkpoint (see [`StopOnSignal`]). On a CPU, the number
+        of threads adapts to the time of the steps (see [`AdaptThreads`]).
 
         Args:
-            resume_from_checkpoint: A checkpoint folder, or True for the newest complete one of `output_dir`.
+            resume_from_checkpoint: A checkpoint folder, or True for the newest complete checkpoint in `output_dir`.
             kwargs: Passed to `Trainer.train`.
 
         Raises:
-            TrainingStopped: after a signal, when the step is saved.
+            TrainingStopped: after a signal, once the step is saved.
             MemoryError: if a step does not fit in memory.
-            Exception: any other error of a step; a note says which step is saved and how to go on.
+            Exception: any other error in a step, with a note about which step is saved and how to continue.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
@@ -92,14 +92,14 @@ class CheckpointingTrainer(PushingTrainer):
                     f"out of memory after step {self.state.global_step} of {self.state.max_steps} ({error}). Lower per_device_train_batch_size "
                     f"and raise gradient_accumulation_steps by the same factor, which computes the same steps. {self.advice()}"
                 ) from error
-            # The last two are ours and say it themselves.
+            # These two are raised here with the same advice.
             if self.state.global_step and not isinstance(error, FloatingPointError | OSError):
                 error.add_note(f"After step {self.state.global_step} of {self.state.max_steps}. {self.advice()}")
             raise
         finally:
             self.remove_callback(stop)
             self.remove_callback(threads)
-            # `Trainer` leaves it set after an error, and then takes every evaluation for one of the training.
+            # `Trainer` leaves this set after an error, and later evaluations would count as part of training.
             self.is_in_train = False
         if stop.stopped_by:
             step = self.state.global_step
@@ -110,17 +110,17 @@ class CheckpointingTrainer(PushingTrainer):
         return output
 
     def advice(self) -> str:
-        """Say what is saved of this run and how to go on from there, in sentences of their own."""
+        """Return complete sentences about which step is saved and how to continue from it."""
         step = saved_step(self.last_checkpoint)
         if step is None:
             return "No checkpoint is saved yet: start again."
-        # After a run that was started or resumed further back, older checkpoints can have higher numbers.
+        # If a run restarts from an earlier step, leftover checkpoints can have higher numbers.
         is_last = last_complete_checkpoint(self.run_dir) == self.last_checkpoint
         option = "true" if is_last else self.last_checkpoint
-        return f"Step {step} is saved in {self.last_checkpoint}: go on with the same command and --resume_from_checkpoint {option}."
+        return f"Step {step} is saved in {self.last_checkpoint}: continue with the same command and --resume_from_checkpoint {option}."
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        """Evaluate as `Trainer` does; during a training with `ema_decay`, the averaged weights."""
+        """Evaluate as `Trainer` does; while training with `ema_decay`, use the averaged weights."""
         averaged = self.weight_averaging.averaged() if self.weight_averaging else contextlib.nullcontext()
         with averaged:
             return super().evaluate(*args, **kwargs)
@@ -128,11 +128,11 @@ class CheckpointingTrainer(PushingTrainer):
     # ---- best model --------------------------------------------------------------------------------------------------
 
     def save_best_model(self) -> None:
-        """Replace `best/` by the model as it is now.
+        """Replace `best/` with the current model.
 
         Raises:
             FloatingPointError: if a weight is not finite.
-            OSError: if it cannot be saved; the previous best model is kept.
+            OSError: if the model cannot be saved; the previous best model is kept.
         """
         self.refuse_broken_weights()
         best = os.path.join(self.run_dir, BEST_MODEL_FOLDER)
@@ -140,7 +140,7 @@ class CheckpointingTrainer(PushingTrainer):
             self.save_model(folder, _internal_call=True)
 
     def load_best_model(self) -> bool:
-        """Load the weights of `best/`, if there are any, and say whether."""
+        """Load the weights in `best/`, if there are any. Return whether they were loaded."""
         if self.state.best_metric is None or not self.keeps_best:
             return False
         folder = os.path.join(self.run_dir, BEST_MODEL_FOLDER)
@@ -148,7 +148,7 @@ class CheckpointingTrainer(PushingTrainer):
             logger.warning("%s does not exist, so the run ends with its last weights instead of its best", folder)
             return False
         if self.is_fsdp_enabled:
-            # There `Trainer` looks for the shards of a checkpoint, which the best model does not have.
+            # With FSDP, `Trainer` expects a sharded checkpoint, but the best model is saved in one file.
             load_full_weights(self.model, folder)
         else:
             self._load_from_checkpoint(folder)
@@ -156,14 +156,14 @@ class CheckpointingTrainer(PushingTrainer):
         return True
 
     def refuse_broken_weights(self) -> None:
-        """Raise FloatingPointError if a weight is not finite, so that whatever is saved during training can be resumed."""
+        """Raise FloatingPointError if a weight is not finite, so that every checkpoint is usable."""
         weights = [getattr(weight, "to_local", weight.detach)() for weight in self.model.parameters()]
         finite = torch.stack([weight.detach().isfinite().all() for weight in weights]).all()
         if not self.accelerator.gather(finite.reshape(1)).all():
             raise self.non_finite_error("a weight is not finite")
 
     def non_finite_error(self, what: str) -> FloatingPointError:
-        """Return the error that says `what` was found. Every process must call this."""
+        """Return an error with the message `what`, the step and advice. Every process must call this."""
         return FloatingPointError(f"{what} at step {self.state.global_step}. {self.advice()}")
 
     # ---- saving ------------------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ class CheckpointingTrainer(PushingTrainer):
         """Save as [`PushingTrainer`] does.
 
         Raises:
-            OSError: if the folder cannot be written, e.g. because the disk is full; says what is saved.
+            OSError: if the folder cannot be written, e.g. because the disk is full. Names the last saved step.
         """
         with contextlib.nullcontext() if _internal_call else self._explain_failure(output_dir or self.args.output_dir):
             super().save_model(output_dir, _internal_call)
@@ -183,10 +183,10 @@ class CheckpointingTrainer(PushingTrainer):
         folder = os.path.join(run_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save:
             remove_incomplete_checkpoints(run_dir)
-            # Overwritten by a run that was resumed from further back, it would look complete all along.
+            # A leftover checkpoint of the same step would look complete while it is being overwritten.
             with contextlib.suppress(FileNotFoundError):
                 os.remove(os.path.join(folder, STATE_FILE))
-        # `Trainer` may take a checkpoint with a higher number for the newest, and delete the one that it just saved.
+        # `Trainer` considers the highest number the newest, so it might delete the checkpoint that it just saved.
         self.args.save_total_limit = None
         with self._explain_failure(folder):
             try:
@@ -206,12 +206,12 @@ class CheckpointingTrainer(PushingTrainer):
         super()._save_rng_state(output_dir)
         if self.weight_averaging is not None:
             self.weight_averaging.save(output_dir)
-        # Every process writes a file of its own, and the state that marks the checkpoint as complete must come after all of them.
+        # Each process writes its own file. The state that marks the checkpoint as complete must be written after all of them.
         self.accelerator.wait_for_everyone()
 
     @contextlib.contextmanager
     def _explain_failure(self, folder: str) -> Iterator[None]:
-        """Turn what a failing disk raises, an error of torch, safetensors or the system, into an OSError that says how to go on."""
+        """Turn the errors that torch, safetensors or the system raise on a failing disk into an OSError that says how to continue."""
         try:
             yield
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: which of them are complete, and what they lack."""
+"""Find, check, load and remove checkpoints on disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..io import atomic_dir
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "trainer_state.json"
-# Files or folders, one of which contains the state: of one process or of several, of FSDP or of DeepSpeed.
+# What a checkpoint must contain -> patterns of its files or folders, with one process or several, FSDP or DeepSpeed.
 STATE_PATTERNS = {
     "optimizer": ("optimizer*", "global_step*"),
     "learning-rate schedule": ("scheduler.pt",),
@@ -32,7 +32,7 @@ STATE_PATTERNS = {
 
 
 def is_complete(checkpoint: str) -> bool:
-    """Return whether the saving of a checkpoint was finished: the trainer's state is written last, so a cut leaves it missing or unreadable."""
+    """Return whether a checkpoint was saved completely. The trainer's state is written last, so after an interruption it is missing or invalid."""
     return saved_step(checkpoint) is not None
 
 
@@ -48,9 +48,10 @@ def saved_step(checkpoint: str | None) -> int | None:
 
 
 def missing_state(checkpoint: str) -> list[str]:
-    """Return what a complete checkpoint lacks of the training's state.
+    """Return which parts of the training state a complete checkpoint lacks.
 
-    Without it `Trainer` would silently go on to other losses. It is missing where a copy or download was cut short, or with `save_only_model`.
+    Without them, `Trainer` would silently continue with different losses. They are missing after an interrupted copy or download, or with
+    `save_only_model`.
     """
     names = os.listdir(checkpoint)
     return [
@@ -66,14 +67,14 @@ def last_complete_checkpoint(output_dir: str) -> str | None:
 
 
 def remove_incomplete_checkpoints(output_dir: str) -> None:
-    """Remove what interrupted saves left: it takes space, and `save_total_limit` would count it."""
+    """Remove the remains of interrupted saves, which take up space and would count toward `save_total_limit`."""
     for folder in sort_checkpoints(output_dir):
         if not is_complete(folder):
             shutil.rmtree(folder)
 
 
 def remove_old_checkpoints(output_dir: str, limit: int, keep: Collection[str | None]) -> None:
-    """Remove the oldest checkpoints until `limit` are left, but none of those to `keep`."""
+    """Remove the oldest checkpoints until `limit` are left, but never the ones in `keep`."""
     kept = {os.path.abspath(folder) for folder in keep if folder is not None}
     others = [folder for folder in sort_checkpoints(output_dir) if os.path.abspath(folder) not in kept]
     others.sort(key=os.path.getmtime)
@@ -82,9 +83,9 @@ def remove_old_checkpoints(output_dir: str, limit: int, keep: Collection[str | N
 
 
 def load_full_weights(model: torch.nn.Module, folder: str) -> None:
-    """Load saved weights into a model that is sharded over the processes (FSDP).
+    """Load saved weights into a model that is sharded across processes (FSDP).
 
-    The first process reads, the others get their parts from it. Every process must call this.
+    The first process reads the file and broadcasts the weights. Every process must call this.
     """
     is_reader = not distributed.is_initialized() or distributed.get_rank() == 0
     weights = load_file(os.path.join(folder, SAFE_WEIGHTS_NAME)) if is_reader else {}
@@ -93,7 +94,7 @@ def load_full_weights(model: torch.nn.Module, folder: str) -> None:
 
 
 def restore_best_model(checkpoint: str, output_dir: str) -> None:
-    """Copy the best model that a pushed checkpoint brought along to where the trainer looks for it, unless there is one."""
+    """Copy the best model out of a pushed checkpoint into `output_dir`, unless one is there already."""
     source, target = os.path.join(checkpoint, BEST_MODEL_FOLDER), os.path.join(output_dir, BEST_MODEL_FOLDER)
     if os.path.isdir(source) and not os.path.isdir(target):
         os.makedirs(output_dir, exist_ok=True)
@@ -102,15 +103,15 @@ def restore_best_model(checkpoint: str, output_dir: str) -> None:
 
 
 def checkpoint_to_resume(args: TrainingArguments) -> str | None:
-    """Return the checkpoint that `args.resume_from_checkpoint` means: a folder, or with `true` the newest complete one of `output_dir`, if any.
+    """Resolve `args.resume_from_checkpoint`: a folder, or `true` for the newest complete checkpoint in `output_dir`, if any.
 
     Raises:
-        ValueError: for a checkpoint from which the training could not go on to the same losses.
+        ValueError: for a checkpoint that is incomplete or lacks a part of the training state.
     """
     checkpoint = _find_checkpoint(args)
     if checkpoint is not None and (missing := missing_state(checkpoint)):
         raise ValueError(
-            f"{checkpoint} lacks the state of: {', '.join(missing)}. Copy or download it again, or start anew from its weights with --model "
+            f"{checkpoint} lacks the state of: {', '.join(missing)}. Copy or download it again, or start a new run from its weights with --model "
             f"{checkpoint}"
         )
     return checkpoint
@@ -123,12 +124,14 @@ def _find_checkpoint(args: TrainingArguments) -> str | None:
     if str(wanted).lower() != "true":
         if not is_complete(wanted):
             raise ValueError(
-                f"{wanted} is not a complete checkpoint: it is missing, or its saving was interrupted. The last complete one of this run is "
+                f"{wanted} is not a complete checkpoint: it is missing, or saving it was interrupted. The last complete one of this run is "
                 f"{last_complete_checkpoint(args.output_dir)}"
             )
         if args.should_save:
             restore_best_model(wanted, args.output_dir)
         return wanted
     checkpoint = last_complete_checkpoint(args.output_dir)
-    logger.info("resuming from %s", checkpoint) if checkpoint else logger.info("no checkpoint yet: starting anew")
+    logger.info("resuming from %s", checkpoint) if checkpoint else logger.info(
+        "no checkpoint yet: starting from scratch"
+    )
     return checkpoint

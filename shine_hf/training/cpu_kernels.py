@@ -1,6 +1,6 @@
-"""Faster linear maps, dropout and PReLU for training on a CPU: together they halve the step (benchmarks/speed/step.py).
+"""Faster linear layers, dropout and PReLU for training on a CPU: together they halve the time of a step (benchmarks/speed/step.py).
 
-The models consist of torch's own layers, so that they can be exported, quantized and saved like any other model. `fast_cpu_kernels`
+The models consist of plain torch layers, so that they can be exported, quantized and saved like any other model. `fast_cpu_kernels`
 replaces the `forward` of these layers only while a step runs, and leaves nothing in the model.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-# Without AVX-512, MKL, which torch uses for float32 linear maps, is as fast as oneDNN.
+# Torch uses MKL for float32 linear layers. Without AVX-512, MKL is as fast as oneDNN.
 USES_ONEDNN = (
     torch.backends.cpu.get_cpu_capability() == "AVX512"
     and torch.backends.mkldnn.is_available()
@@ -26,7 +26,7 @@ def fast_cpu_kernels(model: nn.Module) -> Iterator[None]:
     """Run the `nn.Linear`, `nn.Dropout` and `nn.PReLU` layers of a model with the kernels of this file.
 
     Keep the backward pass in the block too: gradient checkpointing runs `forward` again and must draw the same dropout masks.
-    Subclasses with a `forward` of their own, and layers whose `forward` was replaced already, stay as they are.
+    Subclasses that define `forward`, and layers whose `forward` was already replaced, are left unchanged.
     """
     replaced = []
     try:
@@ -42,10 +42,10 @@ def fast_cpu_kernels(model: nn.Module) -> Iterator[None]:
 
 
 def linear(layer: nn.Linear, states: torch.Tensor) -> torch.Tensor:
-    """`nn.Linear.forward`, in float32 by way of oneDNN instead of MKL.
+    """Compute `nn.Linear.forward`, using oneDNN instead of MKL for float32.
 
-    MKL uses AVX-512 only on Intel's processors. On an AMD EPYC, oneDNN takes less than half the time. Torch itself uses oneDNN for
-    bfloat16 linear maps, for convolutions, and for float32 linear maps in models compiled for inference (through the operator below).
+    MKL uses AVX-512 only on Intel processors. On an AMD EPYC, oneDNN takes less than half the time. Torch itself uses oneDNN for
+    bfloat16 linear layers, for convolutions, and for float32 linear layers in models compiled for inference (through the operator below).
     """
     if (
         not USES_ONEDNN
@@ -59,29 +59,29 @@ def linear(layer: nn.Linear, states: torch.Tensor) -> torch.Tensor:
     if states.dim() < 3 or len(states) == 1:
         # Torch does not use oneDNN for a convolution over a batch of one.
         return nn.Linear.forward(layer, states)
-    # A convolution of width 1 over the second to last axis. The memory is already in channels-last order, so nothing is copied.
+    # A convolution of width 1 over the second-to-last axis. The memory is already in channels-last order, so nothing is copied.
     channels = states.contiguous().flatten(0, -3).unsqueeze(1).permute(0, 3, 1, 2)
     mapped = nn.functional.conv2d(channels, layer.weight[..., None, None], layer.bias)
     return mapped.permute(0, 2, 3, 1).reshape(*states.shape[:-1], -1)
 
 
 def dropout(layer: nn.Dropout, states: torch.Tensor) -> torch.Tensor:
-    """`nn.Dropout.forward`. Torch draws a full random number per element on a CPU; 16 random bits are enough.
+    """Compute `nn.Dropout.forward` from 16 random bits per element; on a CPU, torch draws a full random number for each.
 
-    The dropped share is p to the nearest 1/65536, and the rest is scaled by exactly its inverse.
+    The dropped share is p rounded to the nearest 1/65536, and the remaining elements are scaled to match it exactly.
     """
     threshold = round(layer.p * 65536)
     if not layer.training or not 0 < threshold < 65536 or states.device.type != "cpu":
         return nn.Dropout.forward(layer, states)
     words = torch.empty(-(-states.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     draws = words.view(torch.int16)[: states.numel()].view(states.shape)
-    # The mask is written as numbers: a boolean mask would be converted in each multiplication, forward and backward.
+    # The mask is floating-point: a boolean mask would be converted in each multiplication, forward and backward.
     mask = torch.ge(draws, threshold - 32768, out=states.new_empty(states.shape))
     return states * mask.mul_(65536 / (65536 - threshold))
 
 
 def prelu(layer: nn.PReLU, states: torch.Tensor) -> torch.Tensor:
-    """`nn.PReLU.forward` for a single slope; the backward pass takes a quarter of the time."""
+    """Compute `nn.PReLU.forward` for a single slope; the backward pass takes a quarter of the time."""
     if states.device.type != "cpu" or layer.num_parameters != 1:
         return nn.PReLU.forward(layer, states)
     return _PReLU.apply(states, layer.weight)
@@ -96,10 +96,10 @@ class _PReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         states, slope = ctx.saved_tensors
-        # Torch writes the gradient of the slope for every element before it adds them up.
-        of_slope = torch.dot(gradient.reshape(-1), states.clamp(max=0).reshape(-1)).to(slope.dtype).view_as(slope)
-        of_states = torch.ops.aten.leaky_relu_backward(gradient, states, slope.item(), False)
-        return of_states, of_slope
+        # Torch would write out the slope's gradient for every element before summing.
+        slope_gradient = torch.dot(gradient.reshape(-1), states.clamp(max=0).reshape(-1))
+        states_gradient = torch.ops.aten.leaky_relu_backward(gradient, states, slope.item(), False)
+        return states_gradient, slope_gradient.to(slope.dtype).view_as(slope)
 
 
 _KERNELS = {nn.Linear.forward: linear, nn.Dropout.forward: dropout, nn.PReLU.forward: prelu}

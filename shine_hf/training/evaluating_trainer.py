@@ -1,4 +1,4 @@
-"""The side of [`ShineTrainer`] that evaluates: moments, saliency order and loss terms over all rows, in the order of the rows."""
+"""The part of [`ShineTrainer`] that evaluates moments, saliency order and loss terms over all rows, in row order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..losses import ShineLoss
 from .callbacks import selection_metric
 from .checkpointing_trainer import CheckpointingTrainer
 from .cpu_kernels import fast_cpu_kernels
-from .evaluation import saliency_inside, score, telling_rows, write_query_results
+from .evaluation import representative_rows, saliency_inside, score, write_query_results
 from .example_recorder import ExampleRecorder
 from .model_card_callback import SPEED_METRICS
 from .sampling import longest_first, restore_order
@@ -27,17 +27,17 @@ from .setup import read_rows
 from .step_loss import LOSS, ROWS, StepLoss, divide, totals
 from .stop_on_signal import ignore_foreign_signals
 
-CONFIDENCE = 0.95  # Of the intervals of the saliency order.
+CONFIDENCE = 0.95  # Confidence level of the intervals of the saliency order.
 
 
 class EvaluatingTrainer(CheckpointingTrainer):
     """
-    A `Trainer` that evaluates moment retrieval. Results come in the order of the rows, whatever order they were computed in.
+    A `Trainer` that evaluates moment retrieval. Results are in row order, whatever order they were computed in.
 
     Args:
-        compute_metrics (*optional*): Of `Trainer`; [`compute_moment_metrics`] if left out.
-        reads_rows (`bool`): Read the rows that are evaluated into the schema.
-        kwargs: Of [`CheckpointingTrainer`].
+        compute_metrics (*optional*): See `Trainer`; by default [`compute_moment_metrics`].
+        reads_rows (`bool`): Whether to convert the evaluated rows to the schema.
+        kwargs: Passed to [`CheckpointingTrainer`].
     """
 
     shine_loss: ShineLoss | None
@@ -52,16 +52,16 @@ class EvaluatingTrainer(CheckpointingTrainer):
         compute_metrics = self._in_callers_order(compute_metrics or self.compute_moment_metrics)
         super().__init__(*args, compute_metrics=compute_metrics, **kwargs)
         self._reads_rows = reads_rows
-        # On the device: sums and counts of the loss terms since the start of the evaluation.
+        # Sums and counts of the loss terms since the start of the evaluation, on the device.
         self._evaluated = defaultdict(float)
         self._example = ExampleRecorder()
-        # The order in which the rows of the running evaluation are read, and the rows.
+        # The rows of the current evaluation, and the order in which they are read.
         self._row_order, self._evaluated_rows = None, None
 
     # ---- data --------------------------------------------------------------------------------------------------------
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Return the loader of an evaluation: the longest videos come first, and the draws of the collator are the same at every evaluation."""
+        """Return the data loader of an evaluation. The longest videos come first, and the collator draws the same values in every evaluation."""
         if eval_dataset is None or isinstance(eval_dataset, str):
             rows = self.eval_dataset[eval_dataset] if eval_dataset is not None else self.eval_dataset
         else:
@@ -77,7 +77,7 @@ class EvaluatingTrainer(CheckpointingTrainer):
         return loader
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """Return the loader of [`predict`], which is that of an evaluation."""
+        """Return the data loader of [`predict`], the same as for an evaluation."""
         return self.get_eval_dataloader(test_dataset)
 
     def _make_dataloader(self, rows, collator, batch_size: int, sampler, worker_init_fn=None) -> DataLoader:
@@ -89,7 +89,7 @@ class EvaluatingTrainer(CheckpointingTrainer):
             collate_fn=collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
-            # Those of an evaluation would outlive it, and there is another loader for the next one.
+            # Each evaluation has its own loader, whose workers would stay alive afterwards.
             persistent_workers=args.dataloader_persistent_workers and is_training,
             multiprocessing_context=args.dataloader_multiprocessing_context,
             prefetch_factor=args.dataloader_prefetch_factor,
@@ -97,18 +97,18 @@ class EvaluatingTrainer(CheckpointingTrainer):
             drop_last=args.dataloader_drop_last and is_training,
             worker_init_fn=functools.partial(ignore_foreign_signals, worker_init_fn),
         )
-        # Each process reads its share of a stream: batches that one reads for all hold tensors only, and ours have qids.
+        # Let each process read its share of a stream. Dispatched batches may contain only tensors, but ours have qids.
         self.accelerator.dataloader_config.dispatch_batches = False
         return self.accelerator.prepare(loader)
 
     # ---- what to select on -----------------------------------------------------------------------------------------------
 
     def train(self, *args, **kwargs) -> TrainOutput:
-        """Train as [`CheckpointingTrainer`] does, after a look at whether an evaluation finds `metric_for_best_model`.
+        """Train as [`CheckpointingTrainer`] does, after checking that evaluations produce `metric_for_best_model`.
 
         Raises:
             ValueError: if no evaluation will produce `metric_for_best_model`.
-            Exception: as [`CheckpointingTrainer.train`].
+            Exception: see [`CheckpointingTrainer.train`].
         """
         self._check_selection_metric()
         return super().train(*args, **kwargs)
@@ -120,21 +120,21 @@ class EvaluatingTrainer(CheckpointingTrainer):
             return
         wanted, found = selection_metric(args), set()
         datasets = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
-        # The loader draws a seed for its workers, which must not change the training.
+        # The loader draws a seed for its workers, which must not affect training.
         with torch.random.fork_rng(devices=[]):
             for name, rows in datasets.items():
                 prefix = f"eval_{name}" if name else "eval"
-                found |= self.predict(telling_rows(rows), metric_key_prefix=prefix).metrics.keys()
+                found |= self.predict(representative_rows(rows), metric_key_prefix=prefix).metrics.keys()
         if wanted not in found:
             names = sorted(name.removeprefix("eval_") for name in found if not name.endswith(SPEED_METRICS))
             raise ValueError(
-                f"metric_for_best_model is {args.metric_for_best_model!r}, which no evaluation during the training will produce; there are "
+                f"metric_for_best_model is {args.metric_for_best_model!r}, which no evaluation during training will produce; available: "
                 f"{', '.join(names)}"
             )
 
     @property
     def is_sharded(self) -> bool:
-        """Whether no process has all weights."""
+        """Whether the weights are split across processes, so that none has all of them."""
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     # ---- evaluation --------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ class EvaluatingTrainer(CheckpointingTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Evaluate as `Trainer` does; the results come in the order of the rows, and the loss terms are among the metrics."""
+        """Evaluate as `Trainer` does, with results in row order and the loss terms among the metrics."""
         self._evaluated.clear()
         self._example.clear()
         self._evaluated_rows, self._row_order = dataloader.dataset, getattr(dataloader, "row_order", None)
@@ -172,7 +172,7 @@ class EvaluatingTrainer(CheckpointingTrainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple:
-        """Reduce the outputs to what the metrics read: moments `(B, Q, 3)` and mean saliency inside the moment."""
+        """Reduce the outputs to what the metrics need: moments `(B, Q, 3)` and the mean saliency inside the moment."""
         inputs = self._prepare_inputs(inputs)
         step_loss = StepLoss(self.model, self.shine_loss)
         counts = step_loss.counts(inputs, self._counted_rows(inputs, self.accelerator.gradient_state.remainder))
@@ -199,7 +199,7 @@ class EvaluatingTrainer(CheckpointingTrainer):
         return None, (moments.float(), saliency_inside(outputs, inputs)), labels["windows"]
 
     def _evaluated_terms(self) -> dict[str, float]:
-        """Loss and terms over all rows that were evaluated, `loss` first; a term that no row has is left out."""
+        """Return the loss and its terms over all evaluated rows, `loss` first. A term that no row has is left out."""
         summed = self._sum_over_processes(self._evaluated)
         self._evaluated.clear()
         counts = {name: total for (kind, name), total in summed.items() if kind == "counts"}
@@ -215,35 +215,38 @@ class EvaluatingTrainer(CheckpointingTrainer):
     def compute_moment_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Return R1@0.3/0.5/0.7, mIoU and mAP of the moments, and how often the saliency is in the order that SHINE trains, in percent.
 
-        Rows without a window have no answer: they are not scored. Without any answer there are no figures.
+        Rows without a window have no answer and are not scored. If no row has an answer, there are no metrics.
         """
         confidence = None if self.is_in_train else CONFIDENCE
         return score(prediction.predictions, prediction.label_ids, self._evaluated_rows, confidence)
 
     def save_query_results(self, split: str, rows: Any) -> None:
         """
-        Write what the last evaluation found for every query to `output_dir/queries/{split}.jsonl`: `qid`, `vid`, the first `moment`
-        `[start, end]` in seconds, its `iou` with the annotated window that it fits best, and the mean `saliency` inside the moment under the
-        query, level 1, 2, … and the irrelevant query (null for what does not exist). This is what a comparison of two models per query needs.
+        Write the results of the last evaluation to `output_dir/queries/{split}.jsonl`, e.g. to compare two models query by query.
+
+        Each row has the `qid`, the `vid`, the first `moment` `[start, end]` in seconds, its `iou` with the best-fitting annotated window, and
+        the mean `saliency` inside the moment under the query, level 1, 2, … and the irrelevant query (null if missing).
 
         Args:
             split: Name of the file.
-            rows: What was evaluated.
+            rows: The evaluated rows.
         """
         if self.is_world_process_zero():
             path = os.path.join(self.args.output_dir, "queries", f"{split}.jsonl")
             write_query_results(path, rows, self._last_evaluation.predictions, self._last_evaluation.label_ids)
 
-    # ---- what steps of training and evaluation share ------------------------------------------------------------------
+    # ---- shared by training and evaluation steps ---------------------------------------------------------------------
 
     def _kernels(self, model) -> contextlib.AbstractContextManager[None]:
-        """Faster layers for a step on a CPU. A compiled model has its own, and would be compiled again for ours."""
-        uses_ours = self.args.device.type == "cpu" and not self.args.torch_compile
-        return fast_cpu_kernels(model) if uses_ours else contextlib.nullcontext()
+        """Return the context of a step: on a CPU, faster layers. A compiled model already has fast kernels and would be recompiled."""
+        is_faster = self.args.device.type == "cpu" and not self.args.torch_compile
+        return fast_cpu_kernels(model) if is_faster else contextlib.nullcontext()
 
     def _counted_rows(self, inputs, remainder: int) -> torch.Tensor | None:
-        """Which rows count, `(B,)` bool, None for all: Accelerate fills up the last batches of the processes, which have `remainder` rows in all,
-        with rows from the start of the data."""
+        """Return which rows count, `(B,)` bool, or None for all.
+
+        In an epoch, `remainder` rows are left for the last batches of all processes. Accelerate fills these up with rows from the start.
+        """
         is_last = self.accelerator.gradient_state.end_of_dataloader
         if self.accelerator.num_processes == 1 or not is_last or remainder <= 0:
             return None
@@ -251,6 +254,6 @@ class EvaluatingTrainer(CheckpointingTrainer):
         return rows + self.accelerator.process_index * len(rows) < remainder
 
     def _sum_over_processes(self, values: dict) -> dict:
-        """Sums `(K,)` of all processes, which have the same names and sizes, in one transfer."""
+        """Sum values `(K,)` over all processes in one transfer. Names and sizes must be the same in each process."""
         summed = self.accelerator.reduce(torch.cat([value.float() for value in values.values()]), "sum")
         return dict(zip(values, summed.split([len(value) for value in values.values()])))

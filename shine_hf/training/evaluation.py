@@ -1,4 +1,4 @@
-"""What an evaluation keeps of each row: its moments, and the mean saliency inside the moment under the query and its negatives."""
+"""Turn a model's predictions for each row, i.e. moments and the mean saliency inside the moment, into metrics and result files."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from ..modeling.moment_retrieval_loss import is_inside, masked_mean
 
 logger = logging.getLogger(__name__)
 
-TELLING_ROWS = 8
+# Rows of a stream that are evaluated to see which metrics there are.
+SAMPLE_ROWS = 8
 
 
 def unpad(
     predictions: tuple[np.ndarray, np.ndarray], windows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Undo the padding of collator and `Trainer`.
+    """Undo the padding by the collator and `Trainer`.
 
     Args:
-        predictions: Moments `(N, Q, 3)` and saliency `(N, 1 + L)` as [`saliency_inside`] orders it.
-        windows (`(N, W, 2)`): The annotated ones.
+        predictions: Moments `(N, Q, 3)` and saliency `(N, 1 + L)` in the order of [`saliency_inside`].
+        windows (`(N, W, 2)`): Annotated windows.
 
     Returns:
         Moments `(N, Q, 3)`, saliency `(N, 1 + L)` of the query, level 1, 2, … and the irrelevant query, and windows `(N, W, 2)`; NaN for none.
     """
     moments, scores = predictions
-    # Absent windows are negative; real ones end after 0.
+    # Padded windows are negative; real ones end after 0.
     windows = np.where(windows[..., 1:] >= 0, windows, np.nan)
     moments = np.where(moments[..., 2:] >= 0, moments, np.nan)
-    # `Trainer` pads batches with fewer levels by -100 at their end, so the irrelevant query comes second.
+    # `Trainer` pads batches with fewer levels at the end with -100, so the irrelevant query comes second.
     scores = np.where(scores == -100, np.nan, scores)
     return moments, np.concatenate([scores[:, :1], scores[:, 2:], scores[:, 1:2]], axis=1), windows
 
@@ -45,7 +46,7 @@ def unpad(
 def saliency_inside(outputs: Mapping, inputs: Mapping) -> torch.Tensor:
     """Return the mean saliency of the clips inside the moment under the query, the irrelevant query, and levels 1, 2, …: `(B, 1 + N)`.
 
-    NaN for what does not exist.
+    The value is NaN for a missing query, or if no clip is inside the moment.
     """
     inside = is_inside(inputs["labels"]["saliency"]) & inputs["video_attention_mask"].bool()
     scores, present = outputs["saliency_scores"].unsqueeze(1), inside.any(dim=1, keepdim=True)
@@ -63,9 +64,9 @@ def score(
     """Return the metrics of the moments and of the saliency order, see [`ShineTrainer.compute_moment_metrics`].
 
     Args:
-        predictions, windows: As of [`unpad`].
-        rows: What was evaluated. If they tell the video of each row, the intervals allow for queries of one video not being independent.
-        confidence: Of the intervals; None for no intervals.
+        predictions, windows: See [`unpad`].
+        rows: The evaluated rows. If they name the video of each row, the intervals account for the dependence of queries of the same video.
+        confidence: Confidence level of the intervals; None for no intervals.
     """
     moments, levels, windows = unpad(predictions, windows)
     answered = np.isfinite(windows).any(axis=(1, 2))
@@ -83,7 +84,7 @@ def score(
 def write_query_results(
     path: str, rows: Iterable[Mapping], predictions: tuple[np.ndarray, np.ndarray], windows: np.ndarray
 ) -> None:
-    """Write what an evaluation found for each row as JSON lines: see [`ShineTrainer.save_query_results`]."""
+    """Write the results of an evaluation as JSON lines, see [`ShineTrainer.save_query_results`]."""
     moments, levels, windows = unpad(predictions, windows)
     with atomic_file(path) as file:
         for row, moment, iou, saliency in zip(rows, moments, first_moment_iou(moments, windows), levels):
@@ -95,11 +96,11 @@ def _numbers(values: np.ndarray) -> list[float | None]:
     return [None if np.isnan(value) else float(value) for value in values]
 
 
-def telling_rows(rows: Sequence[Mapping]) -> list[Mapping]:
-    """Return a few rows that have whatever any of the rows has: windows, and the most levels of negatives."""
+def representative_rows(rows: Sequence[Mapping]) -> list[Mapping]:
+    """Return a few rows that produce every metric: the ones with the most windows and the most levels of negatives."""
     if not isinstance(rows, Dataset):
-        return list(itertools.islice(rows, TELLING_ROWS))
-    telling = {0}
+        return list(itertools.islice(rows, SAMPLE_ROWS))
+    chosen = {0}
     for name in {"relevant_windows", "negative_queries"} & set(rows.column_names):
-        telling.add(int(np.argmax([sum(map(bool, entry or ())) for entry in rows[name]])))
-    return [rows[index] for index in sorted(telling)]
+        chosen.add(int(np.argmax([sum(map(bool, entry or ())) for entry in rows[name]])))
+    return [rows[index] for index in sorted(chosen)]

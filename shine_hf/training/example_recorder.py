@@ -1,4 +1,4 @@
-"""Keep one query of an evaluation, with the saliency under it and under its negatives, for the figure of the model card."""
+"""Keep one query of an evaluation, with its saliency and its negatives' saliency, for the figure in the model card."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..cards.facts import SaliencyExample
 
 
 class ExampleRecorder:
-    """Record the query with the most hard negatives in the first batch of an evaluation that has any."""
+    """Record the query with the most hard negatives, from the first evaluation batch that has any."""
 
     def __init__(self):
         self._found: dict | None = None
@@ -21,12 +21,12 @@ class ExampleRecorder:
 
     def record(self, inputs: Mapping, outputs: Mapping, moments: torch.Tensor) -> None:
         """
-        Look at a batch; most are skipped without reading a value from the device.
+        Examine a batch. Most batches are skipped without reading a value from the device.
 
         Args:
-            inputs: Of the model, with `labels`, of the collator.
-            outputs: Of the model: `saliency_scores (B, T)` and `negative_saliency_scores (B, N, T)`, the irrelevant query last.
-            moments (`(B, Q, 3)`): Decoded, best first.
+            inputs: Model inputs from the collator, with `labels`.
+            outputs: Model outputs, with `saliency_scores (B, T)` and `negative_saliency_scores (B, N, T)`, the irrelevant query last.
+            moments (`(B, Q, 3)`): Decoded moments, best first.
         """
         scores, qids = outputs.get("negative_saliency_scores"), inputs["labels"].get("qids")
         if self._found is not None or scores is None or scores.shape[1] < 2 or qids is None:
@@ -47,13 +47,13 @@ class ExampleRecorder:
         }
 
     def describe(self, split: str, rows: Iterable[Mapping], clip_length: float) -> SaliencyExample | None:
-        """Return the query with its sentences, which are found in the `rows` that were evaluated; None if no query has hard negatives."""
+        """Return the recorded query with its sentences from the evaluated `rows`; None if no query has hard negatives."""
         if self._found is None:
             return None
         found = self._found
         row = next(row for row in rows if row["qid"] == found["qid"])
         labels = [f"level {level}: {query}" for level, query in enumerate(row["negative_queries"], start=1)]
-        # Levels that the row lacks are padding of the batch; the irrelevant query comes last.
+        # Missing levels of the row are padded; the irrelevant query comes last.
         curves = [*zip(labels, found["negatives"], found["exists"])]
         curves.append(("a query of another video", found["negatives"][-1], found["exists"][-1]))
         return SaliencyExample(

@@ -1,4 +1,4 @@
-"""Name the queries with which a loss became non-finite, without a device-host transfer until it did."""
+"""Name the queries for which a loss became non-finite, without a device-to-host transfer until then."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ class LossWatch:
 
     def record(self, step: int, loss: torch.Tensor, outputs: Mapping, inputs: Mapping) -> None:
         """
-        Remember a (micro) step.
+        Record a step, or one of its accumulated batches.
 
         Args:
-            outputs: Of the model: `saliency_scores (B, T)`, `pred_spans (B, Q, 2)` and, if there are any, `negative_saliency_scores (B, N, T)`.
-            inputs: Of the model, with `labels`, of the collator.
+            step: Number of the step.
+            loss: Scalar loss.
+            outputs: Model outputs, with `saliency_scores (B, T)`, `pred_spans (B, Q, 2)` and optionally `negative_saliency_scores (B, N, T)`.
+            inputs: Model inputs from the collator, with `labels`.
         """
         qids = inputs["labels"].get("qids")
         if qids is not None:
             self._steps.append((step, loss.detach(), _row_totals(outputs, inputs), qids))
 
     def clear(self) -> None:
-        """Forget the steps so far: their losses were finite."""
+        """Forget all steps so far, whose losses were finite."""
         self._steps.clear()
 
     def first_broken(self) -> tuple[int, list[str], int] | None:
@@ -49,12 +51,12 @@ class LossWatch:
 
 @torch.no_grad()
 def _row_totals(outputs, inputs) -> torch.Tensor:
-    """Return one number per row, `(B,)`, that is finite if all outputs and targets of the row are: NaN and infinity survive a sum."""
+    """Return one number per row, `(B,)`, which is finite if all outputs and targets of the row are: NaN and infinity survive a sum."""
     labels, clips = inputs["labels"], inputs["video_attention_mask"].bool()
     totals = (
         outputs["pred_spans"].float().sum(dim=(1, 2)) + labels["spans"].sum(dim=(1, 2)) + labels["saliency"].sum(dim=1)
     )
-    # Values at padding and under absent negatives mean nothing.
+    # Values for padding and missing negatives are meaningless.
     totals = totals + outputs["saliency_scores"].float().masked_fill(~clips, 0).sum(dim=1)
     negatives = outputs.get("negative_saliency_scores")
     if negatives is not None:
@@ -64,7 +66,7 @@ def _row_totals(outputs, inputs) -> torch.Tensor:
 
 
 def describe(broken: list[tuple[int, list[str], int] | None]) -> str:
-    """Say in words what [`LossWatch.first_broken`] found in each process."""
+    """Describe in words what [`LossWatch.first_broken`] found in each process."""
     found = [entry for entry in broken if entry is not None]
     if not found:
         return "the losses so far are finite, so an update of the weights broke them"
@@ -74,5 +76,5 @@ def describe(broken: list[tuple[int, list[str], int] | None]) -> str:
     if not qids:
         return f"first at step {first}, where the outputs of all queries are finite: the loss itself overflowed"
     if len(qids) == rows:
-        return f"first at step {first}, for all {rows} queries of its batch, so rather the weights than the data: {', '.join(qids[:3])}, …"
+        return f"first at step {first}, for all {rows} queries of its batch, which points to the weights, not the data: {', '.join(qids[:3])}, …"
     return f"first at step {first}, for {len(qids)} of {rows} queries: {', '.join(qids)}"

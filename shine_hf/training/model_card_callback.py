@@ -1,4 +1,4 @@
-"""What the model card says, collected while a model is trained and evaluated."""
+"""Collect the facts for the model card while a model is trained and evaluated."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ..version import __version__
 # Accelerate's names of mixed precision.
 PRECISIONS = {"no": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": "float8"}
 SPEED_METRICS = ("_runtime", "_per_second", "_preparation_time")
-# Weight of a loss on hard negatives beyond the paper's -> its name in the card.
+# Weight of a loss on hard negatives that is not from the paper -> its name in the card.
 NEGATIVE_LOSSES = {
     "decoder_negative_weight": "decoder loss",
     "clip_contrast_weight": "contrast of query and negatives on each clip",
 }
-# Arguments that say how and where a training runs, not what comes out of it.
+# Prefixes of arguments that affect how and where training runs, but not its result.
 NO_HYPERPARAMETERS = (
     "accelerator_config", "auto_find_batch_size", "data_seed", "dataloader_", "ddp_", "debug", "deepspeed", "disable_tqdm", "do_", "eval_",
     "fsdp", "greater_is_better", "hub_", "include_", "keep_best", "label_names", "length_column_name", "log_", "logging_", "metric_for_best",
@@ -34,12 +34,12 @@ NO_HYPERPARAMETERS = (
 
 class ModelCardCallback(TrainerCallback):
     """
-    Collect what the model card says while a model is trained and evaluated.
+    Collect the facts for the model card while a model is trained and evaluated.
 
     Args:
-        describe_data: Returns the facts about the data, called when a card is first written; without it, a card says nothing about the data.
-        settings: Group -> settings that differ from their defaults, in addition to those of the model and the training.
-        base_model: What is fine-tuned: a name on the Hub.
+        describe_data: Returns the facts about the data. Called when a card is first written; without it, the card does not describe the data.
+        settings: Group -> settings that differ from their defaults, in addition to the settings of the model and the training.
+        base_model: Name on the Hub of the model that is fine-tuned.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ModelCardCallback(TrainerCallback):
         self._is_best = self._is_resumed = False
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
-        # A resumed run knows what was measured before.
+        # A resumed run starts with the earlier results.
         self._is_best, self._is_resumed = False, state.global_step > 0
         for entry in state.log_history:
             self._note(entry, entry.get("step"))
@@ -72,25 +72,25 @@ class ModelCardCallback(TrainerCallback):
         self._note(metrics, state.global_step)
 
     def on_best_model_loaded(self, state: TrainerState) -> None:
-        """The weights are those of `state.best_global_step` now, and so are the results."""
+        """Restore the results of `state.best_global_step`, whose weights were just loaded."""
         self._is_best = True
         self.results, self._examples = {}, {}
         for entry in state.log_history:
             if entry.get("step") == state.best_global_step:
-                # Of the weights at hand, and not of those of another step.
+                # The results belong to the current weights, so they count as measured at the current step.
                 self._note(entry, state.global_step)
 
     def note_example(self, example: SaliencyExample) -> None:
-        """Keep a query of an evaluation for the picture."""
+        """Keep a query of an evaluation for the figure."""
         self._examples[example.split] = example
 
     @property
     def example(self) -> SaliencyExample | None:
-        """Of the validation split, which every run has, or else of the first that was evaluated."""
+        """The query of the validation split, or else of the first evaluated split."""
         return self._examples.get(VALIDATION) or next(iter(self._examples.values()), None)
 
     def _note(self, metrics: Mapping[str, float], step: int | None) -> None:
-        """Note `eval_{split}_mIoU` (in training) or `{split}_mIoU` (after it); the runtime among the metrics reveals the prefix."""
+        """Store metrics named `eval_{split}_mIoU` (during training) or `{split}_mIoU` (afterwards). The runtime's name reveals the prefix."""
         prefix = next((name.removesuffix("_runtime") for name in metrics if name.endswith("_runtime")), None)
         if prefix in (None, "train"):
             return
@@ -103,7 +103,7 @@ class ModelCardCallback(TrainerCallback):
         self._results_step = step
 
     def facts(self, trainer: Trainer) -> ModelFacts:
-        """What the card of the trainer's model says now."""
+        """Return the current facts about the trainer's model."""
         if self._data is None and self._describe_data is not None:
             self._data = self._describe_data()
         args, state, config = trainer.args, trainer.state, getattr(trainer.model, "config", None)
@@ -141,8 +141,8 @@ class ModelCardCallback(TrainerCallback):
 
 
 def _settings_of(config) -> dict[str, object]:
-    """The fields of a model configuration, apart from those that every model has, that differ from their defaults."""
-    # The card says in words what computed the features.
+    """Return the fields of a model configuration that differ from their defaults, without the fields of every transformers model."""
+    # The card describes the encoders in words.
     inherited = {f.name for f in dataclasses.fields(PreTrainedConfig)} | {"video_encoder", "text_encoder"}
     names = [f.name for f in dataclasses.fields(config) if f.name not in inherited]
     defaults = type(config)()
@@ -150,7 +150,7 @@ def _settings_of(config) -> dict[str, object]:
 
 
 def _settings_of_training(args: TrainingArguments) -> dict[str, object]:
-    """What differs from the defaults, as far as it shapes the result; all of it is in training_args.json."""
+    """Return the arguments that differ from their defaults and affect the result. All arguments are in training_args.json."""
     defaults = {}
     for f in dataclasses.fields(args):
         default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
@@ -162,7 +162,7 @@ def _settings_of_training(args: TrainingArguments) -> dict[str, object]:
 def _environment(trainer, is_resumed: bool) -> dict[str, str]:
     args = trainer.args
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "datasets", "accelerate")}
-    # For a resumed run, this is only the time since then.
+    # For a resumed run, this is only the time since it was resumed.
     seconds = next((e["train_runtime"] for e in reversed(trainer.state.log_history) if "train_runtime" in e), None)
     processes = f"{args.world_size} × " if args.world_size > 1 else ""
     device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type.upper()

@@ -1,4 +1,4 @@
-"""The side of [`ShineTrainer`] that faces the Hub: its model card, and pushes that never stop a training."""
+"""The part of [`ShineTrainer`] that handles the Hub: the model card, and pushes that never stop training."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ LOCAL_ARGUMENTS = ("output_dir", "run_name", "resume_from_checkpoint", "logging_
 
 class PushingTrainer(Trainer):
     """
-    A `Trainer` whose pushes are single, verified commits with the model card and without pickles.
+    A `Trainer` that pushes the model in single, verified commits, with the model card and without pickles.
 
-    What `hub_strategy` pushes while training: `every_save` the model of each checkpoint; `checkpoint` also the checkpoint itself, in
-    `last-checkpoint`; `all_checkpoints` each in a folder of its own; `end` nothing. These pushes go on in the background; a newer one replaces
-    those that wait, unless all checkpoints are wanted or `hub_always_push` is set. What the Hub did not take is tried again with the next
-    push and at the end of the training.
+    During training, `hub_strategy` selects what to push: with `every_save`, the model of each checkpoint; with `checkpoint`, also the checkpoint
+    itself, in `last-checkpoint`; with `all_checkpoints`, each checkpoint in its own folder; with `end`, nothing. These pushes run in the
+    background. A newer push replaces waiting ones, except with `all_checkpoints` or `hub_always_push`. Failed pushes are retried with the
+    next push and at the end of training.
 
-    Two private methods of `Trainer` are overridden, since its public ones do not reach what it pushes: `_push_from_checkpoint`, which would push
-    pickles and no card, and `_finish_current_push`, by which it waits for the pushes of its own.
+    Two private methods of `Trainer` are overridden, since its public methods do not control what is pushed: `_push_from_checkpoint`, which would
+    push pickles and no card, and `_finish_current_push`, which waits for background pushes.
 
     Args:
-        card (`ModelCardCallback`, *optional*): Collects what the card says; pass one that knows the data.
-        kwargs: Of `Trainer`.
+        card (`ModelCardCallback`, *optional*): Collects the facts for the card. Pass one that describes the data.
+        kwargs: Passed to `Trainer`.
     """
 
     def __init__(self, *args, card: ModelCardCallback | None = None, **kwargs):
@@ -47,14 +47,14 @@ class PushingTrainer(Trainer):
     # ---- the card ----------------------------------------------------------------------------------------------------
 
     def create_model_card(self, output_dir: str | None = None) -> None:
-        """Write the card, with the metrics so far, its figures and `.eval_results`, into `output_dir` (that of the arguments)."""
+        """Write the card with the current metrics, its figures and `.eval_results` to `output_dir`, by default the output folder of the run."""
         if self.is_world_process_zero():
             write_model_card(self.card.facts(self), output_dir or self.args.output_dir)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save as `Trainer` does, with the card, and the arguments as JSON instead of a pickle.
+        """Save as `Trainer` does, plus the card, and with the arguments as JSON instead of a pickle.
 
-        With `push_to_hub` the model is pushed in the background: this returns before that is done.
+        With `push_to_hub`, the model is then pushed in the background, without waiting for it.
         """
         super().save_model(output_dir, _internal_call=True)
         self._write_arguments(Path(output_dir or self.args.output_dir))
@@ -69,7 +69,7 @@ class PushingTrainer(Trainer):
         pickle = folder / "training_args.bin"
         if self.args.should_save and pickle.exists():
             pickle.unlink()
-            # transformers masks tokens in `to_dict`; paths of this machine are left out.
+            # transformers masks tokens in `to_dict`; local paths are left out.
             settings = {name: value for name, value in self.args.to_dict().items() if name not in LOCAL_ARGUMENTS}
             with atomic_file(folder / "training_args.json") as file:
                 json.dump(settings, file, indent=2, default=str)
@@ -77,10 +77,11 @@ class PushingTrainer(Trainer):
     # ---- pushes ------------------------------------------------------------------------------------------------------
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Create the repository. A token without write access is an error here, before any work; a Hub that is down is not.
+        """Create the repository. Fails on a token without write access, before any work, but not if the Hub is down.
 
         Raises:
-            PermissionError: for a missing, wrong or read-only token. ValueError: if the repository is public but should be private.
+            PermissionError: for a missing, invalid or read-only token.
+            ValueError: if the repository is public but should be private.
         """
         if not self.is_world_process_zero():
             return
@@ -99,7 +100,7 @@ class PushingTrainer(Trainer):
         try:
             self.hub_model_id = open_repository(self.hub_model_id, **self._access)
         except ConnectionError as error:
-            logger.warning("%s. Nothing needs it yet: pushes will try again", error)
+            logger.warning("%s. Training continues, and pushes will try again", error)
 
     def push_to_hub(
         self,
@@ -109,16 +110,16 @@ class PushingTrainer(Trainer):
         private: bool | None = None,
     ) -> PublishedCommit | None:
         """
-        Save the model with its card in `output_dir` and publish it in one commit, after what is still waiting. Returns when all has arrived
-        and was verified; every process must call it.
+        Save the model with its card in `output_dir` and publish it in one commit, after all waiting pushes. Returns once everything is
+        uploaded and verified. Every process must call this.
 
         Returns:
             The commit, on the main process.
 
         Raises:
-            PermissionError, ValueError, ConnectionError, OSError: as [`publish_folder`]; the log says how to push by hand.
+            PermissionError, ValueError, ConnectionError, OSError: see [`publish_folder`]. The log says how to push by hand.
         """
-        # Before the model is saved anew, since the folder may be on its way to the Hub.
+        # Before the model is saved again, since the folder may still be uploading.
         self._finish_current_push()
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
@@ -151,18 +152,18 @@ class PushingTrainer(Trainer):
     def _push_in_background(self, source: Path, name: str, state_folder: str | None = None) -> None:
         def stage(target: Path) -> None:
             best = Path(self.args.output_dir) / BEST_MODEL_FOLDER
-            # Figures are drawn when the training is over: here they would hold it up.
+            # Figures are only drawn after training, which they would delay.
             card = card_files(self.card.facts(self), with_figures=not self.is_in_train)
             stage_revision(source, target, card, state_folder=state_folder, best_model=best)
 
         try:
             self._pusher.add(name, stage)
-        # E.g. a full disk, or a model that is not of transformers: the checkpoint itself is saved, and the training continues.
+        # E.g. a full disk, or a model that is not from transformers. The checkpoint itself is saved, and training continues.
         except Exception as error:
             logger.warning("%s is saved, but will not be pushed: %s", source, error)
 
     def _finish_current_push(self) -> None:
-        """Wait for the background, try again what failed, and say what is still not on the Hub and how to push it by hand."""
+        """Wait for background pushes, retry failed ones, and log how to push by hand what still failed."""
         for folder in self._pusher.finish() if self._pusher is not None else ():
             logger.warning(
                 "%s could not be pushed. It is kept; push it by hand: hf upload %s %s .",

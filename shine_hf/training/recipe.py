@@ -22,10 +22,10 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 def _model_arguments_class() -> Any:
     """Return a dataclass with `model` and every field of the model configurations, all optional: None keeps the default."""
-    ours = {}
+    types = {}
     for config in CONFIGS.values():
         inherited = {f.name for f in dataclasses.fields(PreTrainedConfig)}
-        ours |= {f.name: f.type for f in dataclasses.fields(config) if f.name not in inherited}
+        types |= {f.name: f.type for f in dataclasses.fields(config) if f.name not in inherited}
     fields: list[tuple] = [
         (
             "model",
@@ -35,19 +35,19 @@ def _model_arguments_class() -> Any:
             ),
         )
     ]
-    for name, kind in ours.items():
+    for name, kind in types.items():
         simple = next(k for k in (bool, str, float, int, list[int]) if k == kind or k in getattr(kind, "__args__", ()))
         note = (
-            "Taken from the features if left out."
+            "By default, the width of the features."
             if name in ("video_dim", "text_dim")
-            else "Of the model configuration."
+            else "Field of the model configuration."
         )
         fields.append((name, simple | None, dataclasses.field(default=None, metadata={"help": note})))
     return dataclasses.make_dataclass("ModelArguments", fields)
 
 
 if TYPE_CHECKING:
-    ModelArguments = Any  # Made from the configurations when it is imported.
+    ModelArguments = Any  # Created from the configurations at import time.
 else:
     ModelArguments = _model_arguments_class()
     ModelArguments.__doc__ = "Which model to train, and the fields of its configuration that differ from the defaults."
@@ -55,18 +55,22 @@ else:
 
 @dataclasses.dataclass
 class Recipe:
-    """Everything that one training run is made from."""
+    """All arguments of one training run."""
 
     model: ModelArguments
     data: DataArguments
     training: ShineTrainingArguments
 
     def config_overrides(self) -> dict:
-        """Return the fields of the model configuration that the recipe or the command line set."""
+        """Return the fields of the model configuration that are set in the recipe or on the command line.
+
+        Raises:
+            ValueError: for a field that the model's configuration does not have.
+        """
         fields = {k: v for k, v in vars(self.model).items() if k != "model" and v is not None}
         known = {f.name for f in dataclasses.fields(CONFIGS.get(self.model.model, QDDetrConfig))}
         if foreign := [name for name in fields if name not in known]:
-            raise ValueError(f"{', '.join(foreign)}: not a setting of {self.model.model}")
+            raise ValueError(f"not a setting of {self.model.model}: {', '.join(foreign)}")
         return fields
 
 
@@ -83,7 +87,7 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
     """Read `--config` and the command line.
 
     Raises:
-        ValueError: for a key or option that does not exist (it is named, with the nearest one that does), or a value of a wrong kind.
+        ValueError: for an unknown key or option (names the closest known one), or a value of the wrong type.
         FileNotFoundError: if the recipe does not exist.
     """
     parser = make_parser()
@@ -95,11 +99,11 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
         path = find_recipe(known.config)
         keys = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         if not isinstance(keys, dict):
-            raise ValueError(f"{path}: a recipe is a mapping of keys to values, this is a {type(keys).__name__}")
+            raise ValueError(f"{path}: a recipe must be a mapping of keys to values, not a {type(keys).__name__}")
         for key in keys:
             if key not in options or key == "config":
                 raise ValueError(f"{path}: unknown key {key!r}{_did_you_mean(key, options)}")
-        # Text is converted by the option's own type (YAML reads 1e-4 as text); it must not pass for a list of characters.
+        # Options convert text to their type (YAML reads 1e-4 as text). A single value of a list option must not be split into characters.
         for key, value in keys.items():
             listed = options[key].nargs in ("+", "*") and value is not None and not isinstance(value, list)
             parser.set_defaults(**{key: [value] if listed else value})
@@ -115,8 +119,8 @@ def parse_recipe(argv: Sequence[str]) -> Recipe:
     if unknown:
         name = unknown[0].lstrip("-").split("=")[0]
         raise ValueError(f"unknown option {unknown[0]!r}{_did_you_mean(name, options)}")
-    says_where = any(word.partition("=")[0].replace("_", "-") == "--output-dir" for word in argv)
-    if not says_where and options["output_dir"].default is None:
+    has_output_dir = any(word.partition("=")[0].replace("_", "-") == "--output-dir" for word in argv)
+    if not has_output_dir and options["output_dir"].default is None:
         raise ValueError("--output-dir is missing: the folder to write to")
     if model.model not in CONFIGS and not Path(model.model).is_dir() and "/" not in model.model:
         raise ValueError(f"unknown model {model.model!r}: {', '.join(CONFIGS)}, or a checkpoint folder or repository")

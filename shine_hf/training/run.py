@@ -41,14 +41,14 @@ HEADLINE_METRICS = ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU")
 
 
 def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
-    """Train and evaluate what the recipe says, into `output_dir`.
+    """Train and evaluate as the recipe specifies, and write everything to `output_dir`.
 
     Returns:
-        Split name -> metrics, as they are also written to `output_dir/all_results.json`.
+        Split name -> metrics, which are also written to `output_dir/all_results.json`.
 
     Raises:
-        TrainingStopped: after a signal during the training, with the step saved in a checkpoint.
-        ConnectionError: with `push_to_hub`, if the Hub did not take the results even at the end; everything is in `output_dir` then.
+        TrainingStopped: after a signal during training, with the step saved in a checkpoint.
+        ConnectionError: with `push_to_hub`, if the final push fails. All results are in `output_dir`.
     """
     args = recipe.training
     set_seed(args.seed)
@@ -79,7 +79,7 @@ def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
         for name, path in predictions.items():
             print(f"{name} has no windows, so it is not scored; its predictions are in {path}")
     if args.do_train:
-        # Only now does the card know the results on the test splits; what is pushed last has them, and was verified.
+        # Push after the evaluation, so that the card has the results on the test splits.
         trainer.push_to_hub() if args.push_to_hub else trainer.create_model_card()
     return results
 
@@ -115,7 +115,7 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
     }
     require_matching_grids(videos, used, model.config.clip_length, model.config.max_video_length)
     processor = MomentRetrievalProcessor.from_config(model.config)
-    # As many as the margins of the fine loss are for.
+    # One level for each margin of the fine loss, without the irrelevant query's.
     evaluated_levels = max(data.num_levels, len(args.fine_margins) - 1)
     for name in sorted({"train", *used} & splits.keys()):
         levels = evaluated_levels if name != "train" else data.num_levels if args.needs_hard_negatives else 0
@@ -144,7 +144,7 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
         if name != "train" and (name == VALIDATION or data.eval_during_training == "all") and has_answers(rows)
     }
     if args.metric_for_best_model and VALIDATION not in args.metric_for_best_model:
-        logger.warning("the model is selected on %s, which is not a split of train", args.metric_for_best_model)
+        logger.warning("the model is selected on %s, which is not the validation split", args.metric_for_best_model)
     trainer = ShineTrainer(
         model=model,
         args=args,
@@ -162,22 +162,22 @@ def build_trainer(recipe: Recipe) -> tuple[ShineTrainer, dict]:
 
 
 def evaluated_splits(splits: Mapping[str, Dataset], asked: Sequence[str] | None) -> list[str]:
-    """Return the names of the splits that are evaluated at the end: those that are asked for, by default all but `train`.
+    """Return the names of the splits to evaluate at the end: the requested ones, by default all except `train`.
 
     Raises:
-        ValueError: for a name that no split has; lists those there are.
+        ValueError: for an unknown split. Lists the known ones.
     """
     names = [name for name in splits if name != "train"]
     if asked is None:
         return names
     asked = [canonical_split(name) for name in asked]
     if unknown := [name for name in asked if name not in names]:
-        raise ValueError(f"--eval_splits: no split {', '.join(unknown)}; there are {', '.join(names) or 'none'}")
+        raise ValueError(f"--eval_splits: no split {', '.join(unknown)}; available: {', '.join(names) or 'none'}")
     return [name for name in names if name in asked]
 
 
 def _with_validation(splits: Mapping[str, Dataset], data: DataArguments, do_train: bool) -> dict[str, Dataset]:
-    """Return the splits with trainable rows and a split `validation`: the one that is given, or a share of the training videos."""
+    """Return the splits, with only trainable rows in `train` and a `validation` split: the given one, or a share of the training videos."""
     if "train" not in splits:
         if do_train:
             raise ValueError(
@@ -190,8 +190,8 @@ def _with_validation(splits: Mapping[str, Dataset], data: DataArguments, do_trai
         train, validation = split_validation(train, data.validation_fraction, data.validation_seed)
     elif do_train and not has_answers(validation):
         raise ValueError(
-            "the split validation has no windows, so no model can be selected on it. Give it another name to have it predicted; a share "
-            "of the training videos is set apart then"
+            "the validation split has no windows, so no model can be selected on it. To predict it, give it another name; then a share "
+            "of the training videos is held out for validation"
         )
     if data.max_train_samples is not None:
         train = train.select(range(min(len(train), data.max_train_samples)))
@@ -201,9 +201,9 @@ def _with_validation(splits: Mapping[str, Dataset], data: DataArguments, do_trai
 
 
 def _write_predictions(trainer: ShineTrainer, split: str, rows: Dataset) -> str:
-    """Write the moments of a split without answers into `output_dir/predictions/{split}.jsonl`, in the submission format."""
+    """Write the moments of a split without answers to `output_dir/predictions/{split}.jsonl`, in the submission format."""
     collator, args = trainer.data_collator, trainer.args
-    # Every process predicts everything: a model that is sharded needs all of them.
+    # Every process predicts all rows, since a sharded model needs all processes.
     results = predict_from_features(
         trainer.accelerator.unwrap_model(trainer.model),
         trainer.processing_class,
@@ -224,7 +224,7 @@ def _write_predictions(trainer: ShineTrainer, split: str, rows: Dataset) -> str:
 
 
 def _data_settings(data) -> dict[str, object]:
-    """Return the settings of the data that differ from the defaults, except what the card says in words."""
+    """Return the data settings that differ from the defaults, except the ones that the card describes in words."""
     in_words = (
         "dataset",
         "data_dir",
@@ -239,7 +239,7 @@ def _data_settings(data) -> dict[str, object]:
 
 
 def format_results(results: dict[str, dict[str, float]], simulated: bool = False) -> str:
-    """Format two tables with a row per split: moments, and the order of the saliency. Numbers on simulated features say so."""
+    """Format two tables with a row per split: moments, and the saliency order. Results on simulated features are marked as such."""
     links = [
         key for metrics in results.values() for key in metrics if ">" in key and not key.endswith(("_low", "_high"))
     ]

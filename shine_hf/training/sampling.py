@@ -1,4 +1,4 @@
-"""The order of the rows: those of similar length together, whatever the number of processes and accumulated batches."""
+"""Order the rows so that batches contain videos of similar length, independent of the number of processes and accumulated batches."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ STRATEGIES = ("group_by_length", "random", "sequential")
 
 class EpochLengthGroupedSampler(LengthGroupedSampler):
     """
-    `LengthGroupedSampler` whose order depends only on seed and epoch.
+    A `LengthGroupedSampler` whose order depends only on seed and epoch.
 
-    The original draws from the global generator, which dropout advances differently in each process, and which a resumed run finds in another
-    state.
+    The original draws from the global generator, which dropout advances differently in each process, and whose state differs in a resumed
+    run.
 
     Args:
-        batch_size (`int`): Rows of an entire step: of all processes and accumulated batches.
+        batch_size (`int`): Rows per step, over all processes and accumulated batches.
         lengths (`list`): A number per row that grows with its length.
         seed (`int`): Seed of the order.
-        epoch (`Callable[[], int]`): Returns the epoch when one begins: a `set_epoch` would not get through the wrappers of a distributed run
+        epoch (`Callable[[], int]`): Returns the current epoch. A `set_epoch` call would not get through the wrappers of a distributed run
             that is resumed in the middle of an epoch.
     """
 
@@ -40,12 +40,12 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
 
 
 def training_sampler(rows: Any, args: TrainingArguments, batch_size: int, epoch: Callable[[], int]) -> Sampler | None:
-    """Return the sampler of the training rows by `args.train_sampling_strategy`; None for a stream, which has its own order.
+    """Return the sampler of the training rows for `args.train_sampling_strategy`; None for a stream, which has its own order.
 
     Args:
         rows: The training set.
-        args: Of the trainer.
-        batch_size: Rows of an entire step.
+        args: Arguments of the trainer.
+        batch_size: Rows per step, over all processes and accumulated batches.
         epoch: See [`EpochLengthGroupedSampler`].
     """
     if not has_length(rows):
@@ -60,9 +60,9 @@ def training_sampler(rows: Any, args: TrainingArguments, batch_size: int, epoch:
 
 
 def longest_first(rows: Any, args: TrainingArguments) -> list[int] | None:
-    """Return the positions of the rows in the order in which they are evaluated; None for a stream.
+    """Return the indices of the rows in evaluation order; None for a stream.
 
-    The longest videos come first: batches hold little padding, and what does not fit in memory fails at once.
+    The longest videos come first, so batches have little padding, and a batch that does not fit in memory fails immediately.
     """
     if not has_length(rows):
         return None
@@ -71,7 +71,7 @@ def longest_first(rows: Any, args: TrainingArguments) -> list[int] | None:
 
 
 def row_lengths(rows: Any, args: TrainingArguments) -> Sequence[float] | None:
-    """Return the length of each row; None where rows are not grouped by length, or do not say it."""
+    """Return the length of each row; None if rows are not grouped by length, or have no column with it."""
     grouped = args.train_sampling_strategy == "group_by_length"
     if not grouped or args.length_column_name not in (getattr(rows, "column_names", None) or ()):
         return None
@@ -79,7 +79,7 @@ def row_lengths(rows: Any, args: TrainingArguments) -> Sequence[float] | None:
 
 
 def restore_order(values: Any, order: Sequence[int] | None) -> Any:
-    """Bring arrays `(N, …)`, or a tuple of them, that were computed in an order of the rows back into the order of the rows themselves."""
+    """Return arrays `(N, …)`, or a tuple of them, in row order again, after they were computed for the rows in `order`."""
     if values is None or order is None:
         return values
     if isinstance(values, tuple):

@@ -1,4 +1,4 @@
-"""From what a user names, i.e. a model, rows and features, to what a trainer needs."""
+"""Build what a trainer needs from a user's model, rows and features."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from ..schema import parse_row, trainable
 from .training_args import ShineTrainingArguments
 
 CONFIGS = {config.model_type: config for config in (QDDetrConfig, MomentDetrConfig)}
-"""The models that a name is enough for."""
+"""Models that can be created by name."""
 
 
 @dataclasses.dataclass
 class TrainingSetup:
-    """What [`ShineTrainer`] builds from names: the model, and rows and collator for it."""
+    """The model that [`ShineTrainer`] trains, with its collator and rows."""
 
     model: nn.Module
     collator: DataCollatorForMomentRetrieval
@@ -53,9 +53,9 @@ def set_up(
     """Build model, processor and collator, and read the rows. The arguments are those of [`ShineTrainer`].
 
     Raises:
-        ValueError: for rows that break the schema, features that do not fit the rows or the model, and an unknown model.
-        KeyError: if text features are missing.
-        FileNotFoundError: if there are no such features.
+        ValueError: for rows that violate the schema, features that do not fit the rows or the model, or an unknown model.
+        KeyError: if text features of a query are missing.
+        FileNotFoundError: if the features do not exist.
     """
     train_rows = read_rows(train_dataset, "train_dataset", for_training=True)
     is_dict = isinstance(eval_dataset, dict)
@@ -94,7 +94,7 @@ def set_up(
         videos,
         texts,
         query_pool=train_rows if has_pool else None,
-        # A stream is never available at once, so other queries come from the batch.
+        # A stream cannot be sampled at random, so irrelevant queries come from the batch.
         irrelevant="random" if has_pool else "in_batch",
         num_levels=levels,
         hard_negatives=args.needs_hard_negatives,
@@ -108,15 +108,15 @@ def set_up(
 
 
 def new_model(model_type: str, videos: Any, texts: Any, **config: Any) -> PreTrainedModel:
-    """Build a model for some features.
+    """Build a model for given features.
 
     Args:
         model_type: `"qd_detr"` or `"moment_detr"`.
-        videos, texts: The features, which give their widths and encoders.
+        videos, texts: Features. Their widths and encoders are recorded in the configuration.
         config: Fields of the configuration.
 
     Raises:
-        ValueError: for a setting that does not fit.
+        ValueError: for an invalid field.
     """
     settings = {
         "video_dim": videos.dim,
@@ -133,7 +133,7 @@ def new_model(model_type: str, videos: Any, texts: Any, **config: Any) -> PreTra
 
 
 def complete_arguments(args: TrainingArguments) -> ShineTrainingArguments:
-    """Return a copy of plain `TrainingArguments` with the settings of [`ShineTrainingArguments`] at their defaults."""
+    """Return a copy of plain `TrainingArguments` with the additional fields of [`ShineTrainingArguments`] at their defaults."""
     if isinstance(args, ShineTrainingArguments):
         return args
     complete = copy.copy(args)
@@ -143,21 +143,21 @@ def complete_arguments(args: TrainingArguments) -> ShineTrainingArguments:
         if field.name not in known:
             make: Any = field.default_factory
             setattr(complete, field.name, field.default if make is dataclasses.MISSING else make())
-    # The length of a row is its duration, and a non-finite loss must be seen.
+    # The length of a row is its duration, and a non-finite loss must not be hidden.
     complete.length_column_name, complete.logging_nan_inf_filter, complete.label_names = "duration", False, ["labels"]
     return complete
 
 
 def read_rows(dataset: Any, name: str, for_training: bool = False) -> Any:
-    """Read rows into the schema, whatever their format is: a `datasets.Dataset`, or a stream of parsed rows for a stream.
+    """Convert rows in any format to the schema. Returns a `datasets.Dataset`, or for a stream, a stream of parsed rows.
 
     Args:
-        dataset: Rows with the columns of the schema: a dataset of `datasets` or torch, or a list.
-        name: What it is, for messages.
-        for_training: Leave out rows that nothing can be learned from.
+        dataset: Rows with the columns of the schema: a dataset from `datasets` or torch, or a list.
+        name: Name for error messages.
+        for_training: Leave out rows that cannot be trained on.
 
     Raises:
-        ValueError: for rows that break the schema, and for a dict of splits.
+        ValueError: for rows that violate the schema, or a dict of splits.
     """
     if dataset is None:
         return None
@@ -173,12 +173,12 @@ def read_rows(dataset: Any, name: str, for_training: bool = False) -> Any:
 
 
 class ParsedStream(torch.utils.data.IterableDataset):
-    """The rows of a stream in the columns of the schema.
+    """The rows of a stream, converted to the schema.
 
     Args:
-        stream: An iterable dataset of `datasets` or torch.
-        name: What it is, for messages.
-        for_training: Leave out rows that nothing can be learned from.
+        stream: An iterable dataset from `datasets` or torch.
+        name: Name for error messages.
+        for_training: Leave out rows that cannot be trained on.
     """
 
     def __init__(self, stream: Any, name: str, for_training: bool = False):
@@ -191,7 +191,7 @@ class ParsedStream(torch.utils.data.IterableDataset):
                 yield row
 
     def set_epoch(self, epoch: int) -> None:
-        """Pass the epoch on, by which a shuffled stream changes its order."""
+        """Pass the epoch to the stream, which shuffles in another order in each epoch."""
         if hasattr(self.stream, "set_epoch"):
             self.stream.set_epoch(epoch)
 

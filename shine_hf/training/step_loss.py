@@ -1,7 +1,7 @@
-"""The loss of a training step: one batch, whatever it is split into.
+"""The loss of a training step over its complete batch, however the batch is split.
 
-A loss term is the sum over all rows divided by the count over all rows. Sums need the predictions, counts only the labels, so the counts of an
-entire step are known before its first forward pass. A mean of the parts' means would be another number wherever rows lack a term.
+A loss term is the sum over all rows divided by the count over all rows. Sums need predictions, but counts only need labels, so the counts of an
+entire step are known before its first forward pass. Averaging the means of the parts would give a different result if some rows lack a term.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ..losses import ShineLoss
 Terms = dict[str, torch.Tensor]
 
 LOSS = "loss"
-"""The loss of a model that has no terms."""
+"""Name of the loss of a model without separate terms."""
 ROWS = "rows"
-"""The number of rows: what a term that is not counted by itself is divided by."""
+"""Name of the number of rows, by which terms without their own count are divided."""
 
 
 class StepLoss:
@@ -27,8 +27,8 @@ class StepLoss:
 
     Args:
         model: Returns a dict with `saliency_scores (B, T)` and `negative_saliency_scores (B, N, T)`, and `loss` if it has a base loss. If it
-            has `loss_counts` and `weigh_losses`, it also returns `loss_sums`. Hard negatives for the decoder need `logits (B, Q, 2)`,
-            `negative_logits (B, N, Q, 2)` and, for the ranking form, `matched_candidates (B, Q)`.
+            has the methods `loss_counts` and `weigh_losses`, it also returns `loss_sums`. Hard negatives for the decoder need
+            `logits (B, Q, 2)`, `negative_logits (B, N, Q, 2)` and, for the ranking form, `matched_candidates (B, Q)`.
         shine_loss: The ranking losses; None for the base loss only.
     """
 
@@ -36,20 +36,20 @@ class StepLoss:
         self.model, self.shine_loss = model, shine_loss
 
     def forward(self, model: nn.Module, inputs: Mapping) -> Mapping:
-        """Run the model, possibly wrapped, on a batch of the collator."""
-        # Strings are for messages: they would have the model compiled anew for each batch.
+        """Run the model, which may be wrapped, on a batch from the collator."""
+        # The qids are only for messages. As strings, they would make a compiled model recompile for each batch.
         labels = {name: value for name, value in inputs["labels"].items() if name != "qids"}
-        # The loss is reduced once, here, over the entire step.
+        # The loss is reduced later, once for the entire step.
         options = {"reduce_loss": False} if hasattr(self.model, "loss_counts") else {}
         if options and self.shine_loss is not None and self.shine_loss.decoder_negative_weight:
             options["decode_negatives"] = True
         return model(**{**inputs, "labels": labels}, **options)
 
     def counts(self, inputs: Mapping, counted: torch.Tensor | None = None) -> Terms:
-        """Return over how many elements of each row each term is a mean, `(B, K)`; [`ROWS`], 1 per row, for those that are not named.
+        """Return the number of elements in each row over which each term is averaged, `(B, K)`. [`ROWS`] is for terms without their own count.
 
         Args:
-            inputs: The batch.
+            inputs: A batch from the collator.
             counted (`(B,)` bool): Which rows count; None for all.
         """
         video_mask = inputs["video_attention_mask"]
@@ -61,19 +61,19 @@ class StepLoss:
         return counts if counted is None else {name: rows * counted.unsqueeze(1) for name, rows in counts.items()}
 
     def sums(self, outputs: Mapping, inputs: Mapping, counts: Terms) -> Terms:
-        """Return what each term sums up over the rows that count, `(K,)`.
+        """Return the sum of each term over the rows that count, `(K,)`.
 
         Args:
-            outputs: Of [`forward`].
-            inputs: The batch.
-            counts: Of [`counts`].
+            outputs: Result of [`forward`].
+            inputs: A batch from the collator.
+            counts: Result of [`counts`].
 
         Raises:
             ValueError: if the model returns no loss, or no scores for the ranking losses.
         """
         sums = dict(outputs.get("loss_sums") or {})
         if not sums and outputs.get("loss") is not None:
-            # A model that only knows the means over its batch: as if each row had them.
+            # The model only returns means over its batch, so each row gets the mean.
             means = {LOSS: outputs["loss"], **(outputs.get("loss_dict") or {})}
             sums = {name: value.expand(len(outputs["saliency_scores"]), 1) for name, value in means.items()}
         if self.shine_loss is not None:
@@ -97,7 +97,7 @@ class StepLoss:
         }
 
     def weigh(self, terms: Terms, between_queries: float = 1.0) -> tuple[torch.Tensor, Terms]:
-        """Terms `(K,)` -> the loss, and each term as a scalar. `between_queries` is that of [`ShineLoss.weigh`]."""
+        """Return the loss for terms `(K,)`, and each term as a scalar. For `between_queries`, see [`ShineLoss.weigh`]."""
         weights = {} if self.shine_loss is None else self.shine_loss.weights
         ranking = {name: value for name, value in terms.items() if name in weights}
         base = {name: value for name, value in terms.items() if name not in ranking}
@@ -113,7 +113,7 @@ class StepLoss:
 
 
 def totals(parts: Iterable[Terms]) -> Terms:
-    """Add up the counts `(B, K)` of all rows of several batches -> `(K,)`."""
+    """Return the totals `(K,)` of the counts `(B, K)` over all rows of several batches."""
     total: Terms = defaultdict(float)
     for part in parts:
         for name, rows in part.items():
@@ -122,11 +122,11 @@ def totals(parts: Iterable[Terms]) -> Terms:
 
 
 def divide(sums: Terms, counts: Terms) -> Terms:
-    """Sums `(K,)` by counts `(K,)` -> terms `(K,)`; a term that is not counted by itself is a mean over the rows."""
+    """Divide sums `(K,)` by counts `(K,)`. A term without its own count is averaged over the rows."""
     return {name: total / counts.get(name, counts[ROWS]) for name, total in sums.items()}
 
 
 def _saliency_masks(inputs: Mapping) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What the SHINE losses read of a batch: labels `(B, T)`, valid clips `(B, T)`, and which negatives exist `(B, N)`."""
+    """Return what the SHINE losses need from a batch: labels `(B, T)`, valid clips `(B, T)`, and which negatives exist `(B, N)`."""
     negatives = inputs["negative_text_attention_mask"].any(dim=-1)
     return inputs["labels"]["saliency"], inputs["video_attention_mask"], negatives

@@ -1,4 +1,4 @@
-"""Stop a training on a signal without losing a step."""
+"""Stop training on a signal without losing a step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-# Ctrl-C, `kill` and schedulers, a closed terminal, Slurm's `--signal=USR1@60`, and the limit on CPU time. Windows lacks some of them.
+# From Ctrl-C, `kill` and schedulers, a closed terminal, Slurm's `--signal=USR1@60`, and the CPU time limit. Windows lacks some of them.
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU") if hasattr(signal, name)
 )
@@ -21,10 +21,10 @@ class TrainingStopped(Exception):
     """A signal ended the training early.
 
     Args:
-        signal_number: Which signal.
-        step, max_steps: How far the training got.
-        checkpoint: Where that step is saved.
-        advice: What is saved and how to go on, in sentences of their own.
+        signal_number: The signal.
+        step, max_steps: The last step of this run, and the planned number of steps.
+        checkpoint: Folder in which that step is saved; None if it is not.
+        advice: Complete sentences about what is saved and how to continue.
     """
 
     def __init__(self, signal_number: int, step: int, max_steps: int, checkpoint: str | None, advice: str):
@@ -34,20 +34,20 @@ class TrainingStopped(Exception):
 
     @property
     def exit_status(self) -> int:
-        """The status that a shell reports for a process that died by the signal."""
+        """The exit status that a shell reports for a process killed by the signal."""
         return 128 + self.signal_number
 
 
 class StopOnSignal(TrainerCallback):
     """
-    On a signal, end the training after the step it is in, with a checkpoint from which it resumes exactly.
+    On a signal, end training after the current step, with a checkpoint from which the run can resume exactly.
 
-    A context manager around `trainer.train()` that receives the signals of its block. A second Ctrl-C interrupts at once. In a distributed run
-    the signal may reach only one process, or all of them during different steps: they agree on a step to stop at, one later than the first
-    possible one.
+    This is also a context manager that handles signals while `trainer.train()` runs. A second Ctrl-C interrupts immediately. In a distributed
+    run, the signal may reach only one process, or different processes during different steps. Therefore, the processes agree on the step to stop
+    at, which is one later than the first possible one.
 
     Attributes:
-        stopped_by (`int`): The signal that ended the training; 0 if none did.
+        stopped_by (`int`): The signal that ended training; 0 if none did.
 
     Example:
         >>> with StopOnSignal() as stop:
@@ -63,7 +63,7 @@ class StopOnSignal(TrainerCallback):
         self._pending = None
 
     def __enter__(self) -> StopOnSignal:
-        # Only the main thread can set handlers; elsewhere a training dies by the signal, as it would without this callback.
+        # Only the main thread can set handlers. In other threads, the signal kills the process, as it would without this callback.
         if threading.current_thread() is threading.main_thread():
             # A signal that the parent process ignores stays ignored, e.g. SIGHUP under `nohup`.
             wanted = [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
@@ -74,7 +74,7 @@ class StopOnSignal(TrainerCallback):
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
         if self._received and not self.stopped_by and exception_type is None:
-            # It came after the last step: there is nothing left to stop, but it must not be lost.
+            # The signal came after the last step, so nothing is left to stop, but it must not be lost.
             signal.raise_signal(self._received)
 
     def _receive(self, number, frame) -> None:
@@ -86,7 +86,7 @@ class StopOnSignal(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-            # On the CPU, whatever the training runs on, so that no step waits for its device.
+            # On the CPU, so that no step waits for its device.
             self._group = distributed.new_group(backend="gloo", timeout=args.ddp_timeout_delta)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
@@ -99,7 +99,7 @@ class StopOnSignal(TrainerCallback):
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if self.stopped_by:
             control.should_log = control.should_save = True
-            # The epoch continues after the resumption, so its evaluation is not due yet.
+            # In the middle of an epoch, its evaluation is not due yet: the resumed run continues the epoch.
             control.should_evaluate = control.should_evaluate and state.epoch.is_integer()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
@@ -107,7 +107,7 @@ class StopOnSignal(TrainerCallback):
             self._pending[1].wait()
 
     def _agreed(self) -> int:
-        """Return the signal that has reached any process: by now with one process, by the end of the previous step with several; 0 for none."""
+        """Return the signal that has reached any process, or 0. With several processes, only signals before the end of the previous step count."""
         if self._group is None:
             return self._received
         agreed = 0
@@ -124,14 +124,14 @@ class StopOnSignal(TrainerCallback):
 
 
 def ignore_foreign_signals(worker_init_fn: Callable[[int], None] | None, worker: int) -> None:
-    """Keep a worker of a data loader alive when a signal goes to all processes: the trainer still needs it until its step is done.
+    """Keep a data loader worker alive when a signal is sent to all processes, since the trainer needs it until the step is done.
 
-    The worker ends only on a SIGTERM of its parent, by which torch gets rid of it in the end.
+    The worker only exits on a SIGTERM from its parent, with which torch stops it in the end.
     """
     for number in STOP_SIGNALS:
         if number != signal.SIGTERM:
             signal.signal(number, signal.SIG_IGN)
-    # macOS does not say who sent a signal; there the workers die on SIGTERM, and the training with them.
+    # macOS does not report who sent a signal. There, SIGTERM kills the workers, and training fails.
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_exit_on_sigterm_from, args=(os.getppid(),), daemon=True).start()

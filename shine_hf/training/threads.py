@@ -1,7 +1,7 @@
-"""Choose the number of threads of a training on a CPU by what the steps take.
+"""Choose the number of threads for training on a CPU by timing the steps.
 
-A step is cut into one part per thread, and the slowest thread decides. On two idle cores, two threads need two thirds of the time of one; next
-to a busy process they need four times as long, and one thread is not disturbed at all (`benchmarks/speed/busy_cores.py`).
+A step is divided among the threads, and the slowest one determines its time. On two idle cores, two threads take two thirds of the time of one.
+Next to a busy process, they take four times as long, but a single thread is not slowed down (`benchmarks/speed/busy_cores.py`).
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 TRIAL_STEPS = 4
-"""Steps that are timed with each number of threads."""
+"""Steps to time with each number of threads."""
 FIRST_PAUSE_STEPS, LONGEST_PAUSE_STEPS = 50, 400
-"""Steps between two trials: doubled while the trials change nothing."""
+"""Steps between two trials. The pause doubles after each trial that changes nothing."""
 GAIN = 0.9
-"""The other number of threads must take less than this share of the time."""
+"""To be kept, another number of threads must take less than this share of the current time."""
 SLOWDOWN = 1.4
-"""Steps that take this many times as long as after the last decision call for a trial at once."""
+"""If steps become this many times as slow as after the last decision, a trial starts immediately."""
 
 
 class AdaptThreads(TrainerCallback):
     """
-    Try half or twice as many threads now and then, and keep the number with which the steps are fastest.
+    Try half or twice as many threads now and then, and keep the number with the fastest steps.
 
-    A context manager around `trainer.train()`, after which torch has its threads again. The number of threads decides in which order numbers
-    are summed up, and so the last digits of the weights. It therefore stays as it is where the user fixed it (`OMP_NUM_THREADS`) or
-    asked for `full_determinism`; also with workers of the data loader, which need cores too, and in a distributed run.
+    This is also a context manager around `trainer.train()`, which restores torch's number of threads in the end. The number of threads affects
+    the order of sums, and thus the last digits of the weights. It therefore does not change if the user fixed it (`OMP_NUM_THREADS`) or set
+    `full_determinism`; nor with data loader workers, which need cores too, or in a distributed run.
 
     Example:
         >>> with AdaptThreads() as threads:
@@ -62,9 +62,9 @@ class AdaptThreads(TrainerCallback):
         is_fixed = "OMP_NUM_THREADS" in os.environ or args.full_determinism
         self._is_on = is_alone and not is_fixed and self._most > 1
         if self._is_on:
-            # With fewer threads than cores, the first steps are never much slower than they could be.
+            # Start with half of the threads: if other processes are busy, all threads could be many times slower.
             self._keep(self._most // 2, FIRST_PAUSE_STEPS)
-            # The first steps are slower than the others, and the first trial follows right after them.
+            # The first steps are slower than later ones, so the first trial comes right after them.
             self._left = 2 * TRIAL_STEPS
 
     def on_step_begin(
@@ -92,7 +92,7 @@ class AdaptThreads(TrainerCallback):
             self._try()
 
     def _try(self) -> None:
-        """Start a trial with twice or half as many threads, in turns as far as both exist."""
+        """Start a trial with twice or half as many threads, alternating if both are possible."""
         if self._kept == (self._most if self._tries_more else 1):
             self._tries_more = not self._tries_more
         self._is_trial = True
@@ -100,7 +100,7 @@ class AdaptThreads(TrainerCallback):
         torch.set_num_threads(min(2 * self._kept, self._most) if self._tries_more else self._kept // 2)
 
     def _judge(self) -> None:
-        """End the trial when it is certain: a bad one after its first step, which may be many times slower."""
+        """End the trial once its result is certain. A bad one may end after its first step, which can be many times slower."""
         assert self._kept_seconds is not None
         if sum(self._times) >= TRIAL_STEPS * GAIN * self._kept_seconds:
             self._tries_more = not self._tries_more
@@ -109,7 +109,7 @@ class AdaptThreads(TrainerCallback):
             self._keep(torch.get_num_threads(), FIRST_PAUSE_STEPS)
 
     def _keep(self, threads: int, pause: int) -> None:
-        """Go on with a number of threads, and measure it again before the next trial."""
+        """Continue with a number of threads. Its steps are timed again before the next trial."""
         torch.set_num_threads(threads)
         self._kept, self._kept_seconds, self._is_trial = threads, None, False
         self._pause = self._left = pause

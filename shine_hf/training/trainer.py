@@ -24,33 +24,32 @@ from .sampling import training_sampler
 from .setup import complete_arguments, set_up
 from .step_loss import StepLoss, divide, totals
 
-CONFIDENCE = 0.95  # Of the intervals of the saliency order.
 STEPS = "steps"
 
 
 class ShineTrainer(EvaluatingTrainer):
     """
-    Trains a moment-retrieval model with its base loss plus the SHINE ranking losses, and evaluates moments and saliency order.
+    Train a moment-retrieval model with its base loss plus the SHINE ranking losses, and evaluate moments and saliency order.
 
-    A model fits if its `forward` takes the batches of [`DataCollatorForMomentRetrieval`] and returns a dict with `saliency_scores (B, T)`,
-    `negative_saliency_scores (B, N, T)` and `pred_spans (B, Q, 2)`; `loss`, `loss_dict` and `logits (B, Q, 2)` are used if they are there.
+    Any model works whose `forward` takes the batches of [`DataCollatorForMomentRetrieval`] and returns a dict with `saliency_scores (B, T)`,
+    `negative_saliency_scores (B, N, T)` and `pred_spans (B, Q, 2)`. If present, `loss`, `loss_dict` and `logits (B, Q, 2)` are used too.
 
     Args:
-        model (`str` or `nn.Module`): `"qd_detr"` or `"moment_detr"` for a new model, a folder or repository of a trained one, or a model.
-        args (`TrainingArguments`): Plain ones get the defaults of [`ShineTrainingArguments`] for what they lack.
-        data_collator (`DataCollatorForMomentRetrieval`, *optional*): Built from the features if left out.
-        train_dataset, eval_dataset: Rows with the columns of the schema: datasets of `datasets` in any format, streams, or torch datasets.
+        model (`str` or `nn.Module`): `"qd_detr"` or `"moment_detr"` for a new model, the folder or repository of a trained one, or a model.
+        args (`TrainingArguments`): Plain `TrainingArguments` are completed with the defaults of [`ShineTrainingArguments`].
+        data_collator (`DataCollatorForMomentRetrieval`, *optional*): By default, built from the features.
+        train_dataset, eval_dataset: Rows with the columns of the schema: `datasets` datasets in any format, streams, or torch datasets.
             `eval_dataset` may be a dict of them.
-        processing_class (`MomentRetrievalProcessor`, *optional*): Turns outputs into moments, and is saved with the model.
-        video_features (`str`, list of `str`, or mapping): Clip features of each `vid`: a folder, a file, or another specification of
+        processing_class (`MomentRetrievalProcessor`, *optional*): Converts outputs to moments, and is saved with the model.
+        video_features (`str`, list of `str`, or mapping): Clip features of each `vid`: a folder, a file, or another specification for
             [`FeatureStore.from_spec`]; or `features[vid]` -> `(T, Dv)`.
-        text_features (`str` or callable, *optional*): Token features of the queries, see [`TextFeatures.from_spec`]; by default those that a
-            trained model was trained with, and `words:` for a new one.
-        shine_loss (`ShineLoss`, *optional*): The ranking losses; by default those that `args` describe.
-        card (`ModelCardCallback`, *optional*): Collects what the model card says; pass one that knows the data.
+        text_features (`str` or callable, *optional*): Token features of the queries, see [`TextFeatures.from_spec`]. By default, the features
+            that a trained model was trained with, or `words:` for a new model.
+        shine_loss (`ShineLoss`, *optional*): The ranking losses; by default built from `args`.
+        card (`ModelCardCallback`, *optional*): Collects the facts for the model card. Pass one that describes the data.
 
     Raises:
-        ValueError: if there is neither `data_collator` nor `video_features`, and for rows or features that do not fit.
+        ValueError: without `data_collator` and `video_features`, or for rows or features that do not fit.
 
     Example:
         >>> trainer = ShineTrainer(
@@ -79,18 +78,16 @@ class ShineTrainer(EvaluatingTrainer):
         **kwargs,
     ):
         if args is None:
-            raise ValueError(
-                "args are needed, at least with the folder to write to: ShineTrainingArguments(output_dir=…)"
-            )
+            raise ValueError("args are required, at least with an output folder: ShineTrainingArguments(output_dir=…)")
         args = complete_arguments(args)
         self._owns_collator = data_collator is None
         if self._owns_collator:
             if video_features is None:
                 raise ValueError(
-                    'video_features are needed, e.g. video_features="FOLDER", or a data_collator that has features'
+                    'video_features are required, e.g. video_features="FOLDER", or a data_collator that has features'
                 )
             if model is None and model_init is None:
-                raise ValueError('a model is needed: "qd_detr", "moment_detr", a folder or repository, or a model')
+                raise ValueError('model is required: "qd_detr", "moment_detr", a folder or repository, or a model')
             like = model if model_init is None else model_init(*[None] * number_of_arguments(model_init))
             built = set_up(like, args, train_dataset, eval_dataset, video_features, text_features, processing_class)
             data_collator, train_dataset, eval_dataset = built.collator, built.train_dataset, built.eval_dataset
@@ -109,7 +106,7 @@ class ShineTrainer(EvaluatingTrainer):
         )
         self._shine_loss = shine_loss
         self.model_accepts_loss_kwargs = False
-        # On the device: the loss terms since the last log.
+        # Sums of the loss terms since the last log, on the device.
         self._terms = defaultdict(float)
         self._watch = LossWatch()
         if hasattr(data_collator, "set_epoch"):
@@ -121,22 +118,22 @@ class ShineTrainer(EvaluatingTrainer):
 
     @property
     def shine_loss(self) -> ShineLoss | None:
-        """The ranking losses; None if they are off. A hyper-parameter search changes the arguments from trial to trial, so they are read here."""
+        """The ranking losses; None if they are off. They are not cached, since a hyperparameter search changes the arguments in each trial."""
         return self._shine_loss or self.args.make_shine_loss()
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list[dict], Any]:
-        """Return the batches of a step as `Trainer` does and, where it has the number of items, what each loss term must be divided by.
+        """Return the batches of a step as `Trainer` does, and instead of the number of items, the divisor of each loss term.
 
-        Allows for what happens to the loss afterwards: `Trainer` divides it by the number of accumulated batches, and the gradients are averaged
+        The divisors account for later averaging: `Trainer` divides the loss by the number of accumulated batches, and gradients are averaged
         over the processes.
         """
         if self.control.should_training_stop:  # The run was over before it was resumed.
             return [], None
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         parts = self.accelerator.num_processes * len(batches)
-        if parts <= 1:  # `compute_loss` counts by itself.
+        if parts <= 1:  # Then `compute_loss` counts.
             return batches, None
         step_loss = StepLoss(self.model, self.shine_loss)
         masks = [None] * (len(batches) - 1) + [self._counted_rows(batches[-1], self._training_remainder())]
@@ -147,14 +144,14 @@ class ShineTrainer(EvaluatingTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the base loss of the model plus the weighted SHINE losses; every term is kept for the next log.
+        """Return the base loss of the model plus the weighted SHINE losses, and record every term for the next log.
 
         Args:
-            model, inputs, return_outputs: As of `Trainer`.
-            num_items_in_batch (`dict`, *optional*): What [`get_batch_samples`] returned; without it, the loss is that of `inputs` only.
+            model, inputs, return_outputs: See `Trainer`.
+            num_items_in_batch (`dict`, *optional*): The divisors from [`get_batch_samples`]. Without them, the loss is averaged over `inputs`.
         """
         step_loss = StepLoss(self.model, self.shine_loss)
-        # Only the last of the accumulated batches can hold rows that fill it up.
+        # Only the last of the accumulated batches can be filled up with repeated rows.
         is_last = self.accelerator.sync_gradients
         counted = self._counted_rows(inputs, self._training_remainder()) if is_last and self.model.training else None
         outputs = step_loss.forward(model, inputs)
@@ -176,14 +173,14 @@ class ShineTrainer(EvaluatingTrainer):
             return super().training_step(model, inputs, num_items_in_batch)
 
     def _ranking_warmup(self) -> float:
-        """How much of their weight the terms that compare queries have at this step; all of it if the model is only evaluated."""
+        """Return the current factor, 0 to 1, of the terms that compare queries; 1 in an evaluation."""
         steps = self.args.ranking_warmup_ratio * self.state.max_steps
         return min(1.0, (self.state.global_step + 1) / steps) if self.model.training and steps else 1.0
 
     def _training_remainder(self) -> int:
-        """How many rows of an epoch are left for the last batches of all processes; 0 where these are full.
+        """Return how many rows of an epoch are left for the last batches of all processes; 0 if these are full.
 
-        Not Accelerate's remainder, which is wrong in an epoch that is resumed in its middle.
+        Accelerate's own remainder is wrong in an epoch that is resumed midway.
         """
         if self.args.dataloader_drop_last or not has_length(self.train_dataset):
             return 0
@@ -208,25 +205,25 @@ class ShineTrainer(EvaluatingTrainer):
                     f"the loss is {logs['loss']} (terms: {', '.join(broken) or 'none of its parts'})"
                 )
         elif "train_loss" in logs:
-            # The last steps of a training that did not end on a logging step; this mean is that of one process.
+            # Steps after the last log of training are only checked here. This mean is of a single process.
             loss = self.accelerator.gather(torch.tensor([logs["train_loss"]], device=self.args.device)).sum().item()
             if not math.isfinite(loss):
                 raise self.non_finite_error(f"the loss is {loss}")
         if "loss" in logs or "train_loss" in logs:
-            # Not at an evaluation: what broke since the last log of the training is still to be reported.
+            # Not after an evaluation, since steps after the last training log are not checked yet.
             self._watch.clear()
         super().log(logs, start_time)
 
     def non_finite_error(self, what: str) -> FloatingPointError:
-        """Return the error that says `what` was found, and where it began. Every process must call this."""
+        """Return an error with the message `what`, and the first step and queries with the problem. Every process must call this."""
         where = describe(gather_object([self._watch.first_broken()]))
         return FloatingPointError(
-            f"{what} at step {self.state.global_step}, {where}. Look at the features and windows of these queries, lower the learning rate, "
+            f"{what} at step {self.state.global_step}, {where}. Check the features and windows of these queries, lower the learning rate, "
             f"or train in float32. {self.advice()}"
         )
 
     def _mean_terms(self) -> dict[str, float]:
-        """Means of the loss terms over the training steps and the processes since the last call."""
+        """Return the means of the loss terms over processes and over the training steps since the last call."""
         steps = self._terms.pop(STEPS, 0)
         means = {
             name: value.reshape(1) / steps / self.accelerator.num_processes for name, value in self._terms.items()
@@ -237,11 +234,11 @@ class ShineTrainer(EvaluatingTrainer):
     # ---- data --------------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
-        """Return the loader of the training rows, in an order that does not depend on the number of processes and accumulated batches."""
+        """Return the data loader of the training rows. Their order does not depend on the number of processes and accumulated batches."""
         if self.train_dataset is None:
             raise ValueError("ShineTrainer: training needs a train_dataset")
         if self._owns_collator:
-            # Read here for the same reason as `shine_loss`.
+            # Set here for the same reason that `shine_loss` is not cached.
             self.data_collator.hard_negatives = self.args.needs_hard_negatives
         rows_of_step = self.get_total_train_batch_size(self.args)
         sampler = training_sampler(self.train_dataset, self.args, rows_of_step, lambda: int(self.state.epoch or 0))
@@ -255,13 +252,13 @@ class ShineTrainer(EvaluatingTrainer):
     # ---- optimization --------------------------------------------------------------------------------------------------
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Return all of them: the public code decays biases and norms too."""
+        """Return all parameters, since the public code decays biases and norms too."""
         return [name for name, _ in model.named_parameters()]
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Create a step decay at `lr_drop_epoch` if that is set, else the scheduler of `Trainer`."""
+        """Create a step decay at `lr_drop_epoch` if it is set, or else the scheduler of `Trainer`."""
         if self.args.lr_drop_epoch is None or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         steps_per_epoch = math.ceil(len(self.train_dataset) / self.get_total_train_batch_size(self.args))

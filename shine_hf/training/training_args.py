@@ -1,4 +1,4 @@
-"""Arguments of [`ShineTrainer`]: those of transformers, the settings of the SHINE losses and of the evaluation."""
+"""Arguments of [`ShineTrainer`]: `TrainingArguments` plus settings of the SHINE losses and the evaluation."""
 
 from dataclasses import dataclass, field
 
@@ -22,27 +22,27 @@ class ShineTrainingArguments(TrainingArguments):
         decoder_negative_weight (`float`), decoder_negative_form (`str`), decoder_negative_margin (`float`): Hard negatives for the decoder, off
             by default, see [`ShineLoss`]. The decoder then reads the negatives too, which makes a step longer.
         clip_contrast_weight (`float`): Weight of the contrast between the query and its negatives on each clip, off by default.
-        ranking_warmup_ratio (`float`): Share of the training over which the terms that compare queries (all but intra) grow from 0 to their weight.
-            Before a model has learned what words look like, its saliency under another query says little. 0, as in the paper, trains
-            them from the start.
-        lr_drop_epoch (`int`, *optional*): Epoch after which the learning rate is a tenth; `None` leaves it to `lr_scheduler_type`.
-        nms_threshold (`float`, *optional*), round_to_clip_length (`bool`): Post-processing of the moments that are evaluated.
-        early_stopping_patience (`int`, *optional*): Stop after so many evaluations without a better `metric_for_best_model`.
-        save_query_results (`bool`): Write what the evaluation at the end found for every query, see [`ShineTrainer.save_query_results`].
+        ranking_warmup_ratio (`float`): Share of training over which the weights of the terms that compare queries (all but intra) increase from 0.
+            Until a model has learned what words look like, its saliency under another query is not meaningful. 0, as in the paper, uses the
+            full weights from the start.
+        lr_drop_epoch (`int`, *optional*): Epoch after which the learning rate is divided by 10; `None` leaves it to `lr_scheduler_type`.
+        nms_threshold (`float`, *optional*), round_to_clip_length (`bool`): Post-processing of the moments in evaluations.
+        early_stopping_patience (`int`, *optional*): Stop after this many evaluations without a better `metric_for_best_model`.
+        save_query_results (`bool`): Write the results of the final evaluation for every query, see [`ShineTrainer.save_query_results`].
         keep_best (`bool`): Save the best model so far under `output_dir/best`, and load it at the end of training.
         ema_decay (`float`, *optional*): Decay of an exponential moving average of the weights, e.g. 0.999, which is evaluated, selected and saved
             instead of the weights of a single step, see [`WeightAveraging`].
-        keep_freed_memory (`bool`): On a CPU, let a recipe's run keep freed memory for its next step, see [`keep_freed_memory`].
+        keep_freed_memory (`bool`): When a recipe trains on a CPU, keep freed memory for the next step, see [`keep_freed_memory`].
     """
 
     coarse_weight: float = field(default=1.0, metadata={"help": "Weight of the coarse ranking loss; 0 leaves it out."})
     fine_weight: float = field(default=1.0, metadata={"help": "Weight of the fine ranking loss; 0 leaves it out."})
     intra_margin: float = field(default=1.0, metadata={"help": "Margin between clips inside and outside the moment."})
     inter_margin: float = field(default=2.0, metadata={"help": "Margin between the query and an irrelevant one."})
-    top_k_divisor: int = field(default=8, metadata={"help": "The coarse loss takes the T+/q best clips: this is q."})
+    top_k_divisor: int = field(default=8, metadata={"help": "q: the coarse loss averages the T+/q best clips."})
     fine_margins: list[float] = field(
         default_factory=lambda: [0.25, 0.25, 0.25, 0.25],
-        metadata={"help": "Margins of level 1, 2, … and last of the irrelevant query."},
+        metadata={"help": "Margins of level 1, 2, …, and last the irrelevant query."},
     )
     compare_to: str = field(
         default="previous", metadata={"help": "Compare each level with the previous one, or with the first."}
@@ -50,13 +50,13 @@ class ShineTrainingArguments(TrainingArguments):
     ranking_warmup_ratio: float = field(
         default=0.0,
         metadata={
-            "help": "Share of the training over which the losses that compare queries (all but intra) grow to their weight."
+            "help": "Share of training over which the weights of the losses that compare queries (all but intra) increase from 0."
         },
     )
     fine_distance: str = field(
         default="cross_entropy",
         metadata={
-            "help": "What the fine loss ranks: the paper's cross_entropy, the saliency inside the moment itself, or standardized_saliency."
+            "help": "What the fine loss ranks: the paper's cross_entropy, the saliency inside the moment, or standardized_saliency."
         },
     )
     decoder_negative_weight: float = field(
@@ -65,28 +65,28 @@ class ShineTrainingArguments(TrainingArguments):
     decoder_negative_form: str = field(
         default="background",
         metadata={
-            "help": "What the decoder learns under a negative: background for all candidates, or ranking below the matched one under the query."
+            "help": "What the decoder learns under a negative: all candidates are background, or ranking below the query's matched candidate."
         },
     )
     decoder_negative_margin: float = field(
-        default=1.0, metadata={"help": "Margin of the form ranking, in log-odds of the foreground."}
+        default=1.0, metadata={"help": "Margin of the ranking form, in log-odds of the foreground."}
     )
     clip_contrast_weight: float = field(
         default=0.0,
-        metadata={"help": "Weight of the contrast of query and negatives on each clip; 0 leaves it out."},
+        metadata={"help": "Weight of the contrast between the query and its negatives on each clip; 0 leaves it out."},
     )
     lr_drop_epoch: int | None = field(
-        default=None, metadata={"help": "Epoch after which the learning rate is a tenth, as in the public code."}
+        default=None, metadata={"help": "Epoch after which the learning rate is divided by 10, as in the public code."}
     )
     nms_threshold: float | None = field(default=None, metadata={"help": "IoU of temporal NMS in the evaluation."})
     round_to_clip_length: bool = field(
         default=False, metadata={"help": "Round evaluated moments to multiples of the clip length."}
     )
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop after so many evaluations without a better metric_for_best_model."}
+        default=None, metadata={"help": "Stop after this many evaluations without a better metric_for_best_model."}
     )
     save_query_results: bool = field(
-        default=False, metadata={"help": "Write the result of every query to output_dir/queries/SPLIT.jsonl."}
+        default=False, metadata={"help": "Write the results of every query to output_dir/queries/SPLIT.jsonl."}
     )
     keep_best: bool = field(default=True, metadata={"help": "Keep the best model in output_dir/best and end with it."})
     ema_decay: float | None = field(
@@ -94,10 +94,11 @@ class ShineTrainingArguments(TrainingArguments):
         metadata={"help": "Evaluate and save a moving average of the weights with this decay, e.g. 0.999."},
     )
     keep_freed_memory: bool = field(
-        default=True, metadata={"help": "Train faster on a CPU by keeping freed memory; false where memory is short."}
+        default=True,
+        metadata={"help": "Train faster on a CPU by keeping freed memory; set false if memory is scarce."},
     )
 
-    # Defaults of transformers that do not fit.
+    # Fields of transformers with other defaults.
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of AdamW."})
     weight_decay: float = field(default=1e-4, metadata={"help": "Weight decay, on all parameters."})
     max_grad_norm: float = field(default=0.1, metadata={"help": "Gradients are clipped to this norm."})
@@ -108,31 +109,31 @@ class ShineTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Leave False: the collator needs all columns."}
     )
-    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Leave as it is."})
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Do not change."})
     # Pinned memory needs an accelerator to copy to.
     dataloader_pin_memory: bool = field(
         default_factory=torch.cuda.is_available, metadata={"help": "Pin the memory of batches."}
     )
-    # Batches of videos of like length waste less on padding.
+    # Batches of videos of similar length have less padding.
     train_sampling_strategy: str = field(
         default="group_by_length", metadata={"help": "How training rows are ordered: group_by_length or random."}
     )
-    length_column_name: str = field(default="duration", metadata={"help": "Column that tells the length of a row."})
-    # Every parameter gets a gradient in every step, from one forward pass, so that looking for others is time lost.
+    length_column_name: str = field(default="duration", metadata={"help": "Column with the length of a row."})
+    # Every parameter gets a gradient in every step, so searching for unused ones would waste time.
     ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Set True for a model of your own with parameters that a step may not use."}
+        default=False, metadata={"help": "Set True for your own model if a step may leave parameters unused."}
     )
-    # A loss that is not a number must be seen.
+    # A non-finite loss must not be hidden.
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave False: NaN stops the training."})
 
-    # Else a resumed run would count its evaluations without progress from 0.
+    # Otherwise, a resumed run would reset its count of evaluations without progress.
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "Leave True: a resumed run continues exactly where it was."}
     )
 
     def __post_init__(self):
         super().__post_init__()
-        # Raises on margins or a divisor that no step could be computed with, before any data is read.
+        # Raise on invalid settings here, before any data is read.
         if self.compare_to not in ("previous", "first"):
             raise ValueError(f'compare_to must be "previous" or "first", got {self.compare_to!r}')
         if self.fine_distance not in DISTANCES:
@@ -144,7 +145,7 @@ class ShineTrainingArguments(TrainingArguments):
         if self.top_k_divisor < 1:
             raise ValueError(f"top_k_divisor must be at least 1, got {self.top_k_divisor}")
         if not 0 <= self.ranking_warmup_ratio <= 1:
-            raise ValueError(f"ranking_warmup_ratio is a share, from 0 to 1, got {self.ranking_warmup_ratio}")
+            raise ValueError(f"ranking_warmup_ratio must be a share from 0 to 1, got {self.ranking_warmup_ratio}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must be between 0 and 1, e.g. 0.999, got {self.ema_decay}")
         if self.early_stopping_patience is not None and self.metric_for_best_model is None:
@@ -154,11 +155,11 @@ class ShineTrainingArguments(TrainingArguments):
 
     @property
     def needs_hard_negatives(self) -> bool:
-        """Whether a loss reads more than the irrelevant query."""
+        """Whether a loss uses negatives other than the irrelevant query."""
         return any((self.fine_weight, self.decoder_negative_weight, self.clip_contrast_weight))
 
     def make_shine_loss(self) -> ShineLoss | None:
-        """The ranking losses that these arguments describe; None where all weights are 0."""
+        """Return the ranking losses for these arguments; None if all weights are 0."""
         if not (self.coarse_weight or self.needs_hard_negatives):
             return None
         return ShineLoss(

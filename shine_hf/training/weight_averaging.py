@@ -19,11 +19,11 @@ class WeightAveraging(TrainerCallback):
 
     $$ \bar w_t = d_t \, \bar w_{t-1} + (1 - d_t) \, w_t, \qquad d_t = \min\Big(d, \frac{1 + t}{10 + t}\Big) $$
 
-    The decay grows over the first steps, so that the average does not cling to the initial weights. The training itself is not changed: the
-    optimizer goes on with the weights of the last step, and checkpoints hold both.
+    The decay grows over the first steps, so that the initial weights do not dominate the average. Training itself does not change: the
+    optimizer continues with the weights of the last step, and checkpoints contain both.
 
     Args:
-        trainer (`Trainer`): Whose model is averaged.
+        trainer (`Trainer`): Trainer whose model is averaged.
         decay (`float`): d, between 0 and 1.
     """
 
@@ -32,10 +32,10 @@ class WeightAveraging(TrainerCallback):
         self._average: dict[str, torch.Tensor] | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
-        """Begin with the weights of the model, or with the average of the checkpoint from which the run is resumed.
+        """Start with the weights of the model, or with the average in the checkpoint from which the run is resumed.
 
         Raises:
-            ValueError: if the model is sharded over processes, or the checkpoint has no average.
+            ValueError: if the model is sharded across processes, or the checkpoint has no average.
         """
         if self.trainer.is_fsdp_enabled or self.trainer.is_deepspeed_enabled:
             raise ValueError(
@@ -46,8 +46,8 @@ class WeightAveraging(TrainerCallback):
             path = os.path.join(self.trainer.last_checkpoint, AVERAGE_FILE)
             if not os.path.isfile(path):
                 raise ValueError(
-                    f"{self.trainer.last_checkpoint} was saved without ema_decay, so the average of its weights is unknown. Go on without it, "
-                    f"or start again from its weights with --model {self.trainer.last_checkpoint}"
+                    f"{self.trainer.last_checkpoint} was saved without ema_decay, so the average of its weights is unknown. Continue without ema_decay, "
+                    f"or start a new run from its weights with --model {self.trainer.last_checkpoint}"
                 )
             self._average = load_file(path, device=str(args.device))
 
@@ -65,8 +65,8 @@ class WeightAveraging(TrainerCallback):
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Give the model its averaged weights within the block; nothing changes outside a training."""
-        average, self._average = self._average, None  # Blocks within the block find the weights in place.
+        """Use the averaged weights within the block. Outside training, nothing changes."""
+        average, self._average = self._average, None  # In nested blocks, the averaged weights are already loaded.
         if average is None:
             yield
             return
@@ -88,6 +88,6 @@ class WeightAveraging(TrainerCallback):
 
     @torch.no_grad()
     def _load(self, values: dict[str, torch.Tensor]) -> None:
-        # Copied, not exchanged: optimizers, compiled steps and CUDA graphs go on with the same tensors.
+        # Copied in place, since optimizers, compiled steps and CUDA graphs keep using the same tensors.
         for name, weight in self._weights().items():
             weight.copy_(values[name])

@@ -219,5 +219,5 @@ def test_all_kinds_of_video_input_give_the_same_moments(find, video_file):
     found = find(video=[VideoFrames(frames, fps=4), content], query="a red circle")
     assert found[1] == expected
     np.testing.assert_allclose(found[0]["saliency"], expected["saliency"], atol=0.05)
-    with pytest.raises(ValueError, match="give their rate"):
+    with pytest.raises(ValueError, match="frames need their rate"):
         find(video=frames, query="a red circle")

@@ -112,7 +112,7 @@ def test_it_is_off_by_default_and_invalid_uses_are_rejected():
     with pytest.raises(ValueError, match="decoder_negative_form must be one of background, ranking, got 'none'"):
         ShineLoss(**ONLY_DECODER, decoder_negative_form="none")(**inputs)
     inputs["matched_candidates"] = None
-    with pytest.raises(ValueError, match="for the form ranking also matched_candidates"):
+    with pytest.raises(ValueError, match="for the ranking form also matched_candidates"):
         ShineLoss(**ONLY_DECODER, decoder_negative_form="ranking")(**inputs)
     inputs["negative_logits"] = None
     with pytest.raises(ValueError, match="needs a model that returns logits and negative_logits"):

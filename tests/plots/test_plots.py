@@ -199,7 +199,7 @@ def test_long_videos_have_clock_times():
 def test_moments_figure_rejects_invalid_input():
     with pytest.raises(ValueError, match="duration"):
         plot_moments("a query", [], duration_seconds=0)
-    with pytest.raises(ValueError, match="as many clips"):
+    with pytest.raises(ValueError, match="same number of clips"):
         plot_moments("a query", [], duration_seconds=9, saliency=[1, 2], negative_saliency={"level 1": [1, 2, 3]})
     with pytest.raises(ValueError, match="score for each clip"):
         plot_moments("a query", [], duration_seconds=9, saliency=[])

@@ -99,7 +99,7 @@ def test_signal_at_any_step_saves_it_and_the_run_resumes_there(train, uninterrup
         patch.setattr(*at_step(step, lambda: signal.raise_signal(signal.SIGTERM)))
         with pytest.raises(
             TrainingStopped,
-            match=rf"by SIGTERM after step {step} of {STEPS}. Step {step} is saved in .*-{step}: go on .* true\.",
+            match=rf"by SIGTERM after step {step} of {STEPS}. Step {step} is saved in .*-{step}: continue .* true\.",
         ):
             train("--save_total_limit", limit)
     assert last_complete_checkpoint(str(train.output)).endswith(f"checkpoint-{step}")
@@ -150,7 +150,7 @@ def test_run_resumed_from_an_earlier_step_keeps_and_names_its_own_checkpoint(tra
     monkeypatch.setattr(*at_step(6, lambda: signal.raise_signal(signal.SIGTERM)))
     wanted = f"{train.output}/checkpoint-6"
     option = "true" if limit == "1" else wanted
-    with pytest.raises(TrainingStopped, match=rf"saved in {wanted}: go on .* --resume_from_checkpoint {option}\."):
+    with pytest.raises(TrainingStopped, match=rf"saved in {wanted}: continue .* --resume_from_checkpoint {option}\."):
         train("--save_total_limit", limit, "--resume_from_checkpoint", f"{train.output}/checkpoint-4")
     assert {int(path.name.split("-")[1]) for path in train.output.glob("checkpoint-*")} == left
     assert is_complete(wanted)
@@ -180,7 +180,7 @@ def test_step_errors_say_what_is_saved_and_lose_nothing_else(train, uninterrupte
         said = " ".join([str(failed.value), *getattr(failed.value, "__notes__", ())])
         assert (
             f"fter step {step - 1} of {STEPS}" in said
-            and f"Step {saved} is saved in {train.output}/checkpoint-{saved}: go on" in said
+            and f"Step {saved} is saved in {train.output}/checkpoint-{saved}: continue" in said
         )
         assert ("per_device_train_batch_size" in said) == (raised is MemoryError)
     train("--save_total_limit", "1")
@@ -326,7 +326,8 @@ def test_full_disk_stops_training_with_advice_and_loses_nothing(
     with monkeypatch.context() as patch, limit:
         patch.setattr(ShineTrainer, "save_best_model", fill_disk)
         with pytest.raises(
-            OSError, match=rf"{failing} could not be saved: .* Fix the cause. Step 4 is saved in .*checkpoint-4: go on"
+            OSError,
+            match=rf"{failing} could not be saved: .* Fix the cause. Step 4 is saved in .*checkpoint-4: continue",
         ):
             train()
     assert not (train.output / "checkpoint-8").exists()
@@ -396,7 +397,7 @@ def test_loss_watch_reads_nothing_from_the_device_until_checked():
         ([None, None], "an update of the weights broke them"),
         ([(3, ["a"], 4), (2, ["b", "c"], 4), None], "first at step 2, for 2 of 4 queries: b, c"),
         ([(2, ["a"], 2), (2, ["b"], 2)], "first at step 2, for 2 of 4 queries: a, b"),
-        ([(2, ["a", "b"], 2), (2, ["c", "d"], 2)], "for all 4 queries of its batch, so rather the weights"),
+        ([(2, ["a", "b"], 2), (2, ["c", "d"], 2)], "for all 4 queries of its batch, which points to the weights"),
         ([(2, [], 4)], "the loss itself overflowed"),
     ],
 )

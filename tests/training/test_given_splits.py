@@ -89,12 +89,12 @@ def test_rows_without_windows_do_not_count_as_misses(tmp_path, files):
 
 def test_validation_split_without_windows_cannot_select_a_model(tmp_path, files):
     files = {"train": files["train"], "validation": files["test"]}
-    with pytest.raises(ValueError, match="the split validation has no windows"):
+    with pytest.raises(ValueError, match="the validation split has no windows"):
         build_trainer(recipe(tmp_path, spec(files)))
 
 
 def test_unknown_evaluation_splits_are_rejected(tmp_path, files):
-    with pytest.raises(ValueError, match="--eval_splits: no split tset; there are validation, test"):
+    with pytest.raises(ValueError, match="--eval_splits: no split tset; available: validation, test"):
         build_trainer(recipe(tmp_path, spec(files), "--eval_splits", "tset"))
     assert set(run_recipe(recipe(tmp_path, spec(files), "--eval_splits", "val"))) == {"validation"}
 

@@ -73,7 +73,7 @@ def test_command_line_overrides_the_file(tmp_path):
     ("text", "options", "message"),
     [
         ("learning_rat: 1e-3", [], r"unknown key 'learning_rat' \(did you mean 'learning_rate'\?\)"),
-        ("- a\n- b", [], "a recipe is a mapping"),
+        ("- a\n- b", [], "a recipe must be a mapping"),
         ("model: detr", [], "unknown model 'detr'"),
         (
             "irrelevant: random",
@@ -96,7 +96,7 @@ def test_invalid_settings_are_rejected_with_their_name(tmp_path, text, options, 
 
 def test_setting_of_the_other_model_is_rejected():
     recipe = parse_recipe(["--config", "charades_cg_moment_detr_base", "--text_to_video_layers", "3"])
-    with pytest.raises(ValueError, match="text_to_video_layers: not a setting of moment_detr"):
+    with pytest.raises(ValueError, match="not a setting of moment_detr: text_to_video_layers"):
         recipe.config_overrides()
 
 

@@ -186,9 +186,9 @@ def test_hyperparameter_search_creates_the_model_with_model_init(folder, tmp_pat
 def test_missing_or_mismatched_arguments_are_rejected(folder, tmp_path):
     features = {"video_features": str(folder / "FEATURES"), "text_features": "words:dim=12"}
     wrong = [
-        (dict(model="qd_detr", args=None), "args are needed"),
-        (dict(model="qd_detr", video_features=None), "video_features are needed"),
-        (dict(model=None), "a model is needed"),
+        (dict(model="qd_detr", args=None), "args are required"),
+        (dict(model="qd_detr", video_features=None), "video_features are required"),
+        (dict(model=None), "model is required"),
         (dict(model="qd_detr", train_dataset=load_dataset("json", data_files={"a": str(folder / "train.jsonl")}, cache_dir=str(folder / "cache"))),
          r"train_dataset is a dict of splits \(a\): pass one of them, e.g. splits\['a'\]"),
         (dict(model="qd_detr", train_dataset=rows_of(folder).remove_columns("vid")), "train_dataset, row 0.*vid"),

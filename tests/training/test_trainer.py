@@ -225,7 +225,7 @@ def test_unknown_selection_metric_is_rejected_before_training(splits, tmp_path, 
         splits, tmp_path, eval_strategy="steps", eval_steps=40, metric_for_best_model=metric, **settings
     )
     with pytest.raises(
-        ValueError, match=f"metric_for_best_model is '{metric}', which no evaluation .* there are .*validation_mIoU"
+        ValueError, match=f"metric_for_best_model is '{metric}', which no evaluation .* available: .*validation_mIoU"
     ):
         trainer.train()
     assert trainer.state.global_step == 0
