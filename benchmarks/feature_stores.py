@@ -2,8 +2,8 @@
 
     python benchmarks/feature_stores.py [--videos 600] [--dim 1024]
 
-Features are random numbers for 30 to 100 clips, as in Charades. All files are in the page cache, so the work per read is compared, not the
-disk. Each read is summed, so memory-mapped formats pay for their pages. All stores except Parquet validate what they read.
+Features are random numbers for 30 to 100 clips, as in Charades. All files are in the page cache, so this compares the work per read and not
+the disk. Each array is summed, so that memory-mapped formats load their pages. All stores except Parquet validate what they read.
 
 Measured with 600 videos of 1,024 channels, one thread, on a busy machine: a random packed read takes 127 us. It takes 1.3 times as long from
 safetensors (the packed format before Arrow), 3.7 from float16, 7.7 from Parquet, 9 from `.npy` files, 15 from HDF5, and 19 through `datasets`.

@@ -1,4 +1,4 @@
-"""Measure how often our masked queries equal the authors' published ones exactly.
+"""Measure how often our masked queries exactly match the ones that the authors published.
 
     python benchmarks/masking_agreement.py PATH/charades_cg_gpt_train.jsonl.gz [--spacy-model NAME_OR_FOLDER]
 

@@ -1,4 +1,4 @@
-"""Mutation testing: plant one fault after another in the code and find a test that fails, without ../shared.
+"""Mutation testing: inject one fault after another into the code, and find a test that fails, without ../shared.
 
     python -m benchmarks.mutations [--only PART] [--output FILE.md]
 
@@ -144,12 +144,14 @@ def plant(mutation: Mutation, root: Path) -> None:
     """Write the fault into the copy at `root`.
 
     Raises:
-        ValueError: `old` does not occur exactly once.
+        ValueError: if `old` does not occur exactly once.
     """
     path = root / "shine_hf" / mutation.file
     text = path.read_text(encoding="utf-8")
     if text.count(mutation.old) != 1:
-        raise ValueError(f"{mutation.file} has {text.count(mutation.old)} times, not once: {mutation.old}")
+        raise ValueError(
+            f"{mutation.file} must contain this once, but has it {text.count(mutation.old)} times: {mutation.old}"
+        )
     path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
 
 
@@ -195,7 +197,7 @@ def _run_pytest(tests: tuple[str, ...]) -> str | None:
 
 
 def run(mutations: list[Mutation]) -> list[tuple[Mutation, str | None, float]]:
-    """Yield each mutation with the test that caught it (or None) and the seconds it took."""
+    """Return each mutation with the test that caught it (or None) and the seconds it took."""
     os.environ["SHINE_SHARED"] = os.devnull
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     import torch

@@ -1,14 +1,14 @@
-"""Stress test for generating negatives with a language model: two studies with a faulty local server.
+"""Stress-test the generation of negatives with a language model, in two studies with a faulty local server.
 
     python benchmarks/negatives_server.py rate
     python benchmarks/negatives_server.py kill --data-dir ../shared/data [--limit N]
 
-`rate`: the share of the allowed rate that is used at concurrency 64, for a server with a latency and for servers with a
-rate limit (429 with Retry-After above it).
+`rate` measures the share of the allowed rate that is used at concurrency 64, for servers with latency and for servers with a rate limit
+(429 with Retry-After above the limit).
 
-`kill`: `shine-hf negatives generate` for the training split of Charades-CG against a server that corrupts 20 % of its answers and
-limits the rate. The process is killed (-9) five times and restarted. Prints the answers that were paid for twice or lost,
-the peak memory of every process, and the rate.
+`kill` runs `shine-hf negatives generate` for the training split of Charades-CG against a server that corrupts 20 % of its answers and
+limits the rate. The process is killed (SIGKILL) five times and restarted. Prints how many answers were paid for twice or lost, the peak
+memory of every process, and the rate.
 
 The server (tests/negatives/llm/llm_server.py) runs in its own process on the same cores, so rates above about 500
 requests per second measure the machine rather than the client.
@@ -69,7 +69,7 @@ def study_rate(args: argparse.Namespace) -> None:
 
 
 def steady_rate(per_second: dict[str, int], start: float = 0.0, end: float = float("inf")) -> float:
-    """Return the mean rate over the full seconds of a period, without the first one (a full bucket) and the last two."""
+    """Return the mean rate over the full seconds of a period, except for the first (when the bucket is full) and the last two."""
     counts = {int(second): count for second, count in per_second.items() if start <= int(second) < end}
     if len(counts) < 5:
         return float("nan")
@@ -104,10 +104,10 @@ def study_kill(args: argparse.Namespace) -> None:
                 process.send_signal(signal.SIGKILL)
             _, status, usage = os.wait4(process.pid, 0)
             ended = time.monotonic()
-            time.sleep(0.5)  # for replies in flight to the closed sockets
+            time.sleep(0.5)  # Wait for replies in flight to closed sockets.
             stats = server.stats()
             kept = ids_in(cache)
-            assert received <= kept, "cached answers are gone"
+            assert received <= kept, "cached answers were lost"
             received = kept
             rate = steady_rate(stats["taken_per_second"], began, ended if run < args.kills else float("inf"))
             how = f"exit {os.waitstatus_to_exitcode(status)}"
@@ -124,7 +124,7 @@ def study_kill(args: argparse.Namespace) -> None:
     print(f"faults: {stats['counts']}")
     empty = sum(map(len, stats["empty"].values()))
     print(f"requests at the server {stats['requests']}: answers delivered {len(delivered)}, in the cache {len(kept)}")
-    print(f"replies with status 200 and without an answer (error, refusal, nothing), not kept: {empty}")
+    print(f"replies with status 200 but without an answer (error, refusal, empty), not cached: {empty}")
     print(f"asked again although the answer was cached: {asked_again}")
     # The OS frees the memory of a killed process before closing its connections; replies in between are lost.
     print(f"delivered to a process that was being killed: {len(delivered) - len(kept)} in {args.kills} kills")
@@ -143,7 +143,7 @@ def count_answers(path: Path) -> int:
         with AnswerCache(path) as cache:
             return len(cache)
     except ValueError:
-        return 0  # still being created
+        return 0  # The cache is still being created.
 
 
 def ids_in(path: Path) -> set[str]:

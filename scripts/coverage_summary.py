@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def main(file: str) -> None:
-    """Print a line per folder below `shine_hf`, those with the lowest coverage first."""
+    """Print a line per folder in `shine_hf`, with the lowest coverage first."""
     lines, covered = Counter[str](), Counter[str]()
     for name, found in json.loads(Path(file).read_text(encoding="utf-8"))["files"].items():
         parts = Path(name).parts
@@ -17,7 +17,7 @@ def main(file: str) -> None:
         for key in (room, "total"):
             covered[key] += len(found["executed_lines"])
             lines[key] += len(found["executed_lines"]) + len(found["missing_lines"])
-    print("\nCoverage of lines, without those that only run in processes started by tests:")
+    print("\nLine coverage, without lines that only run in subprocesses of tests:")
     for room in sorted(lines, key=lambda room: (room == "total", covered[room] / max(lines[room], 1))):
         print(f"  {room:<16}{covered[room]:>7,} of {lines[room]:>7,}{covered[room] / max(lines[room], 1):>7.0%}")
 

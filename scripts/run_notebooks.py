@@ -20,14 +20,14 @@ def run(path: Path, folder: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(folder)}}).execute()
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # The times of the run.
+        cell.metadata.pop("execution", None)  # Execution times.
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     nbformat.write(notebook, path)
 
 
 def main() -> None:
-    """Run the notebooks that the command line names."""
+    """Run the notebooks given on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", nargs="*", type=Path, default=sorted(NOTEBOOKS.glob("*.ipynb")))
     parser.add_argument("--folder", type=Path, help="where to run them (default: a temporary folder)")

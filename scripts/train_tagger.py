@@ -2,9 +2,9 @@
 
     python scripts/train_tagger.py --train en_ewt-ud-train.conllu --dev en_ewt-ud-dev.conllu --output tagger
 
-Captions differ from the texts in treebanks, e.g. verbs follow bare nouns ("person opens the door"). So the training data has each
-sentence as it is; some sentences also in lower case; and sentences with subject pronouns also with noun phrases instead ("he opens"
--> "a person opens"). The result is a spaCy pipeline for `shine-hf negatives … --spacy-model tagger`, under the license of the treebank.
+Captions differ from the texts in treebanks, e.g. verbs follow bare nouns ("person opens the door"). Therefore, the training data contains
+each sentence unchanged, some sentences also in lower case, and sentences with subject pronouns also with noun phrases in their place ("he
+opens" -> "a person opens"). The result is a spaCy pipeline for `shine-hf negatives … --spacy-model tagger`, under the license of the treebank.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def train(nlp: Language, sentences: list[list[Word]], dev: list[list[Word]], ste
         if step % evaluate_every == 0 or step == steps:
             with nlp.use_params(optimizer.averages):
                 accuracy = nlp.evaluate(dev_examples)["pos_acc"]
-                if accuracy >= best:  # Prefer the longest training among equals, which has seen more captions.
+                if accuracy >= best:  # Among equals, prefer the latest weights, which have seen more captions.
                     best, best_weights = accuracy, nlp.to_bytes()
             print(f"step {step:,}: accuracy {100 * accuracy:.2f} % on the development set")
     nlp.from_bytes(best_weights)

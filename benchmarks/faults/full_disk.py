@@ -1,8 +1,8 @@
-"""Train on disks that are too small, of many sizes, so that they fill up at many points of a save. Needs root, for a tmpfs.
+"""Train on disks of various small sizes, so that they fill up at different points of a save. Needs root to mount a tmpfs.
 
     sudo python -m benchmarks.faults.full_disk [--steps 30] [--sizes-kib 200 400 600 …]
 
-After each failure, the disk is enlarged and the same command is run again. The result is compared with that of a run with enough space.
+After each failure, the disk is enlarged and the same command is run again. The result is compared with a run that had enough space.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
             subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", run.output], check=True)
             try:
                 status = run.start().wait()
-                said = re.findall(r"error: (.* could not be saved.*)", run.log())
+                messages = re.findall(r"error: (.* could not be saved.*)", run.log())
                 step = run.last_complete_step()
                 subprocess.run(["mount", "-o", "remount,size=100m", run.output], check=True)
                 run.finish()
@@ -42,7 +42,7 @@ def main() -> None:
                     f"{size} KiB: status {status}, complete up to step {step}; resumed: {'identical bit for bit' if same else 'DIFFERENT'}"
                 )
                 print(
-                    f"    {said[0].replace(str(run.output), 'OUT') if said else run.log().strip().splitlines()[-1]}",
+                    f"    {messages[0].replace(str(run.output), 'OUT') if messages else run.log().strip().splitlines()[-1]}",
                     flush=True,
                 )
             finally:

@@ -1,9 +1,9 @@
-"""Kill a real training run repeatedly at random times, and compare its result with that of an uninterrupted run.
+"""Kill a real training run repeatedly at random times, and compare its result with an uninterrupted run.
 
     python -m benchmarks.faults.kills [--kills 20] [--steps 400] [--seed 0]
 
-Every other kill is a SIGTERM, after which the run must exit with status 143 and a checkpoint; the others are SIGKILL. A kill comes within the time
-of two checkpoints after the first sign of a new one, so many kills hit a save.
+Every other kill is a SIGTERM, after which the run must exit with status 143 and a checkpoint; the others are SIGKILL. Each kill comes within two
+checkpoint intervals after a new checkpoint first appears, so many kills hit a save.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ def main() -> None:
     args = parser.parse_args()
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
-        left_alone, killed = (Run(Path(folder), name, args.steps) for name in ("left_alone", "killed"))
-        left_alone.finish()
-        saved = {int(path.name.split("-")[1]): path.stat().st_mtime for path in left_alone.output.glob("checkpoint-*")}
+        uninterrupted, killed = (Run(Path(folder), name, args.steps) for name in ("uninterrupted", "killed"))
+        uninterrupted.finish()
+        checkpoints = uninterrupted.output.glob("checkpoint-*")
+        saved = {int(path.name.split("-")[1]): path.stat().st_mtime for path in checkpoints}
         first, last = min(saved), max(saved)
         interval_seconds = (saved[last] - saved[first]) / (last - first) * SAVE_STEPS
         print(f"uninterrupted: {args.steps} steps, a checkpoint every {SAVE_STEPS}, {interval_seconds:.2f} s apart")
@@ -57,7 +58,7 @@ def main() -> None:
             ]
             assert not (is_half and kind is signal.SIGTERM)
         killed.finish()
-        same = killed.is_same_as(left_alone)
+        same = killed.is_same_as(uninterrupted)
         print(
             f"{half_written} half-written checkpoints; losses and weights are {'identical bit for bit' if same else 'DIFFERENT'}"
         )

@@ -1,4 +1,4 @@
-"""A small real training run of `train.py` for the fault scripts of this folder, and a comparison with an uninterrupted one."""
+"""A small but real run of `train.py` for the fault scripts in this folder, and its comparison with an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ SAVE_STEPS = 10
 
 class Run:
     """
-    A training run in its own folder, by a command that always resumes from the last complete checkpoint.
+    A training run in its own folder, with a command that always resumes from the last complete checkpoint.
 
     Args:
-        folder: Contains `data`, which all runs of a script share, and the output folder `name`.
-        max_steps: Number of steps; every `SAVE_STEPS`, there is a checkpoint and an evaluation.
-        launcher: Command that starts `train.py`; default: Python.
-        more: More options of `train.py`.
+        folder: Folder for `data`, which all runs of a script share, and for the output folder `name`.
+        name: Name of the output folder.
+        max_steps: Number of steps, with a checkpoint and an evaluation every `SAVE_STEPS`.
+        launcher: Command that starts `train.py`; by default, Python.
+        more: Additional options for `train.py`.
     """
 
     def __init__(
@@ -55,16 +56,16 @@ class Run:
             )
 
     def finish(self) -> None:
-        """Run the command and wait for its end.
+        """Run the command and wait for it to finish.
 
         Raises:
-            RuntimeError: The command fails; the message has the end of the log.
+            RuntimeError: if the command fails. The message contains the end of the log.
         """
         if self.start().wait() != 0:
             raise RuntimeError(self.log()[-2000:])
 
     def log(self) -> str:
-        """Return the output of all starts of the command."""
+        """Return the output of all runs of the command."""
         return self.output.with_suffix(".log").read_text(errors="replace")
 
     def last_step(self) -> int:

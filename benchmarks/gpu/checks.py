@@ -23,7 +23,7 @@ MODELS = {
 
 
 def check_model(name: str, device: str) -> None:
-    """Check that outputs, loss and gradients on both devices agree to 1e-3 (float32 without TF32, with padding)."""
+    """Check that outputs, loss and gradients on both devices agree within 1e-3 (float32 without TF32, with padding)."""
     config_class, model_class = MODELS[name]
     torch.manual_seed(0)
     model = model_class(config_class(video_dim=VIDEO_DIM, text_dim=TEXT_DIM, **TINY)).eval()
@@ -86,7 +86,7 @@ def check_trainer(device: str, folder: Path) -> None:
         losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
     entire, resumed = losses
     if not min(entire[-3:]) < entire[0]:
-        raise AssertionError(f"the loss did not fall: {entire}")
+        raise AssertionError(f"the loss did not decrease: {entire}")
     torch.testing.assert_close(torch.tensor(resumed[-6:]), torch.tensor(entire[-6:]), rtol=1e-3, atol=1e-3)
 
 

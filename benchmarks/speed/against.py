@@ -1,8 +1,8 @@
-"""Compare the training step of this checkout with that of another commit, in one run.
+"""Compare the training steps of this checkout and another commit, in one run.
 
     python -m benchmarks.speed.against COMMIT [--repeats 7] [--threads 2] [--device cpu]
 
-The two alternate. CPU time is compared because other processes affect it less than wall time.
+The two steps alternate. CPU time is compared, since other processes affect it less than wall time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ while input() == "run":
 
 
 def against(commit: str, repeats: int, threads: int, device: str, steps: int = 3) -> tuple[float, float]:
-    """Return the median CPU seconds of the SHINE step at the commit and here."""
+    """Return the median CPU seconds of the SHINE step at the commit and in this checkout."""
     with tempfile.TemporaryDirectory() as there, contextlib.ExitStack() as stack:
         archive = subprocess.run(
             ["git", "archive", commit, "shine_hf", "benchmarks"], cwd=REPOSITORY, check=True, capture_output=True

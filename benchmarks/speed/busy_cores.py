@@ -1,10 +1,10 @@
-"""Time `shine-hf train` on a CPU as it is and with each fixed choice of threads, while 0, 1 and 2 other processes are busy.
+"""Time `shine-hf train` on a CPU with its default behavior and with fixed numbers of threads, next to 0, 1 and 2 busy processes.
 
     shine-hf demo --output-dir outputs/shapes_cg
-    python -m benchmarks.speed.busy_cores [--data outputs/shapes_cg] [--steps 120] [--busy 0 1 2] [-- OPTION…]
+    python -m benchmarks.speed.busy_cores [--data outputs/shapes_cg] [--steps 150] [--busy 0 1 2] [-- OPTION…]
 
-Options after `--` are those of `shine-hf train`, e.g. `--hidden_size 256 --per_device_train_batch_size 32`. The ratio is the time per step
-against that of the best fixed choice at the same load.
+Options after `--` are passed to `shine-hf train`, e.g. `--hidden_size 256 --per_device_train_batch_size 32`. The ratio is the time per step
+divided by the time of the best fixed choice at the same load.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from shine_hf.training.threads import AdaptThreads
 AdaptThreads.on_train_begin = lambda *args, **kwargs: None
 {AS_IT_IS}
 """
-# The number of spins is libgomp's own default; `shine-hf` leaves it alone once it is set.
+# The number of spins is libgomp's default. `shine-hf` does not change the variable if it is set.
 SPINNING = {"GOMP_SPINCOUNT": "300000"}
 CHOICES: dict[str, tuple[str, dict[str, str]]] = {
     "one thread": (ON_ALL_CORES, {"OMP_NUM_THREADS": "1"}),
@@ -35,13 +35,13 @@ CHOICES: dict[str, tuple[str, dict[str, str]]] = {
     "all threads": (ON_ALL_CORES, SPINNING),
 }
 LIMIT = 2
-"""A choice that takes this many times as long as the slowest one before it is stopped: spinning threads can block each other for minutes."""
+"""A choice is stopped once it takes this many times as long as the slowest previous one: spinning threads can block each other for minutes."""
 
 
 def milliseconds(
     script: str, variables: dict[str, str], options: Sequence[str], steps: int, limit: float | None = None
 ) -> float:
-    """Train for some steps, and return the milliseconds per step; infinity after `limit` seconds."""
+    """Train for some steps, and return the milliseconds per step, or infinity after `limit` seconds."""
     with tempfile.TemporaryDirectory() as folder:
         schedule = f"--output_dir {folder} --max_steps {steps} --warmup_steps 1 --eval_strategy no --save_strategy no"
         command = [sys.executable, "-c", script, *options, *schedule.split(), "--eval_splits", "validation"]
@@ -57,7 +57,7 @@ def milliseconds(
 
 @contextlib.contextmanager
 def other_work(count: int) -> Iterator[None]:
-    """Keep `count` processes busy, each in a session of its own, as in another terminal. They end with this process, even if it is killed."""
+    """Keep `count` processes busy, each in its own session, as in another terminal. They end with this process, even if it is killed."""
     command = [sys.executable, "-c", f"import os\nwhile os.getppid() == {os.getpid()}: pass"]
     busy = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
     try:
@@ -69,7 +69,7 @@ def other_work(count: int) -> Iterator[None]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print a line per load and choice."""
+    """Print a line for each load and choice."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("outputs/shapes_cg"), help="output of `shine-hf demo`")
     parser.add_argument("--steps", type=int, default=150)
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         best = min(took for name, took in found.items() if name != "as it is")
         for name, took in found.items():
             print(
-                f"{count} busy   {name:<28}{took:8,.0f} ms per step   {took / best:5.2f} of the best fixed choice",
+                f"{count} busy   {name:<28}{took:8,.0f} ms per step   {took / best:5.2f} times the best fixed choice",
                 flush=True,
             )
 

@@ -1,9 +1,9 @@
-"""Measure feature extraction: frames per second with 0, 1 and 2 decoding workers, and of the decoder without an encoder.
+"""Measure the frames per second of feature extraction with 0, 1 and 2 decoding workers, and of decoding only.
 
     OMP_NUM_THREADS=1 python -m benchmarks.speed.extraction [VIDEO…] [--encoder clip:MODEL] [--clip-length 2]
 
-Without videos, four made-up ones of a minute each are used; without `--encoder`, a randomly initialized CLIP of the size of ViT-B/32. All
-frames of the videos count, not only those that are encoded.
+Without videos, four generated videos of one minute each are used; without `--encoder`, a randomly initialized CLIP of the size of ViT-B/32.
+All frames of the videos count, not only the encoded ones.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             target = folder / f"workers_{workers}"
             extract_features(videos, target, encoder, args.clip_length, workers=workers, progress=False)
 
-        # Imports and the first call of the encoder are not part of the speed.
+        # Do not time imports and the first call of the encoder.
         warm_up = folder / "warm_up.mp4"
         write_blocks(warm_up, seconds=1)
         extract_features([warm_up], folder / "warm_up", encoder, args.clip_length, progress=False)

@@ -1,10 +1,10 @@
-"""Measure the input pipeline: throughput against the training step, start-up time, and the share of padding.
+"""Measure the input pipeline: its throughput compared with the training step, its start-up time, and the share of padding.
 
     python -m benchmarks.speed.input_pipeline [--videos 6000] [--data-dir ../shared/data] [--threads 2]
 
-Writes packed features of made-up videos (float16, 1,024 channels, 64 clips on average). Then times, in one run: opening them, reading random videos, collating
-full training batches (32 queries, three hard negatives, an irrelevant query), and the SHINE training step of benchmarks/speed/step.py on such a batch. With
-`--data-dir`, also prints the share of padding in batches of Charades-CG videos, drawn at random and grouped by length.
+Writes packed features of generated videos (float16, 1,024 channels, 64 clips on average). Then times, in one run, opening the store, reading random videos, collating
+full training batches (32 queries, each with three hard negatives and an irrelevant query), and the SHINE training step of benchmarks/speed/step.py on such a batch. With
+`--data-dir`, also prints the share of padding in batches of Charades-CG videos, in random order and grouped by length.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WORDS = "a person opens the tall door and then slowly takes two red cups from be
 
 
 class MadeUpFeatures(FeatureStore):
-    """Features to pack: a random walk per video."""
+    """Random features to pack, drawn per video."""
 
     spec = "random"
     _dim = VIDEO_DIM
@@ -84,7 +84,7 @@ def seconds_per_turn(run, turns: int) -> float:
 
 
 def padding_share(lengths: list[int], order: list[int]) -> float:
-    """Return the share of clips of all batches that are padding."""
+    """Return the share of padding among the clips of all batches."""
     batches = [[lengths[i] for i in order[first : first + BATCH]] for first in range(0, len(order), BATCH)]
     return 1 - sum(map(sum, batches)) / sum(max(batch) * len(batch) for batch in batches)
 

@@ -35,7 +35,7 @@ def write_blocks(path: Path, seconds: float) -> None:
 
 
 def repeat(source: Path, target: Path, times: int) -> None:
-    """Yield the packets of a video repeatedly, without re-encoding."""
+    """Write a video that repeats another one, without re-encoding it."""
     with av.open(str(target), "w") as output:
         stream = None
         for turn in range(times):

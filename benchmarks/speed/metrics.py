@@ -3,7 +3,7 @@
     python benchmarks/speed/metrics.py --queries 1550 --repeats 5
     python benchmarks/speed/metrics.py --submission preds.jsonl.gz --ground-truth gt.jsonl
 
-The two alternate in one process, on one thread, and must agree on every metric; the ratio is that of the medians. The tests also use
+The two alternate in one process, on one thread, and must agree on every metric. The ratio compares their medians. The tests also use
 `loop_scorer` as an independent implementation.
 """
 
@@ -98,14 +98,14 @@ def area(precision: np.ndarray, recall: np.ndarray) -> float:
 
 
 def cross_iou(prediction: list, window: list) -> float:
-    """Return the intersection over the sum of the lengths minus the intersection; 0 for empty windows."""
+    """Return the intersection divided by the union (sum of the lengths minus the intersection); 0 for empty windows."""
     shared = max(0.0, min(prediction[1], window[1]) - max(prediction[0], window[0]))
     union = (prediction[1] - prediction[0]) + (window[1] - window[0]) - shared
     return shared / union if union else 0.0
 
 
 def hull_iou(prediction: list, window: list) -> float:
-    """Return the intersection over the hull; 0 for empty windows."""
+    """Return the intersection divided by the hull; 0 for empty windows."""
     shared = max(0.0, min(prediction[1], window[1]) - max(prediction[0], window[0]))
     hull = max(prediction[1], window[1]) - min(prediction[0], window[0])
     return shared / hull if hull else 0.0

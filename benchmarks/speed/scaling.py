@@ -1,11 +1,11 @@
-"""Measure how the time of a SHINE training step grows with hard negatives, clips and batch size, as numbers and in one figure.
+"""Measure how the time of a SHINE training step grows with hard negatives, clips and batch size, in numbers and one figure.
 
     python -m benchmarks.speed.scaling [--repeats 3] [--threads 2] [--output benchmarks/speed/results/scaling]
 
 Each panel changes one size of the reference batch of step.py (batch 32, 64 clips, three hard negatives and an irrelevant query) and times our step
-in float32 on a CPU. For more clips the batch is smaller, so that every step has 2,048 clips and the longest videos fit into memory (about 10 GB); this
-panel shows the time per video. All points alternate, and medians are shown. The growth exponent is the slope on log-log axes: 1 is linear growth,
-2 is quadratic. Writes OUTPUT.json and OUTPUT.png.
+in float32 on a CPU. With more clips, the batch is smaller, so that every step has 2,048 clips and the longest videos fit into memory (about 10 GB);
+this panel shows the time per video. All points alternate, and medians are shown. The growth exponent is the slope on log-log axes: 1 means linear
+growth, 2 means quadratic growth. Writes OUTPUT.json and OUTPUT.png.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CLIPS_PER_STEP, MOST_HARD_NEGATIVES = BATCH * CLIPS, 8
 
 @dataclass(frozen=True)
 class Curve:
-    """Step times for one varied size: `batches[i]` are the arguments of `make_batch` at `sizes[i]`, and the time is shown per `per[i]`."""
+    """Step times for one varied size: `batches[i]` are the arguments of `make_batch` at `sizes[i]`, and the time is divided by `per[i]`."""
 
     name: str
     unit: str
@@ -46,7 +46,7 @@ def curves() -> list[Curve]:
     batches = [1, 2, 4, 8, 16, 32, 64]
     return [
         Curve(
-            # The query and the irrelevant query are always encoded, so growth in proportion to 2 + hard negatives is optimal.
+            # The query and the irrelevant query are always encoded, so growth proportional to 2 + hard negatives is optimal.
             f"queries encoded per video (2 + hard negatives); batch {BATCH}, {CLIPS} clips",
             "s per step",
             [2 + count for count in hard_negatives],

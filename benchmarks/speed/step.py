@@ -1,12 +1,12 @@
-"""Measure a training step and an evaluation against the style of the public code.
+"""Compare a training step and an evaluation with the style of the public code.
 
     python -m benchmarks.speed.step [--repeats 7] [--threads 2] [--device cpu] [--output FILE.json]
 
 Shape: batch 32, 64 clips of 1,024 features and 2 endpoint features, 12 words, three hard negatives and an irrelevant query, full base loss.
 The reference style uses our own modules and gives the same loss (checked before timing): a separate pass, with decoder, for the query and for
 each negative, torch's own kernels, plain attention, glibc's defaults, and a loop over the samples for the losses. Each variant has its own process,
-because malloc settings apply per process. The variants alternate, and medians are compared. The time of only the matrix products of our step,
-in the same shapes and layouts, with our kernels and with torch's, is a lower bound for the entire step.
+because malloc settings apply per process. The variants alternate, and medians are compared. As a lower bound for the entire step, only its matrix
+products are timed too, in the same shapes and layouts, with our kernels and with torch's.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def make_batch(batch=BATCH, clips=CLIPS, words=WORDS, negatives=HARD_NEGATIVES +
 
 
 def our_loss(model, inputs, shine: ShineLoss | None) -> torch.Tensor:
-    """What [`ShineTrainer`] computes."""
+    """Compute the loss as [`ShineTrainer`] does."""
     if shine is None:
         inputs = inputs | {name: inputs[name][:, -1:] for name in inputs if name.startswith("negative")}
     outputs = model(**inputs)
@@ -182,8 +182,8 @@ def our_step(shine: ShineLoss | None, device: str, bf16: bool = False) -> Step:
     return Step(our_loss, make_batch(device=device), shine, device, bf16)
 
 
-def products_of_our_step(shine: ShineLoss, device: str, in_torchs_kernels: bool = False) -> MatrixProducts:
-    step = Step(our_loss, make_batch(device=device), shine, device, our_kernels=not in_torchs_kernels)
+def products_of_our_step(shine: ShineLoss, device: str, use_torch_kernels: bool = False) -> MatrixProducts:
+    step = Step(our_loss, make_batch(device=device), shine, device, our_kernels=not use_torch_kernels)
     with MatrixProducts() as products:
         step()
     return products
@@ -221,7 +221,7 @@ def check_same_loss(device: str) -> None:
 
 
 def measure(repeats: int, threads: int, device: str) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the seconds of every variant and the important ratios by name; targets are part of the name."""
+    """Return the seconds of each variant, and the important ratios by name. Names include the targets."""
     check_same_loss(device)
     shine = ShineLoss()
     seconds = interleaved(

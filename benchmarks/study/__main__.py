@@ -2,13 +2,13 @@
 
     python -m benchmarks.study NAME [--data-dir ../shared/data] [--workers 2] [--seeds 0 1] [--variants base shine] [--report-only] [--results DIR] [-- --max_steps 51800 --video_features I3D …]
 
-NAME is a file in benchmarks/study/studies (or a path). Each run is a `train.py` in its own process, under `outputs/studies/NAME`; the workers share the cores. The same
-command resumes a study that was stopped or killed: finished runs are kept, others are resumed from their last checkpoint. Each run writes a JSON to
-`benchmarks/study/results/NAME/runs`. Tables and figures are made from these and from the results of every query. The card of the best model is kept in
+NAME is a file in benchmarks/study/studies (or a path). Each run is a `train.py` process with an output folder in `outputs/studies/NAME`; the workers share the cores. The same
+command resumes a study that was stopped or killed: finished runs are kept, and others are resumed from their last checkpoint. Each run writes a JSON to
+`benchmarks/study/results/NAME/runs`. Tables and figures are made from these files and from the results of every query. The card of the best model is kept in
 `model_cards/studies`.
 
-Options after `--` override the recipe of every run, e.g. for the same study on other features. They need their own `--results` folder, whose name is also used for the
-runs, and `--features` to describe the features in the tables.
+Options after `--` override the recipe of every run, e.g. for the same study on other features. They require their own `--results` folder, whose name is also used for the
+runs, and, for other features, `--features` to describe these in the tables.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def save_best_card(study: Study, runs: Sequence[Run], folder: Path) -> Path:
-    """Copy the card of the model that was best on the validation videos; its weights are not moved."""
+    """Copy the card, but not the weights, of the model that was best on the validation videos."""
     best = max(runs, key=lambda run: run.results[f"{SELECTED_ON}_mIoU"])
     folder.mkdir(parents=True, exist_ok=True)
     return Path(shutil.copy(study.run_folder(best.variant, best.seed) / "README.md", folder / f"{study.name}.md"))

@@ -2,12 +2,12 @@
 
     python -m benchmarks.study.charades_files --data-dir ../shared/data --output outputs/studies/files/charades_cg
 
-* `train.jsonl`, `test_trivial.jsonl`, `novel_composition.jsonl`, `novel_word.jsonl`: the splits. The test rows have lexical negatives, whatever a
-  model is trained with, so the saliency order is measured on the same sentences for all models.
+* `train.jsonl`, `test_trivial.jsonl`, `novel_composition.jsonl`, `novel_word.jsonl`: the splits. The test rows have lexical negatives, whatever
+  negatives a model is trained with, so the saliency order is measured on the same sentences for all models.
 * `calibration/{train,seen,novel}.jsonl`: the protocol of the benchmark applied inside its training split, to choose the strengths of simulated
   features without using the test splits. Some training videos are held out. Some verb-noun pairs of their queries are declared novel: all other queries
   with such a pair are removed from training, while each word of the pair still occurs there.
-* `glove.safetensors`, `glove.txt`: word vectors and their words, if DATA/glove exists. Only the studies that use them need them.
+* `glove.safetensors`, `glove.txt`: word vectors and their words, if DATA/glove exists. Only some studies need them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def write_jsonl(rows: Iterable[dict], path: Path) -> None:
 
 
 def copy_vectors(data_dir: Path, output: Path) -> None:
-    """Copy the table of word vectors and its words to `glove.safetensors` and `glove.txt`, names that studies can use."""
+    """Copy the table of word vectors and its words to `glove.safetensors` and `glove.txt`, the names that studies use."""
     output.mkdir(parents=True, exist_ok=True)
     for suffix in (".safetensors", ".txt"):
         (source,) = (data_dir / "glove").glob(f"*{suffix}")
@@ -50,7 +50,7 @@ def copy_vectors(data_dir: Path, output: Path) -> None:
 
 
 def pairs_of(query: TaggedQuery) -> set[tuple[str, str]]:
-    """Return all verb-noun pairs of a query, except for nouns of the acting people."""
+    """Return all verb-noun pairs of a query, without nouns for the people who act."""
     words = [(token.lower(), tag) for token, tag in zip(query.tokens, query.parts_of_speech)]
     verbs, nouns = ({word for word, tag in words if tag == kind} for kind in ("VERB", "NOUN"))
     return set(product(verbs, nouns - {"person", "people", "man", "woman"}))

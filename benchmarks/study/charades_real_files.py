@@ -1,10 +1,10 @@
-"""Make the files of the study on real features: CLIP features of Charades videos and the Charades-CG queries that they cover.
+"""Make the files of the study on real features: CLIP features of Charades videos, and the Charades-CG queries of these videos.
 
     python -m benchmarks.study.charades_real_files --data-dir ../shared/data --rows outputs/studies/files/charades_cg --output outputs/studies/files/charades_real
 
 * `video/VID.npz`, `all/VID.npz`: the features, one row per second. Each channel has mean 0 within each video (`video`) or over all training videos (`all`); both are divided by the
-  channel's standard deviation over the training videos. CLIP features of one video are very similar: changes within a video are a small part of the raw features.
-* `SPLIT.jsonl`: the rows of `--rows` (see charades_files.py) whose video is covered. `gpt-3.5-turbo.jsonl`: the authors' negatives of these training rows.
+  channel's standard deviation over the training videos. The CLIP features of a video are all very similar: only a small part of them changes within the video.
+* `SPLIT.jsonl`: the rows in `--rows` (see charades_files.py) whose videos have features. `gpt-3.5-turbo.jsonl`: the authors' negatives of these training rows.
 * `glove.safetensors`, `glove.txt`: word vectors and their words.
 
 The features are research data without a stated license: we publish neither them nor models trained on them.
@@ -54,7 +54,7 @@ def main() -> None:
     """Write the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", required=True, type=Path, help="folder with charades_clip and glove")
-    parser.add_argument("--rows", required=True, type=Path, help="folder that charades_files.py wrote")
+    parser.add_argument("--rows", required=True, type=Path, help="output folder of charades_files.py")
     parser.add_argument("--output", required=True, type=Path)
     args = parser.parse_args()
     features = read_features(args.data_dir / "charades_clip")

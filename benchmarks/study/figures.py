@@ -27,7 +27,7 @@ def curve(run: Run) -> list[tuple[int, float]]:
 
 
 def results_figure(study: Study, runs: Sequence[Run]) -> Figure:
-    """Draw R1@0.5, mIoU and the saliency order: a row per variant, a color per split, a dot per seed and a ring at the mean."""
+    """Draw R1@0.5, mIoU and the saliency order, with a row per variant, a color per split, a dot per seed and a ring at the mean."""
     shown = [
         name
         for name in ("R1@0.5", "mIoU", "positive>level1")

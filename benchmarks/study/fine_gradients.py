@@ -1,9 +1,9 @@
-"""Measure where the fine ranking loss pushes, for the trained models of a study on its training queries.
+"""Measure the gradients of the fine ranking loss for the trained models of a study, on its training queries.
 
     python -m benchmarks.study.fine_gradients NAME [--variants …] [--queries 1600]
 
-Prints for each variant (first finished seed) the mean saliency inside the moment for the query, each level of its negatives and the irrelevant query; and for each distance of the loss,
-the mean hinges and the gradient on each of them. If almost no gradient reaches the negatives, the model does not learn from them.
+For each variant (first finished seed), prints the mean saliency inside the moment under the query, each level of its negatives and the irrelevant query. For each distance of the
+loss, also prints the mean hinges and the gradient with respect to each of these scores. If the negatives get almost no gradient, the model does not learn from them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .trained_run import TrainedRun
 
 
 def measure(run: TrainedRun, queries: int) -> dict[str, list[float]]:
-    """Return means over the queries: `saliency` (query, levels, irrelevant), and for each distance its `hinges` and `gradient` (on query, levels, irrelevant)."""
+    """Return means over the queries: `saliency` (query, levels, irrelevant), and for each distance its `hinges` and its `gradient` (in the same order as the saliency)."""
     trainer = run.trainer
     trainer.model.eval()
     found = defaultdict(list)
@@ -53,7 +53,7 @@ def measure(run: TrainedRun, queries: int) -> dict[str, list[float]]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", metavar="NAME", help="study with finished runs")
-    parser.add_argument("--variants", nargs="+", help="these only")
+    parser.add_argument("--variants", nargs="+", help="measure only these")
     parser.add_argument(
         "--queries", type=int, default=1600, help="number of queries, from the start of the training split"
     )

@@ -1,4 +1,4 @@
-"""Measure how well a model finds moments in long videos: join held-out videos, and search each joined video for each query.
+"""Measure how well a model finds moments in long videos: join held-out videos, and search the joined videos for their queries.
 
     python -m benchmarks.study.joined_videos --model MODEL --dataset novel_composition.jsonl --video-features npz:FEATURES [--join 8]
 

@@ -1,4 +1,4 @@
-"""Tables of a study: means and standard deviations over seeds, and paired intervals."""
+"""Write the tables of a study: means and standard deviations over seeds, and paired intervals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUERY_METRICS: dict[str, Callable[[dict], float]] = {
 
 
 def write_report(study: Study, runs: Sequence[Run], folder: Path) -> str:
-    """Write `README.md`, `summary.json`, the figures and a JSON per run into a folder; return the tables."""
+    """Write `README.md`, `summary.json`, the figures and a JSON per run to a folder. Return the tables."""
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     for run in runs:
         path = folder / "runs" / f"{run.variant}_seed{run.seed}.json"
@@ -55,7 +55,7 @@ def write_report(study: Study, runs: Sequence[Run], folder: Path) -> str:
 
 
 def results_table(study: Study, runs: Sequence[Run]) -> str:
-    """Return a Markdown table: a row per split and variant, mean ± sample standard deviation over seeds."""
+    """Return a Markdown table with a row per split and variant: mean ± sample standard deviation over seeds."""
     metrics = [
         name for name in REPORTED if any(f"{split}_{name}" in run.results for run in runs for split in study.splits)
     ]
@@ -100,7 +100,7 @@ def compare(study: Study, runs: Sequence[Run]) -> Iterator[dict]:
 
 
 def comparison_table(comparisons: Sequence[dict]) -> str:
-    """Return a Markdown table: a row per pair and split, the difference with its interval; bold if the interval excludes 0."""
+    """Return a Markdown table with a row per pair and split: the difference with its interval, in bold if the interval excludes 0."""
     if not comparisons:
         return ""
     metrics = list(dict.fromkeys(entry["metric"] for entry in comparisons))

@@ -2,8 +2,8 @@
 
     python -m benchmarks.study.reranking NAME [--variants …] [--weights 0.5 1 2 4 8 16] [--results DIR]
 
-The processor raises the score of a moment by `saliency_weight` times the contrast between the saliency inside and outside it. The weight of each variant is chosen on the validation videos
-(mean mIoU of its seeds) and then used once on the test splits. Tables and figures have the format of `python -m benchmarks.study`.
+The processor raises the score of a moment by `saliency_weight` times the contrast between the saliency inside and outside the moment. The weight of each variant is chosen on the validation
+videos (by the mean mIoU over its seeds) and then used once on the test splits. Tables and figures have the format of `python -m benchmarks.study`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def rerank(study: Study, runs: Sequence[Run], weights: Sequence[float]) -> Itera
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", metavar="NAME", help="study with finished runs")
-    parser.add_argument("--variants", nargs="+", help="these only")
+    parser.add_argument("--variants", nargs="+", help="rerank only these")
     parser.add_argument("--weights", type=float, nargs="+", default=[0.5, 1.0, 2.0, 4.0, 8.0, 16.0])
     parser.add_argument(
         "--results", type=Path, help="folder for the tables (default: benchmarks/study/results/NAME_saliency)"

@@ -1,4 +1,4 @@
-"""Start the processes of a study, and stop them all when one fails or the study is stopped."""
+"""Start the processes of a study, and stop all of them if one fails or the study is stopped."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Runner:
         self._stopped = threading.Event()
 
     def prepare(self) -> None:
-        """Run each command that makes the files of the study once."""
+        """Run the commands that make the files of the study, each only once."""
         done = self.study.folder / "prepared.json"
         finished = json.loads(done.read_text()) if done.is_file() else []
         for command in self.study.prepare:
@@ -48,7 +48,7 @@ class Runner:
                 done.write_text(json.dumps(finished, indent=2) + "\n")
 
     def run_all(self, seeds: Sequence[int], variants: Sequence[str]) -> None:
-        """Run what is unfinished. Seeds are the outer loop, so a study that is stopped early has all variants for some seeds."""
+        """Run all unfinished runs. Seeds are the outer loop, so a study that is stopped early has all variants for some seeds."""
         study = self.study
         runs = [(variant, seed) for seed in seeds for variant in variants]
         left = [run for run in runs if study.results(*run) is None]
@@ -57,7 +57,7 @@ class Runner:
             ThreadPoolExecutor(self.workers) as pool,
         ):
             futures = [pool.submit(self._run, variant, seed, progress) for variant, seed in left]
-            # A failed run stops the others; their errors must not hide the cause.
+            # A failed run stops the others, whose errors must not hide the cause.
             errors = [error for future in futures if (error := future.exception())]
             if errors:
                 raise next((error for error in errors if not isinstance(error, Stop)), errors[0])
@@ -83,7 +83,7 @@ class Runner:
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
         with open(log, "a", encoding="utf-8") as file:
-            # A separate session: Ctrl-C reaches only this process, which then makes the runs save a checkpoint.
+            # In separate sessions, so that Ctrl-C only reaches this process, which then asks the runs to save a checkpoint.
             process = subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
             )

@@ -2,10 +2,10 @@
 
 The keys of a study file (`benchmarks/study/studies/NAME.yaml`):
 
-    extends            (optional) another file of the folder, whose keys are the defaults: `recipe` is merged key by key, and the commands
-                       of `prepare` are appended. Files whose names start with an underscore are only for extending.
+    extends            (optional) another file in the folder, whose keys are the defaults: `recipe` is merged key by key, and the commands
+                       in `prepare` are appended. Files whose names start with an underscore are only meant to be extended.
     title, features    title and description of the features, shown with every table
-    prepare            commands that make its files, each run once; {data_dir} is the folder with the original annotations
+    prepare            commands that make the files of the study, each run once; {data_dir} is the folder with the original annotations
     recipe             recipe keys shared by all runs
     seeds              training seeds
     splits             splits to report
@@ -85,7 +85,7 @@ class Study:
         return self.folder / f"{variant}_seed{seed}"
 
     def recipe_of(self, variant: str, seed: int) -> str:
-        """Return the recipe file of a run; overrides are in a comment."""
+        """Return the content of a run's recipe file, with overrides in a comment."""
         folder = self.run_folder(variant, seed)
         keys = {**self.recipe, **self.variants[variant], **RUN_KEYS, "seed": seed, "output_dir": str(folder)}
         comment = f"# overridden: {shlex.join(self.overrides)}\n" if self.overrides else ""
@@ -95,7 +95,7 @@ class Study:
         """Return the metrics of a run, or None until it is finished: the file is rewritten after training and after each split.
 
         Raises:
-            ValueError: The folder contains a run with other settings.
+            ValueError: if the folder contains a run with other settings.
         """
         folder = self.run_folder(variant, seed)
         recipe = folder / RECIPE_FILE
@@ -127,8 +127,8 @@ class Study:
         return dataclasses.replace(
             self,
             features=features or self.features,
-            note=f"The settings of `{self.name}`, overridden by `{overrides}`: what that study says of its features and annotations may "
-            "not hold here.",
+            note=f"The settings of `{self.name}`, overridden by `{overrides}`. Statements about the features and annotations of that study may "
+            "not apply here.",
             command=f"benchmarks.study {self.name} --results {results} … -- {overrides}",
         )
 
@@ -148,10 +148,11 @@ def read_study(name: str, **settings: Any) -> Study:
 
     Args:
         name: Name of a file in `studies`, or a path.
-        settings: Fields of [`Study`] that override those of the file.
+        settings: Fields of [`Study`] that override the ones in the file.
 
     Raises:
-        FileNotFoundError: if there is none. ValueError: for a key that a study does not have, or lacks.
+        FileNotFoundError: if the file does not exist.
+        ValueError: for an unknown or missing key.
     """
     path = Path(name) if name.endswith(".yaml") else STUDIES / f"{name}.yaml"
     keys = _read_keys(path)

@@ -1,4 +1,4 @@
-"""The model of a finished run of a study, for scripts that evaluate it again."""
+"""The model of a finished run of a study, for scripts that evaluate it with other settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TrainedRun:
         self.scratch = scratch
 
     def evaluate(self, split: str, weight: float) -> dict[str, float]:
-        """Return the metrics of a split as `{split}_{metric}`; results per query are written to `queries/{split}.jsonl` in the scratch folder."""
+        """Return the metrics of a split as `{split}_{metric}`. Write the results per query to `queries/{split}.jsonl` in the scratch folder."""
         self.trainer.model.config.saliency_weight = weight
         metrics = self.trainer.evaluate(self.splits[split], metric_key_prefix=split)
         self.trainer.save_query_results(split, self.splits[split])

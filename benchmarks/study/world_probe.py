@@ -1,14 +1,14 @@
-"""How well moments are found without training a network: a check of the strengths of a simulated world, in a minute.
+"""Measure how well moments can be found without training a network, to check the strengths of a simulated world in a minute.
 
     python -m benchmarks.study.world_probe "scenes:noise=3" "simulated:dim=64,noise=5" --rows outputs/studies/files/charades_cg/calibration
 
-A matcher turns a query into a direction; the clips of a video are scored along it, and the run of clips with the largest sum of scores above the
-middle of their range is predicted. R1@0.5 is reported for the right queries and, in parentheses, for queries of other videos:
+A matcher turns a query into a direction, along which the clips of a video are scored. The prediction is the run of clips with the largest sum of
+scores above the middle of their range. R1@0.5 is reported for the right queries and, in parentheses, for queries of other videos:
 
-* `known`: the vector that the query's event adds to its clips. What a model could find that knew the world.
-* `linear`: a linear map of the mean of the query's token features, fitted to the training rows. What follows from the words one by one.
-* `anything`: the span of any event of the video, annotated or not, by chance: a perfect detector of events that does not read the query.
-* `fixed`: the same share of every video, the one that fits most queries. Does not read the query either.
+* `known`: the vector that the query's event adds to its clips, i.e. what a model with perfect knowledge of the world could find.
+* `linear`: a linear map of the mean of the query's token features, fitted to the training rows, i.e. what follows from single words.
+* `anything`: the span of a random event of the video, annotated or not, i.e. a perfect event detector that does not read the query.
+* `fixed`: the same part of every video, the one that fits most queries. It does not read the query either.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def is_found(row: Mapping, start: float, end: float) -> bool:
 
 
 def centered(store: FeatureStore, vid: str) -> np.ndarray:
-    """Return the features of a video without what all its clips share."""
+    """Return the features of a video without their mean over its clips."""
     features = store[vid].astype(np.float64)
     return features - features.mean(axis=0)
 
@@ -90,7 +90,7 @@ def recall(store: FeatureStore, direction: Direction, pairs: Sequence[tuple[Mapp
 def probe(
     store: PlantedFeatures, texts: TextFeatures, train: Sequence[Mapping], rows: Sequence[Mapping]
 ) -> dict[str, tuple[float, ...]]:
-    """Return matcher -> R1@0.5 in percent with the right queries and, if it reads them, with those of other videos."""
+    """Return matcher -> R1@0.5 in percent for the right queries and, if the matcher reads them, for queries of other videos."""
     inverse, linear = inverse_covariance(store, train), fit_linear(store, texts, train)
     rng = np.random.default_rng(0)
     others = [rng.choice([one["query"] for one in rows if one["vid"] != row["vid"]]) for row in rows]
@@ -108,7 +108,7 @@ def probe(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print a line per world and split."""
+    """Print a line for each world and split."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("specs", nargs="+", metavar="SPEC", help="simulated features")
     parser.add_argument("--rows", required=True, type=Path, help="folder with train.jsonl and a file per split")

@@ -1,8 +1,8 @@
-"""Demo Space of a model: takes a video and a query; shows playable moments, frames, and saliency.
+"""Demo Space for a model: takes a video and a query, and shows playable moments, frames, and saliency.
 
     SHINE_MODEL=FOLDER_OR_REPOSITORY python app.py
 
-Every answer depends only on the request. The features of the last videos stay in memory; uploads and cuts are deleted after an hour.
+Every answer depends only on the request. The features of the last videos stay in memory; uploads and clips are deleted after an hour.
 """
 
 import os
@@ -82,7 +82,7 @@ def compare_sentences(result: RetrievalResult, others: Sequence[RetrievalResult]
 
 
 def cut(video: str, start: float, end: float) -> str:
-    """Write the part of a video between two times (seconds; at least one frame, without audio) as an MP4 file that any browser plays."""
+    """Write the part of a video between two times (in seconds; at least one frame, without audio) to an MP4 file that any browser can play."""
     height, width = frame_size(video, CUT_HEIGHT)
     first = int(start * CUT_FPS)
     clips = islice(read_clips(video, 1 / CUT_FPS, 1, (height, width)), first, max(first + 1, ceil(end * CUT_FPS)))
@@ -116,7 +116,7 @@ def _without_folder(error: Exception, video: str) -> Refusal:
 
 
 def make_examples(folder: Path) -> list[list[str]]:
-    """Write held-out videos of Shapes-CG, rendered larger than the model sees them, with a query and its hard negatives each."""
+    """Write held-out videos of Shapes-CG, rendered larger than the model sees them. Return each with a query and its hard negatives."""
     world = ShapesCG(test_trivial_videos=1, novel_composition_videos=2, size=192)
     examples = []
     for split in ("test_trivial", "novel_composition"):

@@ -1,4 +1,4 @@
-"""Leaderboard Space: results that models on the Hub report for the benchmarks, read from their `.eval_results`.
+"""Leaderboard Space: shows the results that models on the Hub report for the benchmarks in their `.eval_results`.
 
 SHINE_BENCHMARKS=shine/charades-cg-negatives python app.py
 """
@@ -26,7 +26,7 @@ def read_leaderboard(api: HfApi, dataset_id: str, splits) -> list[dict]:
     """Return one row per model and setting, best first.
 
     Raises:
-        HfHubHTTPError: The Hub cannot be read.
+        HfHubHTTPError: if the Hub cannot be read.
     """
     columns = {task_id(split, metric): column(split, metric) for split in splits for metric in BENCHMARK_METRICS}
     rows: dict[tuple[str, str], dict] = {}
@@ -55,13 +55,13 @@ def as_table(rows: list[dict], splits) -> list[list]:
 
 
 def build_app(api: HfApi, benchmarks: dict) -> gr.Blocks:
-    """Build the page: one tab per benchmark, reloaded at every visit."""
+    """Build the page, with a tab per benchmark that is reloaded on every visit."""
     with gr.Blocks(title="Compositional moment retrieval") as app:
         gr.Markdown(
             "# Compositional moment retrieval\n"
-            "Trained on some combinations of words, a model has to find new ones in video. Figures are percent, as reported by the models "
-            f"themselves on the Hub; ranked by {column(*RANKED_BY)}. Read the notes: figures on simulated features cannot be compared with "
-            "figures on real videos."
+            "A model is trained on some combinations of words and has to find new ones in videos. Results are in percent, as the models report "
+            f"them on the Hub, and ranked by {column(*RANKED_BY)}. Read the notes: results on simulated features cannot be compared with "
+            "results on real videos."
         )
         status = gr.Markdown(visible=False)
         for dataset_id, splits in benchmarks.items():

@@ -1,4 +1,4 @@
-"""Space of the metric: takes two jsonl files; shows the tables and the official JSON. Uploads are deleted after an hour."""
+"""Space for the metric: takes two jsonl files, and shows the tables and the official JSON. Uploads are deleted after an hour."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def score(submission: str | None, ground_truth: str | None) -> tuple[str, str]:
 
 
 def build_app() -> gr.Blocks:
-    """The page."""
+    """Build the page."""
     description = (Path(__file__).parent / "README.md").read_text(encoding="utf-8").split("---", 2)[2]
     with gr.Blocks(title="Moment retrieval metric", delete_cache=(600, 3600)) as app:
         gr.Markdown("# Score a moment retrieval submission")
