@@ -77,7 +77,7 @@ def run_study(
         if process.returncode:
             subprocess.run([*command, "--report-only", *tail], stdout=log, stderr=subprocess.STDOUT, check=False)
     finished = len(list((output / "study" / "runs").glob("*.json")))
-    return {"study": name, "side by side": runs, "finished runs": finished, "seconds": time.monotonic() - begin}
+    return {"study": name, "parallel runs": runs, "finished runs": finished, "seconds": time.monotonic() - begin}
 
 
 def describe_machine(device: str) -> dict[str, object]:

@@ -20,19 +20,19 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-AS_IT_IS = "import sys; from shine_hf.cli import main; sys.exit(main(['train', *sys.argv[1:]]))"
-ON_ALL_CORES = f"""
+TRAIN = "import sys; from shine_hf.cli import main; sys.exit(main(['train', *sys.argv[1:]]))"
+TRAIN_WITH_FIXED_THREADS = f"""
 from shine_hf.training.threads import AdaptThreads
 AdaptThreads.on_train_begin = lambda *args, **kwargs: None
-{AS_IT_IS}
+{TRAIN}
 """
 # The number of spins is libgomp's default. `shine-hf` does not change the variable if it is set.
 SPINNING = {"GOMP_SPINCOUNT": "300000"}
 CHOICES: dict[str, tuple[str, dict[str, str]]] = {
-    "one thread": (ON_ALL_CORES, {"OMP_NUM_THREADS": "1"}),
-    "all threads, never spinning": (ON_ALL_CORES, {"OMP_WAIT_POLICY": "passive"}),
-    "as it is": (AS_IT_IS, {}),
-    "all threads": (ON_ALL_CORES, SPINNING),
+    "one thread": (TRAIN_WITH_FIXED_THREADS, {"OMP_NUM_THREADS": "1"}),
+    "all threads, never spinning": (TRAIN_WITH_FIXED_THREADS, {"OMP_WAIT_POLICY": "passive"}),
+    "shine-hf train": (TRAIN, {}),
+    "all threads": (TRAIN_WITH_FIXED_THREADS, SPINNING),
 }
 LIMIT = 2
 """A choice is stopped once it takes this many times as long as the slowest previous one: spinning threads can block each other for minutes."""
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for name, choice in CHOICES.items():
                 limit = LIMIT * max(found.values()) * args.steps / 1000 if found else None
                 found[name] = milliseconds(*choice, options, args.steps, limit)
-        best = min(took for name, took in found.items() if name != "as it is")
+        best = min(took for name, took in found.items() if name != "shine-hf train")
         for name, took in found.items():
             print(
                 f"{count} busy   {name:<28}{took:8,.0f} ms per step   {took / best:5.2f} times the best fixed choice",

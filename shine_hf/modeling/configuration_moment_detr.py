@@ -13,10 +13,10 @@ class MomentDetrConfig(MomentRetrievalConfig):
     Args:
         contrastive_loss_weight (`float`): Weight of the term that aligns matched moment candidates with the tokens of the query. 0 leaves
             out the term and its projections; 0.02 is a common value.
-        contrastive_size (`int`): Width of the space for the alignment.
+        contrastive_size (`int`): Width of the projections for the alignment.
         contrastive_temperature (`float`): Temperature of the term.
 
-    The other fields are those of [`MomentRetrievalConfig`].
+    For the other fields, see [`MomentRetrievalConfig`].
     """
 
     model_type = "moment_detr"

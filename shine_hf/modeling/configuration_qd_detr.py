@@ -15,7 +15,7 @@ class QDDetrConfig(MomentRetrievalConfig):
         batch_coupled_text_mask (`bool`): Reproduce the attention mask of the authors' code, which confuses heads and samples, so that the
             samples of a batch affect each other. Only for comparison with results of that code.
 
-    The other fields are those of [`MomentRetrievalConfig`].
+    For the other fields, see [`MomentRetrievalConfig`].
     """
 
     model_type = "qd_detr"

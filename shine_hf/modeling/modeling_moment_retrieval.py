@@ -356,8 +356,8 @@ class MomentRetrievalModelWithHeads(MomentRetrievalPreTrainedModel):
         """
         Predict moments and saliency, and compute the base loss if there are labels.
 
-        The other arguments are those of [`MomentRetrievalModel`]. If there are labels but no negatives, the queries of the batch rolled by
-        one serve as irrelevant queries (none for B = 1), as in the authors' code. The collator provides better ones.
+        For the other arguments, see [`MomentRetrievalModel`]. With labels but without negatives, the queries of the batch, rolled by one,
+        serve as irrelevant queries (none for B = 1), as in the authors' code. The collator provides better ones.
 
         Args:
             labels (`dict`, *optional*): `spans (B, W, 2)` normalized center and width, `span_mask (B, W)`, `saliency (B, T)` (0/1, soft in

@@ -113,7 +113,7 @@ def span_and_label_sums(
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Compute the L1 and generalized-IoU losses of the matched candidates, and the foreground/background cross-entropy of all.
 
-    The shapes are those of [`match_windows`]. The cross-entropy is an unweighted mean over the candidates, not divided by the class weights.
+    For the shapes, see [`match_windows`]. The cross-entropy is an unweighted mean over the candidates, not divided by the class weights.
 
     Returns:
         `{"loss_span", "loss_giou", "loss_label"}`, each `(B, layers)`, and which candidates are matched `(layers, B, Q)`.

@@ -50,7 +50,7 @@ def set_up(
     text_features: str | TextFeatures | Callable | None = None,
     processor: MomentRetrievalProcessor | None = None,
 ) -> TrainingSetup:
-    """Build model, processor and collator, and read the rows. The arguments are those of [`ShineTrainer`].
+    """Build model, processor and collator, and read the rows. For the arguments, see [`ShineTrainer`].
 
     Raises:
         ValueError: for rows that violate the schema, features that do not fit the rows or the model, or an unknown model.

@@ -18,7 +18,7 @@ STOP_SIGNALS = tuple(
 
 
 class TrainingStopped(Exception):
-    """A signal ended the training early.
+    """A signal ended training early.
 
     Args:
         signal_number: The signal.

@@ -124,7 +124,7 @@ class ShineTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Set True for your own model if a step may leave parameters unused."}
     )
     # A non-finite loss must not be hidden.
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave False: NaN stops the training."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Leave False: NaN stops training."})
 
     # Otherwise, a resumed run would reset its count of evaluations without progress.
     restore_callback_states_from_checkpoint: bool = field(
