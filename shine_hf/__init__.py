@@ -1,7 +1,7 @@
 """SHINE for the Hugging Face ecosystem: video moment retrieval that understands compositions of words (arXiv 2407.05118).
 
-Names are imported when they are first used, so `import shine_hf` imports neither torch nor transformers. It makes the models known to the
-Auto classes, and the task "video-moment-retrieval" to `pipeline` (see registration.py).
+Names are imported on first use, so `import shine_hf` imports neither torch nor transformers. It also registers the models with the Auto
+classes and the task "video-moment-retrieval" with `pipeline` (see registration.py).
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Helpers for safe reading and writing: atomic files and folders, files of rows, hidden paths, retries. Imports nothing from the package."""
+"""Helpers for safe reading and writing: atomic files and folders, files of rows, hidden paths, retries. It imports nothing else from the package."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ATTEMPTS = 5
-# Of what a server asks for in `Retry-After`; the openai client has the same limit.
+# Limit on the pause that a server requests in `Retry-After`. The openai client has the same limit.
 LONGEST_PAUSE_SECONDS = 120.0
 
 
@@ -83,7 +83,7 @@ def atomic_dir(folder: str | os.PathLike, is_writer: bool = True) -> Iterator[st
 
 
 def check_output(path: str | Path) -> Path:
-    """Return the path after checking that rows can be written to it, so that a typo is found before hours of work and not after.
+    """Check that rows can be written to a path, and return it. Call this before hours of work, so that a typo is found early.
 
     Raises:
         ValueError: if the suffix is neither `.parquet` nor `.jsonl`.
@@ -125,7 +125,7 @@ def hide_path(text: str) -> str:
 
 
 def content_fault(file: IO[bytes]) -> str:
-    """Return what is wrong with a file if its first bytes show that it is not what it should be, e.g. after a failed download; else `""`."""
+    """Describe what is wrong with a file if its first bytes show it, e.g. after a failed download; else return `""`."""
     file.seek(0)
     start = file.read(40)
     if not start:
@@ -138,7 +138,7 @@ def content_fault(file: IO[bytes]) -> str:
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds to wait that a response gives in `Retry-After` (seconds or an HTTP date) or `retry-after-ms`; None without either."""
+    """Return the seconds to wait from the header `Retry-After` (seconds or an HTTP date) or `retry-after-ms`; None without either."""
     with contextlib.suppress(TypeError, ValueError):
         return max(0.0, float(headers.get("retry-after-ms")) / 1000)
     value = headers.get("retry-after") or headers.get("Retry-After")
@@ -152,11 +152,11 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 def pause_seconds(attempt: int, headers: Mapping[str, str] | None = None) -> float:
-    """Return the pause after failed attempt number `attempt` (from 1): what the response asks for, else exponential with jitter."""
-    asked = retry_after_seconds(headers) if headers is not None else None
-    if asked is None:
-        asked = 2.0 ** (attempt - 1) * random.uniform(0.75, 1.0)
-    return min(asked, LONGEST_PAUSE_SECONDS)
+    """Return the seconds to wait after failed attempt `attempt` (from 1), as the response requests or with exponential backoff and jitter."""
+    seconds = retry_after_seconds(headers) if headers is not None else None
+    if seconds is None:
+        seconds = 2.0 ** (attempt - 1) * random.uniform(0.75, 1.0)
+    return min(seconds, LONGEST_PAUSE_SECONDS)
 
 
 def retry(
@@ -172,9 +172,9 @@ def retry(
 
     Args:
         action: What to do.
-        is_transient: Whether to retry after an error. Others are raised at once.
+        is_transient: Returns whether to retry after an error. Other errors are raised immediately.
         attempts: The maximum number of attempts.
-        headers_of: Gets the headers of the response that caused an error, for `Retry-After`.
+        headers_of: Returns the headers of the response that caused an error, for `Retry-After`.
         on_pause: Called before each pause with the error and the seconds, e.g. to log a warning.
         sleep: Waits for a number of seconds.
 
@@ -199,5 +199,5 @@ def _read_umask() -> int:
     return umask
 
 
-# Read at import: reading the umask means setting it, for all threads.
+# Read once, at import: the umask can only be read by setting it, which affects all threads.
 UMASK = _read_umask()

@@ -1,8 +1,8 @@
-"""Make the models known to the Auto classes of transformers, and the task to its pipelines, without importing either.
+"""Register the models with the Auto classes of transformers and the task with its pipelines, without importing either.
 
-`import shine_hf` calls [`install`]. Each action below then runs right after the module it needs has been imported, or at once where that
-has happened before. So `AutoModel.from_pretrained(…)` and `pipeline("video-moment-retrieval", …)` work after `import shine_hf`, in whichever
-order the two packages are imported, and `import shine_hf` itself stays cheap.
+`import shine_hf` calls [`install`]. Each action below runs right after the module that it needs is imported, or immediately if the module
+is already loaded. So `AutoModel.from_pretrained(…)` and `pipeline("video-moment-retrieval", …)` work regardless of the order in which the
+two packages are imported, and `import shine_hf` itself stays cheap.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ def install() -> None:
             action(sys.modules[name])
 
 
-def _announce_configs(auto: ModuleType) -> None:
-    """Let transformers look up `model_type` in its table of names; the classes are imported when they are needed."""
+def _register_configs(auto: ModuleType) -> None:
+    """Add the model types to transformers' table of config names. The classes are imported on first use."""
     auto.CONFIG_MAPPING_NAMES.update(CONFIGS)
     for model_type in CONFIGS:
-        # Where transformers looks for the classes of a model type. `shine_hf` imports its public names lazily.
+        # transformers looks for the classes of a model type in this module. `shine_hf` imports its public names lazily.
         sys.modules[f"transformers.models.{model_type}"] = sys.modules["shine_hf"]
 
 
-def _announce_feature_extractor(auto: ModuleType) -> None:
+def _register_feature_extractor(auto: ModuleType) -> None:
     auto.FEATURE_EXTRACTOR_MAPPING_NAMES.update(dict.fromkeys(CONFIGS, PROCESSOR))
 
 
 def _register_models(modeling: ModuleType) -> None:
-    """Register the classes themselves. There is no Auto class for moment retrieval, so `AutoModel` gives the model with heads."""
+    """Register the classes themselves. There is no Auto class for moment retrieval, so `AutoModel` returns the model with its heads."""
     from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
 
     processor = getattr(modeling, PROCESSOR)
@@ -53,7 +53,7 @@ def _register_models(modeling: ModuleType) -> None:
 
 
 class _Task(dict):
-    """What transformers keeps of a pipeline, whose class is imported when it is asked for."""
+    """An entry of transformers' pipeline registry that imports the pipeline class on first access."""
 
     def __missing__(self, key: str) -> type:
         if key != "impl":
@@ -63,21 +63,21 @@ class _Task(dict):
         return self.setdefault(key, VideoMomentRetrievalPipeline)
 
 
-def _announce_pipeline(pipelines: ModuleType) -> None:
-    # `register_pipeline` needs the class now, which would be a circle where the import of our pipeline is what imports this module.
+def _register_pipeline(pipelines: ModuleType) -> None:
+    # Not `register_pipeline`, which needs the class now: our pipeline module imports `transformers.pipelines`, so that would be circular.
     pipelines.PIPELINE_REGISTRY.supported_tasks[TASK] = _Task(pt=(pipelines.AutoModel,), type="multimodal")
 
 
 _ACTIONS: dict[str, Callable[[ModuleType], None]] = {
-    "transformers.models.auto.configuration_auto": _announce_configs,
-    "transformers.models.auto.feature_extraction_auto": _announce_feature_extractor,
-    "transformers.pipelines": _announce_pipeline,
+    "transformers.models.auto.configuration_auto": _register_configs,
+    "transformers.models.auto.feature_extraction_auto": _register_feature_extractor,
+    "transformers.pipelines": _register_pipeline,
     "shine_hf.modeling": _register_models,
 }
 
 
 class _AfterImport(MetaPathFinder):
-    """Finds the modules of `_ACTIONS` as usual, and runs their action after their code."""
+    """Find the modules of `_ACTIONS` as usual, and run each module's action after its code."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None

@@ -1,7 +1,7 @@
-"""The columns of every dataset: how to read and check a row, whatever file it comes from.
+"""The columns of every dataset, and how to parse and check a row from a file of any format.
 
 A value is converted if its meaning is clear (a number as an id, `[1, 5]` for a single window). Anything else is an error that names the
-file, the line, the field, what was found and what was expected. Imports nothing from the package.
+file, the line, the field, what was found and what was expected. This module imports nothing else from the package.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FEATURES: Features
 `composition_types` and `composition_words` are parallel, with one entry per pair of words."""
 
 SALIENCY_FEATURES: Features
-"""Graded saliency of QVHighlights, which only some files have: the relevant clips, and the grades of each by every annotator."""
+"""Graded saliency of QVHighlights, which only some files have: the relevant clips, and every annotator's grade of each clip."""
 
 
 def __getattr__(name: str) -> Features:
@@ -64,7 +64,7 @@ VALIDATION = "validation"
 """The split that is used to select a model."""
 
 SPLIT_ALIASES = {"val": VALIDATION, "valid": VALIDATION, "dev": VALIDATION}
-"""Other common names of the split."""
+"""Other common names of the validation split."""
 
 REQUIRED_COLUMNS = ("qid", "vid", "query", "duration")
 NEGATIVE_COLUMNS = ("masked_queries", "negative_queries", "negative_flags")
@@ -72,7 +72,7 @@ NEGATIVE_COLUMNS = ("masked_queries", "negative_queries", "negative_flags")
 # Flags of rows that are skipped in training.
 UNTRAINABLE_FLAGS = frozenset({"window_empty", "window_reversed", "window_outside", "no_window"})
 
-# Names of the columns in other formats. They only give a hint in an error: in another file, such a name may mean something else.
+# Column names in other formats. They are only hints in error messages, since such a name may mean something else in another file.
 OTHER_NAMES = {
     "qid": ("id", "query_id", "question_id", "annotation_id"),
     "vid": ("video", "video_id", "video_name", "vid_name"),
@@ -114,7 +114,7 @@ def trainable(row: Mapping) -> bool:
 
 
 def parse_row(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Read one row.
+    """Parse and check one row.
 
     Args:
         raw: Field -> value, as in the file. `recomposed_queries` is accepted as `negative_queries`. Unknown fields are ignored.
@@ -139,12 +139,12 @@ def parse_row(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
 def parse_fields(
     raw: Mapping[str, Any], where: str, names: Iterable[str], required: Collection[str]
 ) -> dict[str, Any]:
-    """Read some fields of a row, see [`parse_row`]. Optional fields that are missing become empty lists.
+    """Parse some fields of a row; see [`parse_row`]. Optional fields that are missing become empty lists.
 
     Args:
         raw, where: See [`parse_row`].
         names: The fields to read.
-        required: Those of them that must be given.
+        required: The fields that must be present.
 
     Raises:
         ValueError: as [`parse_row`].
@@ -172,10 +172,10 @@ def parse_fields(
 
 
 def parse_rows(raw_rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """Read the rows of a split, e.g. of one file, and check them against each other.
+    """Parse the rows of a split, e.g. of one file, and check that they are consistent.
 
     Args:
-        raw_rows: Pairs of file and line (for error messages) and row.
+        raw_rows: Pairs of a location (file and line, for error messages) and a row.
 
     Yields:
         The rows as returned by [`parse_row`].
@@ -213,21 +213,21 @@ def check_levels(row: Mapping[str, Any], where: str) -> int:
 
 
 def check_rows(rows: Iterable[Mapping[str, Any]], source: str) -> None:
-    """Raise an error for rows that break the schema. Odd windows are no error, see [`annotation_flags`].
+    """Raise an error for rows that break the schema. Odd windows are not an error; see [`annotation_flags`].
 
     Args:
         rows: Rows of the schema.
-        source: Where they come from, for the error message.
+        source: Where the rows come from, for error messages.
 
     Raises:
-        ValueError: as [`parse_rows`]; names the source, the row and the qid.
+        ValueError: as [`parse_rows`]. The message names the source, the row and the qid.
     """
     for _ in parse_rows((f"{source}, row {index}", row) for index, row in enumerate(rows)):
         pass
 
 
 class _NotUnderstood(Exception):
-    """A value cannot be interpreted. The argument says what was expected; without one, use the description of the field."""
+    """Raised for a value that cannot be interpreted. The argument is what was expected, by default the description of the field."""
 
 
 def _at(where: str, row: Mapping) -> str:

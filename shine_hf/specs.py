@@ -1,7 +1,7 @@
 """Parse specifications such as `npz:FOLDER`, `clip:MODEL,frames=2`, `simulated:dim=64,noise=1`, and several joined by `+`.
 
-A specification is `kind:where,option=value,…`. The kind may be omitted if it can be detected (a path, a Hub name). Imports only
-[`~shine_hf.io`] from the package.
+A specification is `kind:where,option=value,…`. The kind may be omitted if it can be detected (a path, a Hub name). This module
+imports only [`~shine_hf.io`] from the package.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Spec:
         return [Spec.parse(part, kinds) for part in split_specs(text, kinds)]
 
     def without_where(self) -> Spec:
-        """Return this specification after checking that it only has options.
+        """Check that this specification has only options, and return it.
 
         Raises:
             ValueError: if it has anything else, e.g. a misspelled option.

@@ -166,7 +166,7 @@ def videos_by_name(folder: str | None, vids: set[str]) -> dict[str, str]:
     """Return vid -> video file in a folder or its subfolders; empty if `folder` is None.
 
     Raises:
-        FileNotFoundError: if the folder does not exist, or lacks videos. Names all of them.
+        FileNotFoundError: if the folder does not exist, or lacks videos. The message names all of them.
     """
     if folder is None:
         return {}

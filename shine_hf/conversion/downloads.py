@@ -106,7 +106,7 @@ def find_video_features(release: Release, where: Path, vids: Sequence[str]) -> P
     """Return the folder or file of the video features.
 
     Raises:
-        FileNotFoundError: if a video of the annotations has no features; says how many, and names some.
+        FileNotFoundError: if a video of the annotations has no features. The message says how many and names some.
     """
     if release.video_kind == "hdf5":
         path = where if where.is_file() else _find_hdf5(where, release.video_file)
@@ -129,7 +129,7 @@ def find_text_features(where: Path, qids: Sequence[str]) -> Path:
     """Return the folder of the text features, a file `{qid}.npz` per query.
 
     Raises:
-        FileNotFoundError: if a query has no features; says how many, and names some.
+        FileNotFoundError: if a query has no features. The message says how many and names some.
     """
     source = f"the text features that are linked from {SHINE_PAGE}"
     return find_folder(where, [f"{qid}.npz" for qid in qids], "queries", source)

@@ -37,7 +37,7 @@ def read_annotations(path: str | Path, split: str = "") -> Dataset:
         split: The name of the split, for the qids of formats without qids.
 
     Returns:
-        Rows with the columns of [`FEATURES`], and those of [`SALIENCY_FEATURES`] if any row has saliency.
+        Rows with the columns of [`FEATURES`], and of [`SALIENCY_FEATURES`] if any row has saliency.
 
     Raises:
         FileNotFoundError: for a missing file.
@@ -50,8 +50,8 @@ def read_splits(files: Mapping[str, str | Path]) -> dict[str, Dataset]:
     """Read one file per split, or a single file whose rows may name their splits.
 
     Args:
-        files: Split -> file. An empty name stands for a single file: the field `split` assigns its rows to splits; without it, all rows are
-            `test`.
+        files: Split -> file. An empty name means a single file, whose field `split` assigns its rows to splits; without this field, all
+            rows are `test`.
 
     Returns:
         Split name -> rows.
@@ -73,8 +73,8 @@ def as_dataset(rows: Iterable[RawRow], source: str) -> Dataset:
     """Check raw rows and convert them to a dataset.
 
     Args:
-        rows: Raw rows, see [`raw_rows`].
-        source: Where they come from, for the error message.
+        rows: Raw rows; see [`raw_rows`].
+        source: Where the rows come from, for error messages.
 
     Raises:
         ValueError: for rows that break the schema, or no rows.
@@ -103,7 +103,7 @@ def _read_split_column(path: str | Path) -> dict[str, Dataset]:
     if not by_split:
         return {UNNAMED_SPLIT: as_dataset(unnamed, str(path))}
     if unnamed:
-        raise ValueError(f"{unnamed[0][0]}: no field split, which other rows have; expected the name of a split")
+        raise ValueError(f"{unnamed[0][0]}: no field split, but other rows have it; expected the name of a split")
     return {name: as_dataset(rows, str(path)) for name, rows in by_split.items()}
 
 
@@ -112,7 +112,7 @@ def read_original(dataset: str, data_dir: str | Path, negatives: str | None = No
 
     Args:
         dataset: A name in [`DATASETS`].
-        data_dir: Folder that contains the files, or a subfolder with them that is named after the dataset. Files may be gzipped.
+        data_dir: Folder with the files, or with a subfolder for them that is named after the dataset. Files may be gzipped.
         negatives: `gpt-3.5-turbo` for the negatives that the authors of SHINE released, a file written by `shine-hf negatives generate`, or
             `none`. The default is the released negatives if they are the dataset's default, else `none`.
 
@@ -137,7 +137,7 @@ def negatives_file(dataset: str, data_dir: str | Path | None, negatives: str) ->
 
     Raises:
         FileNotFoundError: if the released file is missing.
-        ValueError: for a source that is neither.
+        ValueError: if the source is neither.
     """
     if negatives == AUTHORS_NEGATIVES:
         released = DATASETS[dataset].authors_negatives if dataset in DATASETS else None
@@ -158,7 +158,7 @@ def is_negatives_file(negatives: str) -> bool:
 
 
 def merge_negatives(splits: Mapping[str, Dataset], file: Path) -> dict[str, Dataset]:
-    """Return the splits with the negatives in a file, see [`add_negatives`]."""
+    """Return the splits with the negatives in a file; see [`add_negatives`]."""
     rows = {name: split.to_list() for name, split in splits.items()}
     add_negatives(rows, read_negatives(file), source=str(file))
     return {name: Dataset.from_list(rows[name], features=split.features) for name, split in splits.items()}
@@ -191,10 +191,10 @@ def add_negatives(splits: dict[str, list[dict]], table: Mapping[str, Mapping], s
     Args:
         splits: Split name -> rows.
         table: Negatives as returned by [`read_negatives`].
-        source: Where they come from, for messages.
+        source: Where the negatives come from, for messages.
 
     Raises:
-        ValueError: if no row has the qid of the negatives, or its query differs from theirs.
+        ValueError: if no row has the qid of some negatives, or if its query differs.
     """
     # Qids are only unique within a split: two splits may both count from 1.
     rows = defaultdict(list)

@@ -35,7 +35,7 @@ class DataArguments:
         default_factory=list,
         metadata={
             "help": "One or more feature stores, which are concatenated: a folder, a file or a dataset repository on the Hub, whose layout is "
-            "detected (put npy:, npz:, pt:, hdf5: or packed: before it to force one), or simulated:[options] or scenes:[options]. There is no default."
+            "detected (prefix npy:, npz:, pt:, hdf5: or packed: to force one), or simulated:[options] or scenes:[options]. There is no default."
         },
     )
     text_features: str | None = field(
@@ -59,10 +59,10 @@ class DataArguments:
         metadata={"help": "Splits to evaluate during training: validation, or all (the test splits too)."},
     )
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on this many queries only, the first ones."}
+        default=None, metadata={"help": "Train on only this many queries, from the start of the split."}
     )
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Evaluate this many queries per split only, the first ones."}
+        default=None, metadata={"help": "Evaluate only this many queries of each split, from its start."}
     )
     irrelevant: str = field(
         default="random", metadata={"help": "Where irrelevant queries come from: random, in_batch or roll."}
@@ -72,12 +72,12 @@ class DataArguments:
     doubtful_weight: float = field(
         default=1.0,
         metadata={
-            "help": "How much negatives count that validation flagged as possibly true (near synonyms, inflections, other queries of the moment): "
+            "help": "Weight of negatives that validation flagged as possibly true (near synonyms, inflections, other queries of the moment): "
             "0 to 1."
         },
     )
     weigh_changed_words: bool = field(
-        default=False, metadata={"help": "Multiply the losses of a negative by the share of its words that differ."}
+        default=False, metadata={"help": "Weight the losses of a negative by the share of its words that differ."}
     )
     soft_boundary_seconds: float = field(
         default=0.0,

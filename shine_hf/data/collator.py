@@ -36,8 +36,8 @@ class DataCollatorForMomentRetrieval:
         num_levels (`int`): How many levels of hard negatives to use, nearest first. Levels that a row lacks are masked.
         evaluated_levels (`int`, *optional*): How many levels to use for evaluation; by default `num_levels`.
         skip_flagged (`bool`): Leave out negatives that validation flagged (`negative_flags`) in training.
-        doubtful_weight (`float`), weigh_changed_words (`bool`): How much a hard negative counts in training, see [`negative_weight`]. With
-            the defaults, all count alike and the labels have no `negative_weights`.
+        doubtful_weight (`float`), weigh_changed_words (`bool`): Weights of hard negatives in training; see [`negative_weight`]. With the
+            defaults, all negatives count equally and the labels have no `negative_weights`.
         irrelevant: `"random"` draws a query of another video from `query_pool`; `"in_batch"` draws it from the batch; `"roll"` always takes
             the query of the next row, as the authors' code does.
         soft_boundary_seconds (`float`): See [`saliency_targets`].
@@ -83,9 +83,9 @@ class DataCollatorForMomentRetrieval:
         self._epoch.fill_(epoch)
 
     def for_evaluation(self) -> DataCollatorForMomentRetrieval:
-        """Return a copy for evaluation: with fixed draws, without margin pairs, and with all hard negatives, flagged or not, weighted alike.
+        """Return a copy for evaluation: with fixed draws, without margin pairs, and with all hard negatives, flagged or not, weighted equally.
 
-        So the order of the saliency is measured on the same sentences, however a model was trained.
+        So the order of the saliency is measured on the same sentences, regardless of how a model was trained.
         """
         copy = dataclasses.replace(
             self,

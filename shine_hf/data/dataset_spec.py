@@ -1,4 +1,4 @@
-"""What is known about a dataset: its files, features, source and license."""
+"""Metadata of a dataset: its files, features, source and license."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """The facts about one dataset.
+    """The metadata of one dataset.
 
     Args:
         name: The name that users type.
-        title: The name in print.
+        title: The display name.
         description: One or two sentences about the dataset.
-        files: Split -> accepted file names in the data folder, that of the original first.
+        files: Split -> accepted file names in the data folder, starting with the original name.
         queries: Split -> number of queries in the original files.
-        clip_length: Seconds per clip of the features that the field uses.
-        features: What these features are.
+        clip_length: Seconds per clip of the usual features.
+        features: Description of these features.
         source: Where the annotations are published.
         license: License of the annotations, or "not stated".
         videos: Where the videos come from, and who owns them.
@@ -34,7 +34,7 @@ class DatasetSpec:
         authors_negatives: The training negatives that the authors of SHINE released.
         hub_id: Hub repository of the dataset with negatives.
         originals: Split -> the original file, pinned to a commit, if available.
-        known_faults: Faults of the annotations to mention on the card, besides those that are counted automatically.
+        known_faults: Problems of the annotations to mention on the card, in addition to those that are counted automatically.
     """
 
     name: str
@@ -63,7 +63,7 @@ class DatasetSpec:
         """Return split -> file in a data folder, or in its subfolder with the name of the dataset.
 
         Raises:
-            FileNotFoundError: if there are no files, or one of a dataset with `originals` is missing. Says where to get it.
+            FileNotFoundError: if there are no files, or one of a dataset with `originals` is missing. The message says where to get it.
         """
         if not Path(data_dir).is_dir():
             raise FileNotFoundError(f"{self.title}: no folder {data_dir} (--data-dir)")
@@ -73,8 +73,8 @@ class DatasetSpec:
             names = self.files[missing[0]]
             alternatives = f", nor {' or '.join(names[1:])}" if names[1:] else ""
             raise FileNotFoundError(
-                f"{self.title}: no {names[0]}{alternatives} in {Path(data_dir) / self.name} or {data_dir}. The file of the split "
-                f"{missing[0]} is public: {self.originals[missing[0]].url if self.originals else self.source}"
+                f"{self.title}: no {names[0]}{alternatives} in {Path(data_dir) / self.name} or {data_dir}. Download the file of "
+                f"the split {missing[0]}: {self.originals[missing[0]].url if self.originals else self.source}"
             )
         for split in missing:
             logger.warning(

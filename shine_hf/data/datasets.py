@@ -1,4 +1,4 @@
-"""The facts about each dataset, in one [`DatasetSpec`], from which readers, builders, cards and help texts take them."""
+"""The metadata of each dataset, in one [`DatasetSpec`] that readers, builders, cards and help texts share."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SHINE_REPOSITORY = ("zxccade/SHINE", "bf8b5986caff796fffea62f7f1e5753bbc86b0f5")
 
 
 def find_dataset(name: str) -> DatasetSpec:
-    """Return the facts about a dataset.
+    """Return the metadata of a dataset.
 
     Raises:
-        ValueError: for an unknown name. Lists the known ones.
+        ValueError: for an unknown name. The message lists the known ones.
     """
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}; choose one of {', '.join(DATASETS)}")
@@ -40,7 +40,7 @@ def _released(folder: str, sha256: str | None = None) -> SourceFile:
 
 
 def _names(**splits: str) -> dict[str, tuple[str, ...]]:
-    """Return split -> tuple of file names, from names separated by spaces."""
+    """Return split -> tuple of file names, given as strings of names separated by spaces."""
     return {split: tuple(names.split()) for split, names in splits.items()}
 
 

@@ -1,8 +1,8 @@
 """Read annotation files into raw rows, each with its position in the file for error messages.
 
-Supported are JSON lines, JSON, CSV, TSV and Parquet with the columns of the schema, and the original formats of the field (see
+The supported formats are JSON lines, JSON, CSV, TSV and Parquet with the columns of the schema, and the original formats of the field (see
 [`shine_hf.data.formats`]), which are recognized by their content. Text may be UTF-8 with or without a byte order mark, UTF-16 or UTF-32,
-and gzipped.
+and may be gzipped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .text_files import locate, read_text, suffix_of
 
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".txt", ".parquet")
 RawRow = tuple[str, Any]
-"""Where a row is, for error messages, and its fields as written in the file."""
+"""The location of a row, for error messages, and its fields as written in the file."""
 
 
 def is_annotation_file(path: str | Path) -> bool:

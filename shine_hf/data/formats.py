@@ -25,14 +25,14 @@ from .text_files import read_text
 CHARADES_STA_LINE = re.compile(r"(\S+)\s+(\S+)\s+(\S+?)\s*##(.*)")
 DIDEMO_SEGMENT_SECONDS = 5
 DIDEMO_SEGMENTS = 6
-# Files with the durations of Charades videos: those of Charades itself, that of VSLNet, or the user's own.
+# Files with the durations of Charades videos: from Charades itself, from VSLNet, or the user's own.
 CHARADES_DURATION_FILES = ("Charades_v1_train.csv", "Charades_v1_test.csv", "charades.json", "durations.json")
 # Names of the splits in the qids of the authors of SHINE.
 QID_INFIX = {"test_trivial": "test", "novel_composition": "composition", "novel_word": "word"}
 
 
 def is_by_video(document: Any) -> bool:
-    """Return whether a JSON document is an object of videos with their sentences."""
+    """Return whether a JSON document is an object that maps videos to their sentences."""
     return (
         isinstance(document, Mapping)
         and "qid" not in document
@@ -43,7 +43,7 @@ def is_by_video(document: Any) -> bool:
 
 
 def rows_by_video(videos: Mapping[str, Any], source: str, split: str) -> Iterator[tuple[str, dict]]:
-    """Read an object of videos with their sentences, in its order. Qids are `{vid}_{split}_{i}`, as in the authors' files.
+    """Read an object that maps videos to their sentences, in order. Qids are `{vid}_{split}_{i}`, as in the authors' files.
 
     Raises:
         ValueError: for a video without sentences, timestamps or duration, or with lists of different lengths.
@@ -115,11 +115,11 @@ def is_charades_sta(text: str) -> bool:
 
 
 def charades_sta_rows(text: str, path: Path, split: str) -> Iterator[tuple[str, dict]]:
-    """Read the text format of Charades-STA. Durations come from a file in the same folder, see [`charades_durations`].
+    """Read the text format of Charades-STA. Durations come from a file in the same folder; see [`charades_durations`].
 
     Raises:
         FileNotFoundError: if there is no file of durations.
-        ValueError: for a line in another format, or a video without duration.
+        ValueError: for a line in another format, or a video without a duration.
     """
     durations = charades_durations(path.parent)
     counts: dict[str, int] = {}
@@ -149,13 +149,13 @@ def charades_sta_rows(text: str, path: Path, split: str) -> Iterator[tuple[str, 
 
 
 def charades_durations(folder: Path) -> dict[str, Any]:
-    """Read the durations of Charades videos, in seconds, from whichever of these files a folder contains.
+    """Read the durations of Charades videos, in seconds, from whichever of [`CHARADES_DURATION_FILES`] a folder contains.
 
     `Charades_v1_{train,test}.csv` have the columns `id` and `length`, `charades.json` is `{vid: {"duration": seconds}}`, and
     `durations.json` is `{vid: seconds}`.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if the folder contains none of them.
         ValueError: for a file that cannot be read.
     """
     durations: dict[str, Any] = {}
@@ -201,7 +201,7 @@ def is_didemo(document: Any) -> bool:
 def didemo_rows(items: Sequence[Any], source: str) -> Iterator[tuple[str, dict]]:
     """Read DiDeMo's annotations. Several people marked each moment as `[first, last]` in segments of 5 s, both inclusive.
 
-    The window is the mark with the largest total IoU with all marks, i.e. that of the majority if there is one.
+    The window is the mark with the largest total IoU with all marks, i.e. the majority's if there is one.
 
     Raises:
         ValueError: for an item without marks, or in another format.

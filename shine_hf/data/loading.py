@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NO_NEGATIVES = "none"
-# Files of a folder that are read as its splits.
+# Suffixes of the files in a folder that are read as its splits.
 SPLIT_FILE_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".tsv")
 
 
@@ -71,7 +71,7 @@ def load_splits(args: DataArguments) -> dict[str, Dataset]:
 def dataset_files(text: str) -> dict[str, Path]:
     """Parse `--dataset` as files: `SPLIT=FILE,SPLIT=FILE`, one file, or a folder of files named after their splits.
 
-    Paths may contain commas, equals signs and slashes: a comma is only a separator after the suffix of a file and before `SPLIT=`.
+    Paths may contain commas, equals signs and slashes: a comma only separates files between the suffix of one and the `SPLIT=` of the next.
 
     Returns:
         Split -> file, with an empty name for a single file. Empty if the text is the name of a dataset, or a folder in published form.

@@ -1,4 +1,4 @@
-"""How much a hard negative counts in the losses: less if it may be true of the moment, or if few of its words differ. Not from the paper."""
+"""Weights of hard negatives in the losses: lower if a negative may be true of the moment, or if few of its words differ. Not from the paper."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def negative_weight(row: Mapping, level: int, doubtful_weight: float = 1.0, by_c
     """Return the weight of the negative of a row at a level.
 
     Args:
-        row: Row of the schema, with `query`, `negative_queries` and `negative_flags`.
+        row: A row of the schema with `query`, `negative_queries` and `negative_flags`.
         level: Counted from 1. A level that the row lacks has weight 1.
         doubtful_weight: Factor for a negative that is flagged as possibly true ([`MAY_BE_TRUE`]).
         by_changed_words: Multiply by [`changed_share`].

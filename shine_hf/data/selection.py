@@ -21,7 +21,7 @@ def has_answers(rows: Dataset) -> bool:
 
 
 def training_rows(rows: Dataset) -> Dataset:
-    """Return the rows that can be trained on, and log how many are left out, see [`~shine_hf.schema.annotation_flags`].
+    """Return the rows that can be trained on, and log how many are left out; see [`~shine_hf.schema.annotation_flags`].
 
     Raises:
         ValueError: if no row is left.

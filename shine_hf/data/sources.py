@@ -1,4 +1,4 @@
-"""Public files, pinned to a commit and checked by SHA-256, which are downloaded or read from a folder."""
+"""Public files that are downloaded or read from a folder, pinned to a commit and checked by SHA-256."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class SourceFile:
         """Return the file in a data folder, without checking it.
 
         Raises:
-            FileNotFoundError: if it is missing. Says where to get it.
+            FileNotFoundError: if it is missing. The message says where to get it.
         """
         try:
             return locate(Path(data_dir) / self.local)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}. It is public: {self.url}") from None
+            raise FileNotFoundError(f"{error}. Download it from {self.url}") from None
 
     def locate(self, data_dir: str | Path | None, download: Callable[[str], str]) -> Path:
         """Return the file from the data folder, or download it if there is no folder, and check it.

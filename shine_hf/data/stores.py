@@ -28,7 +28,7 @@ def video_store(args: DataArguments, splits: Mapping[str, Dataset], clip_length:
         clip_length: Seconds per clip of the model.
 
     Raises:
-        ValueError: if no features are named, or they are known to have another clip length.
+        ValueError: if no features are given, or if their recorded clip length differs.
         FileNotFoundError: if the features do not exist.
     """
     from ..features.base import FeatureStore

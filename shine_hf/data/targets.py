@@ -69,7 +69,7 @@ def graded_saliency(
 
 
 def margin_pairs(inside: np.ndarray, rng: np.random.Generator, pairs: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the indices of `pairs` clips inside and as many outside, `(P,)` each, without replacement if there are enough.
+    """Draw the indices of `pairs` clips inside the windows and as many outside, `(P,)` each, without replacement if there are enough.
 
     All indices are -1 if no clip is inside, or none is outside.
     """

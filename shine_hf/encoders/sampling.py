@@ -13,7 +13,7 @@ def import_av() -> Any:
     """Import and return PyAV.
 
     Raises:
-        ImportError: if it is not installed. Says how to install it.
+        ImportError: if it is not installed. The message says how to install it.
     """
     try:
         import av

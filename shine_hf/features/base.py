@@ -12,9 +12,9 @@ from ..specs import Spec
 from .grid import EXTRACTOR_SLACK_CLIPS
 from .rows import as_rows
 
-# Where people find the features that the papers used.
+# Where to find the features that the papers used.
 PUBLIC_SOURCES = (
-    "I3D features of Charades are public with VSLNet (github.com/26hzhang/VSLNet), C3D features of ActivityNet with MS-2D-TAN "
+    "I3D features of Charades are published with VSLNet (github.com/26hzhang/VSLNet), C3D features of ActivityNet with MS-2D-TAN "
     "(github.com/microsoft/VideoX); `--video_features simulated:` needs no download"
 )
 
@@ -41,8 +41,8 @@ class FeatureStore(ABC):
     Every array is checked when it is read. Stores can be pickled, so data loaders may use workers.
 
     Raises:
-        KeyError: for a key without features. Names the missing file and public sources of features.
-        ValueError: for a key that would lead out of the folder, and for features that are empty, not two-dimensional, or contain NaN.
+        KeyError: for a key without features. The message names the missing file and public sources of features.
+        ValueError: for a key that points outside the folder, and for features that are empty, not two-dimensional, or contain NaN.
     """
 
     spec: str
@@ -112,7 +112,7 @@ class FeatureStore(ABC):
 
     @property
     def public_spec(self) -> str:
-        """What cards and configurations say about the features: their encoder, or the kind without the path."""
+        """How cards and configurations name the features: by their encoder, or by the kind without the path."""
         return self.encoder or f"{self.spec.partition(':')[0]}:"
 
     @property
@@ -144,7 +144,7 @@ class FeatureStore(ABC):
         return len(self.as_rows(key)[0])
 
     def as_rows(self, key: str, array: np.ndarray | None = None) -> tuple[np.ndarray, str]:
-        """Return the array of a key as `(length, dim)` and a description of what was done to it; see [`~shine_hf.features.rows.as_rows`].
+        """Return the array of a key as `(length, dim)` and a description of the conversion; see [`~shine_hf.features.rows.as_rows`].
 
         Args:
             key: The key of the array.
@@ -152,7 +152,7 @@ class FeatureStore(ABC):
 
         Raises:
             KeyError: if the key has no features.
-            ValueError: if the array cannot be brought into this shape.
+            ValueError: if the array cannot be converted to this shape.
         """
         try:
             return as_rows(self.peek(key) if array is None else array, self._layers)
@@ -250,7 +250,7 @@ class ConcatenatedFeatures(FeatureStore):
 
 
 def is_simulated(specs: Iterable[str]) -> bool:
-    """Return whether any part of these feature stores is computed from annotations, so that results with them must say so."""
+    """Return whether any part of these feature stores is computed from annotations. Results with such features must say so."""
     return any(KINDS[part.kind].from_annotations for spec in specs for part in _parse(spec))
 
 

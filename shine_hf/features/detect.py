@@ -1,4 +1,4 @@
-"""Detect in which of the field's layouts a path or a Hub repository stores features."""
+"""Detect the layout in which a path or a Hub repository stores features."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HDF5_SUFFIXES = (".hdf5", ".h5", ".hdf", ".he5")
 TAR_SUFFIXES = (".tar",)
 # Archives without random access to their files.
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z", ".rar")
-# owner/name, the same with a path or a revision, the URL of huggingface_hub, and that of a browser.
+# owner/name, optionally with a path or a revision, as an hf:// URL, or as a URL from the browser.
 _HUB_NAME = re.compile(
     r"(?:hf://datasets/|https://huggingface\.co/datasets/)?(?P<repo>[\w.-]+/[\w.-]+?)"
     r"(?:@(?P<of_repo>[\w.-]+)|/(?:tree|blob|resolve)/(?P<of_url>[\w.-]+))?"
@@ -30,13 +30,13 @@ _HUB_NAME = re.compile(
 
 
 def local_path(where: str) -> Path:
-    """Return the local path: `where` itself, or the download of a dataset repository on the Hub.
+    """Return the local path: `where` itself, or the downloaded copy of a dataset repository on the Hub.
 
     Args:
         where: A path, or `owner/name[/path in the repository][@revision]`, or a URL of the Hub.
 
     Raises:
-        FileNotFoundError: if it is neither, or there are no features in the repository.
+        FileNotFoundError: if `where` is neither, or the repository contains no features.
     """
     path = Path(where).expanduser()
     name = _HUB_NAME.fullmatch(where)
@@ -72,7 +72,7 @@ def open_detected(spec: Spec, rows: Sequence[Mapping] | None = None, clip_length
 
     Raises:
         FileNotFoundError: if there are no features.
-        ValueError: if the layout is ambiguous. Says what was found and how to choose.
+        ValueError: if the layout is ambiguous. The message says what was found and how to choose.
     """
     path = local_path(spec.where)
     if not path.exists():
@@ -106,8 +106,8 @@ def _open_folder(folder: Path) -> FeatureStore:
     suffix = _only_suffix(names, folder)
     if suffix:
         return file_features(_kind_of(suffix), folder, suffix)
-    inner = [folder / name for name in names if _holds_features(folder / name)]
-    # An archive may stay next to what was unpacked from it.
+    inner = [folder / name for name in names if _contains_features(folder / name)]
+    # An archive may still be next to the folder that was unpacked from it.
     inner = inner or [folder / name for name in names if name.lower().endswith(_COMPRESSED)]
     if not inner:
         raise FileNotFoundError(
@@ -121,10 +121,10 @@ def _open_folder(folder: Path) -> FeatureStore:
     return _open_folder(inner[0]) if inner[0].is_dir() else _open_file(inner[0])
 
 
-def _holds_features(path: Path) -> bool:
+def _contains_features(path: Path) -> bool:
     if path.is_dir():
         return is_packed(path) or any(
-            entry.name.endswith(_all_suffixes()) or (entry.is_dir() and _holds_features(Path(entry.path)))
+            entry.name.endswith(_all_suffixes()) or (entry.is_dir() and _contains_features(Path(entry.path)))
             for entry in os.scandir(path)
             if not entry.name.startswith(".")
         )
@@ -192,7 +192,7 @@ def _open_packed(spec: Spec, rows: Sequence[Mapping] | None, clip_length: float)
 
 
 def _inside(folder: Path, endings: tuple[str, ...], place: Callable[[Path], Path]) -> Path:
-    """Return the place of the files with these endings: the folder if it directly contains some, else the only place in its subfolders.
+    """Return where the files with these endings are: in the folder itself if it contains any, else in the only such place below it.
 
     Raises:
         ValueError: if there are several places.
@@ -210,7 +210,7 @@ def _inside(folder: Path, endings: tuple[str, ...], place: Callable[[Path], Path
 
 
 def _named(store: FeatureStore, kind: str, where: str, path: Path) -> FeatureStore:
-    """Return the store, named by its Hub name instead of the cache folder it was downloaded to."""
+    """Name a downloaded store by its Hub name instead of its cache folder, and return it."""
     if path != Path(where).expanduser():
         for part in (store, *getattr(store, "stores", ())):
             part.spec = f"{kind}:{where}"

@@ -28,8 +28,8 @@ class EncodedSentences:
     """
     `sentences[text]` -> read-only float32 `(L, dim)`.
 
-    Each sentence is stored under its exact text, in a folder that belongs to one encoder. A different set of sentences adds to the folder
-    and can never get the features of another sentence.
+    Each sentence is stored under its exact text, in a folder that belongs to one encoder. New sentences are added to the folder, and a
+    sentence can never get the features of another one.
 
     Args:
         encoder: Encodes the sentences that are not stored yet.

@@ -21,12 +21,12 @@ from .formats import FORMATS, READ_ERRORS, choose_name, shaped, unreadable
 
 # Suffixes of the keys of I3D's two streams, which are in separate files; see [`file_features`].
 STREAMS = (("_rgb", "_opt"), ("_rgb", "_flow"))
-# R2-Tuning puts the number of stored layers into the name of the folder.
+# R2-Tuning puts the number of stored layers in the folder's name.
 _LAYERS = re.compile(r"_k(\d+)$")
 
 
 class FileFeatures(FeatureStore):
-    """One file per key: `{key}{suffix}`. Subclasses say where the files are.
+    """One file per key: `{key}{suffix}`. Subclasses define where the files are.
 
     Args:
         kind: The kind in the specification.
@@ -89,7 +89,7 @@ class FolderFeatures(FileFeatures):
                 # Widths of the concatenated encoders: the features of each are normalized separately.
                 self._dims = [int(dim) for dim in settings["dims"]] if "dims" in settings else None
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{record} must give the encoder and the clip_length ({error!r})") from error
+                raise ValueError(f"{record} must contain encoder and clip_length ({error!r})") from error
 
     @property
     def dims(self) -> list[int]:
@@ -116,7 +116,7 @@ class FolderFeatures(FileFeatures):
         return path.open("rb")
 
     def _path(self, key: str) -> Path:
-        """Return the file of a key. Keys come from data, so they must not lead out of the folder, even through a symbolic link."""
+        """Return the file of a key. Keys come from data, so they must not point outside the folder, even through a symbolic link."""
         path = self.place / f"{key}{self.suffix}"
         is_name = bool(key) and "\0" not in key and Path(key).name == key
         # The Hub's cache contains links to its own blobs.
@@ -199,7 +199,7 @@ def tar_members(path: Path) -> dict[str, tuple[int, int]]:
 class Hdf5Features(FeatureStore):
     """One HDF5 file with a dataset per key, or a group per key.
 
-    Which dataset of a group has the features: see [`~shine_hf.features.formats.choose_name`].
+    [`~shine_hf.features.formats.choose_name`] finds the dataset of a group that contains the features.
 
     Raises:
         FileNotFoundError: if the file does not exist.

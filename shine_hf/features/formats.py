@@ -40,7 +40,7 @@ def choose_name(names: list[str], axes: Callable[[str], int], what: str = "it") 
         what: The file or group, for the error message.
 
     Raises:
-        ValueError: if none of these exists. Names all arrays.
+        ValueError: if none of these exists. The message names all arrays.
     """
     for name in ARRAY_NAMES:
         if name in names:
@@ -54,10 +54,10 @@ def choose_name(names: list[str], axes: Callable[[str], int], what: str = "it") 
 
 
 def unreadable(file: IO[bytes], error: Exception) -> str:
-    """Return why a file cannot be read: from its first bytes if they say more than the error."""
+    """Return why a file cannot be read, from its first bytes if they tell more than the error."""
     if fault := content_fault(file):
         return fault
-    if "pickle" in str(error):  # NumPy advises to load it unsafely.
+    if "pickle" in str(error):  # NumPy suggests loading it unsafely.
         return "it is damaged, or contains Python objects, which are never loaded"
     return str(error)
 
@@ -130,13 +130,13 @@ def _load_pt(file: IO[bytes], mmap: bool = False) -> tuple[str, np.ndarray]:
 
 def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
     tensor = tensor.detach().to_dense()
-    # NumPy has no bfloat16, nor floats of 8 bits.
+    # NumPy has neither bfloat16 nor 8-bit floats.
     is_known = tensor.dtype.itemsize > 1 and str(tensor.dtype) != "torch.bfloat16"
     return (tensor if is_known or not tensor.is_floating_point() else tensor.float()).numpy()
 
 
 def _numpy_globals() -> list[Any]:
-    """Return what the unpickler of torch may call to build arrays of numbers, under the names in NumPy 1 and 2."""
+    """Return what torch's unpickler may call to build arrays of numbers, under the names of NumPy 1 and 2."""
     build = np.zeros(1).__reduce__()[0]
     kinds = {type(np.dtype(letter)) for letter in "efd?bhilqBHILQ"}
     return [

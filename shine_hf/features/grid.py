@@ -19,10 +19,10 @@ EXTRACTOR_SLACK_CLIPS = 2
 """Number of clips by which extractors may disagree at the end of a video."""
 
 DURATION_SLACK = 0.1
-"""Fraction of a video's duration that its clips may be too long or too short: annotations and containers give different durations."""
+"""Fraction of a video's duration by which its clips may be too long or too short: durations in annotations and containers differ."""
 
 TOLERATED_SHARE = 0.05
-"""Share of a split that may disagree with its features. More is an error, less a warning."""
+"""Share of a split that may disagree with its features: a larger share is an error, a smaller one a warning."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class GridReport:
 
     Args:
         clip_length: Seconds per clip that the comparison assumes.
-        videos, windows: Their numbers, without windows outside their video.
+        videos, windows: Numbers of videos, and of windows that are not outside their video.
         missing: Videos without features.
         differing: Videos whose clips do not cover their duration: `(vid, number of clips, duration in seconds)`.
         lost: Windows that no clip overlaps: `(qid, window)`.
@@ -120,7 +120,7 @@ class GridReport:
             found.append((1.0, f"{len(self.missing):,} of {self.videos:,} videos have no features ({names})"))
         if self.differing:
             examples = _first(
-                f"{vid}: {clips} clips x {self.clip_length:g} s = {clips * self.clip_length:g} s, but the video has {duration:g} s"
+                f"{vid}: {clips} clips x {self.clip_length:g} s = {clips * self.clip_length:g} s, but the video is {duration:g} s long"
                 for vid, clips, duration in self.differing
             )
             share = len(self.differing) / self.videos

@@ -8,7 +8,7 @@ import numpy as np
 
 from .base import ConcatenatedFeatures, FeatureStore
 
-# Read the lengths of at most this many keys: some formats must be read in full for that.
+# Read the lengths of at most this many keys, since some formats must be read in full.
 SAMPLED_KEYS = 200
 
 
@@ -21,7 +21,7 @@ def inspect_store(store: FeatureStore, durations: Mapping[str, float] | None = N
 
     Raises:
         FileNotFoundError: for a store without features.
-        ValueError: for features that cannot be read. Names the file and the key.
+        ValueError: for features that cannot be read. The message names the file and the key.
     """
     if isinstance(store, ConcatenatedFeatures):
         return [facts for part in store.stores for facts in inspect_store(part, durations)]

@@ -94,7 +94,7 @@ class PackedFeatures(FeatureStore):
 
     def _read(self, key: str) -> np.ndarray:
         if key not in self:
-            known = "; it had none when they were packed" if key in self.index["missing"] else ""
+            known = "; it had none when the store was packed" if key in self.index["missing"] else ""
             raise KeyError(f"no features of {key!r} in {self.spec}{known}. {PUBLIC_SOURCES}")
         return self.arrays[key]
 
@@ -102,7 +102,7 @@ class PackedFeatures(FeatureStore):
         """Compare the SHA-256 of each shard with the index. (Downloading only checks sizes.)
 
         Raises:
-            ValueError: for a shard whose content has changed. Names it.
+            ValueError: for a shard whose content has changed. The message names it.
         """
         for shard in tqdm(self.index["shards"], desc="SHA-256", unit="shard", disable=not progress):
             path = self.folder / shard["file"]
@@ -146,7 +146,7 @@ def pack_features(
 
     Raises:
         FileExistsError: if the folder exists.
-        KeyError: for missing keys. Names all of them.
+        KeyError: for missing keys. The message names all of them.
         ValueError: for features that are empty, contain NaN, or exceed the range of float16.
     """
     folder = Path(folder)
@@ -232,7 +232,7 @@ def _read_index(folder: Path) -> dict:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not an index of packed features that this version can read: {error}") from error
     for file in files:
-        # The index may come from anyone: it must not lead out of its folder.
+        # The index may come from anyone, so it must not point outside its folder.
         if Path(file).name != file or not file.endswith(".arrow"):
             raise ValueError(f"{path}: {file!r} is not a plain file name")
         if not (folder / file).is_file():

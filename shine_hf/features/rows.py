@@ -1,4 +1,4 @@
-"""Bring arrays as extractors write them into the shape `(length, channels)`, or explain why that would be ambiguous."""
+"""Convert arrays from extractors to the shape `(length, channels)`, or explain why that would be ambiguous."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _MOST_LAYERS = 12
 
 
 def as_rows(array: np.ndarray, layers: int | None = None) -> tuple[np.ndarray, str]:
-    """Return the array as `(length, channels)`, and a description of what was done to it (empty for nothing).
+    """Return the array as `(length, channels)`, and a description of the conversion (empty if there was none).
 
-    Accepted are `(T, D)`; a pooled vector `(D,)`; either with additional axes of length 1, e.g. `(1, T, D)`, `(T, 1, D)` or `(T, D, 1, 1)`;
+    The accepted shapes are `(T, D)`; a pooled vector `(D,)`; either with additional axes of length 1, e.g. `(1, T, D)`, `(T, 1, D)` or `(T, D, 1, 1)`;
     and the last layers of a CLIP encoder as R2-Tuning stores them: `(T, K, P, D)` for video, of which the first token of the last layer is
     used, and `(L, K, D)` for text, of which the last layer is used.
 
@@ -21,7 +21,7 @@ def as_rows(array: np.ndarray, layers: int | None = None) -> tuple[np.ndarray, s
         layers: K, if known. Text features with several layers are only recognized if it is given.
 
     Raises:
-        ValueError: for any other shape or type. Says what the array is.
+        ValueError: for any other shape or type. The message says what the array is.
     """
     array = np.asarray(array)
     if array.dtype.kind not in "fiu":

@@ -1,4 +1,4 @@
-"""A second simulated world, in which finding a moment takes understanding the query; see [`SimulatedScenes`]."""
+"""A second simulated world, in which finding a moment requires understanding the query; see [`SimulatedScenes`]."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..specs import Spec
 from .base import KINDS, Kind
 from .simulated import PlantedFeatures, content_words, required_rows, word_pairs
 
-# Words that show nothing, beside those that no simulated world shows.
+# Words for nothing visible, in addition to the function words that no simulated world shows.
 _UNSEEN = frozenset(
     "some any another other something anything one my your can start starts starting begin begins beginning appear appears".split()
 )
-# Words that relate others. Sharing one does not make two events similar.
+# Words that relate other words. Sharing one does not make two events similar.
 _RELATIONS = frozenset(
     "in on at from into onto with by out off up down over under through behind beside near around for back away".split()
 )
@@ -33,7 +33,7 @@ _OBJECT_SHARE = 0.3
 _ALIKE = 0.6
 # A distractor is the best of this many candidates: the one that shares the most words with its query.
 _CANDIDATES, _MAX_DRAWS = 4, 20
-# A distractor is at least this share as long as the moment that it competes with, or left out.
+# A distractor that is shorter than this share of the moment that it competes with is left out.
 _SHORTEST_DISTRACTOR = 0.5
 # Width of the word vectors without a file: those of the text encoder `words:dim=64`.
 _WORDS_DIM = 64
@@ -55,13 +55,13 @@ class SimulatedScenes(PlantedFeatures):
     * u is a fixed bilinear map of two words' vectors, so what a new pair adds can be inferred from other pairs.
 
     The actions of an event are its words that are not objects. A word counts as an object if it often follows a determiner in the annotations.
-    The features depend on the annotations (those of other videos decide which distractors there are) and the seed, not on the order of the rows or the
+    The features depend on the annotations (those of other videos determine the distractors) and the seed, not on the order of the rows or the
     process.
 
     Args:
         rows, clip_length: See [`PlantedFeatures`].
-        vectors (`str`, *optional*): A file of word vectors, e.g. GloVe, as `vectors:` of text reads it; use the same for the text features. By
-            default the vectors are those of `words:dim=64`, in which words that are spelled alike are similar, e.g. inflections.
+        vectors (`str`, *optional*): A file of word vectors that the text encoder `vectors:` can read, e.g. GloVe; use the same file for the
+            text features. By default the vectors are those of `words:dim=64`, in which words that are spelled alike are similar, e.g. inflections.
         vocabulary (`str`, *optional*): See [`VectorsTextEncoder`].
         dim (`int`): Number of channels.
         word, pair, object, noise (`float`): Strengths w, p, o and n. In each channel, a word, a pair, the objects and the noise of strength 1 have
@@ -125,11 +125,11 @@ class SimulatedScenes(PlantedFeatures):
         return self._public_spec
 
     def word_vector(self, word: str) -> np.ndarray:
-        """Return the unit vector of a word of the annotations, from which its looks follow: `(width of the word vectors,)`."""
+        """Return the unit vector of a word of the annotations, which determines its appearance: `(width of the word vectors,)`."""
         return self._vectors[word]
 
     def look(self, word: str) -> np.ndarray:
-        """Return v, what a word of the annotations looks like: `(dim,)`, linear in its vector."""
+        """Return v, the appearance of a word of the annotations: `(dim,)`, linear in its vector."""
         return self._looks[word][0]
 
     def binding(self, first: str, second: str) -> np.ndarray:
@@ -170,8 +170,8 @@ class SimulatedScenes(PlantedFeatures):
         return found
 
     def _similar_event(self, query: str, present: Sequence[str], rng: np.random.Generator) -> str | None:
-        """Return a query that shares words with a query, but does not have all words of any query in the video; None if none was found."""
-        words = self._telling_words(query)
+        """Return another query that shares words with `query` but lacks a word of each query in `present`; None if no draw finds one."""
+        words = self._distinctive_words(query)
         candidates: list[str] = []
         for _ in range(_MAX_DRAWS):
             sharing = self._queries_with[words[rng.integers(len(words))]]
@@ -185,8 +185,8 @@ class SimulatedScenes(PlantedFeatures):
 
     def _has_all_words(self, event: str, query: str) -> bool:
         """Return whether an event has all words of a query, or similar ones."""
-        has = self._telling_words(event)
-        return all(not self._similar_words(word).isdisjoint(has) for word in self._telling_words(query))
+        has = self._distinctive_words(event)
+        return all(not self._similar_words(word).isdisjoint(has) for word in self._distinctive_words(query))
 
     def _similar_words(self, word: str) -> set[str]:
         """Return the words of the annotations that are similar to a word, and itself."""
@@ -195,7 +195,7 @@ class SimulatedScenes(PlantedFeatures):
             self._similar[word] = {other for other, cosine in zip(self._vectors, cosines) if cosine > _ALIKE}
         return self._similar[word]
 
-    def _telling_words(self, query: str) -> list[str]:
+    def _distinctive_words(self, query: str) -> list[str]:
         words = self._words[query]
         return [word for word in words if word not in _RELATIONS] or words
 
@@ -206,7 +206,7 @@ def _visible_words(query: str) -> list[str]:
 
 
 def _object_words(words_of: Mapping[str, Sequence[str]]) -> set[str]:
-    """Return the words that often follow a determiner, of queries with their words."""
+    """Return the words that often follow a determiner. `words_of` maps each query to its words."""
     count, after = Counter(), Counter()
     for query, words in words_of.items():
         count.update(words)
@@ -217,8 +217,8 @@ def _object_words(words_of: Mapping[str, Sequence[str]]) -> set[str]:
 def _word_vectors(words: Sequence[str], file: str | None, vocabulary: str | None) -> list[np.ndarray]:
     """Return unit vectors of words.
 
-    Vectors of a file are centered first, since all of GloVe's point in a similar direction. A word that the file lacks gets a vector made from its
-    letters.
+    Vectors of a file are centered first, since all of GloVe's point in a similar direction. A word that the file lacks gets a vector computed from
+    its letters.
     """
     encoder = VectorsTextEncoder(file, vocabulary) if file else None
     found = []
@@ -238,7 +238,7 @@ def _sum(vectors: Iterable[np.ndarray], dim: int) -> np.ndarray:
 def _free_place(
     moments: Sequence[tuple[float, float]], duration: float, rng: np.random.Generator
 ) -> tuple[float, float] | None:
-    """Return a random place outside some moments, as long as the longest of them if there is room; None if there is too little."""
+    """Return a random window outside the moments, as long as the longest one if it fits; None if there is too little room."""
     moments = [(max(start, 0.0), min(end, duration)) for start, end in moments]
     length = max(end - start for start, end in moments)
     edges = [0.0]

@@ -35,11 +35,11 @@ class PlantedFeatures(FeatureStore):
         clip_length (`float`): Seconds per clip. A video has ceil(duration / clip_length) clips.
         dim (`int`): Number of channels.
         noise (`float`): Standard deviation of the noise in each channel.
-        seed (`int`): Seed of everything that is random.
-        strengths: The other strengths of the world, by the names of its options.
+        seed (`int`): Seed of all random draws.
+        strengths: The world's other strengths, by option name.
 
     Raises:
-        ValueError: for a number that is out of range. Names it.
+        ValueError: for a number that is out of range. The message names it.
     """
 
     kind: str
@@ -104,7 +104,7 @@ class PlantedFeatures(FeatureStore):
 
 
 def content_words(query: str) -> list[str]:
-    """Return the different words of a query that may be visible, sorted; `["nothing"]` if there is none."""
+    """Return the distinct words of a query that may be visible, sorted; `["nothing"]` if there is none."""
     words = sorted(set(tokenize(query)) - _FUNCTION_WORDS)
     return [word for word in words if word[0].isalnum()] or ["nothing"]
 
@@ -151,7 +151,7 @@ class SimulatedFeatures(PlantedFeatures):
 
     def event_vector(self, query: str) -> np.ndarray:
         words = content_words(query)
-        # A different seed than that of the text encoder's vectors, so the model has to learn how they correspond.
+        # A different seed from that of the text encoder's vectors, so the model has to learn how they correspond.
         of_words = [word_vector(word, self._dim, seed=self.seed + 1) for word in words]
         pairs = word_pairs(words)
         of_pairs = [_pair_vector(*pair, self._dim, self.seed) for pair in pairs]
@@ -167,7 +167,7 @@ def _pair_vector(first: str, second: str, dim: int, seed: int) -> np.ndarray:
 
 
 def required_rows(spec: Spec, rows: Sequence[Mapping] | None) -> Sequence[Mapping]:
-    """Return the rows, without which a kind of simulated features cannot be opened.
+    """Return the rows, which every kind of simulated features requires.
 
     Raises:
         ValueError: if there are none.

@@ -13,10 +13,10 @@ from .base import FeatureStore
 from .encoded import EncodedSentences, sentence_folder
 
 PUBLIC_TEXT_SOURCES = (
-    "CLIP text features of QVHighlights are public with moment_detr (github.com/jayleicn/moment_detr), those of SHINE with its code "
+    "CLIP text features of QVHighlights are published with moment_detr (github.com/jayleicn/moment_detr), those of SHINE with its code "
     "(github.com/zxccade/SHINE); `--text_features clip:openai/clip-vit-base-patch32` encodes the sentences here"
 )
-# How many sentences to keep in memory that were not passed to `prepare`.
+# Maximum number of sentences to keep in memory, other than those that were passed to `prepare`.
 MAX_KEPT = 4096
 
 
@@ -28,7 +28,7 @@ class TextFeatures:
 
     dim: int
     public_spec: str
-    """What cards and configurations say about the features: their encoder, or the kind of store without the path."""
+    """How cards and configurations name the features: by their encoder, or by the kind of store without the path."""
 
     @staticmethod
     def from_spec(spec: str) -> TextFeatures:
@@ -52,7 +52,7 @@ class TextFeatures:
         """Prepare the features of the queries and negatives of some rows, before they are requested one by one.
 
         Args:
-            rows: With `qid`, `vid`, `query`, and `negative_queries` if `levels` is positive.
+            rows: Rows with `qid`, `vid`, `query`, and `negative_queries` if `levels` is positive.
             levels: How many negatives of each row are needed.
             progress: Show a progress bar.
 
@@ -67,8 +67,8 @@ class StoredText(TextFeatures):
     """
     Features from a store.
 
-    The key of a query is `{qid}`, `qid{qid}` or its video. The keys of its negatives are named as by the authors of SHINE, with
-    `_recomposed_gpt_{0,1,2}` after the qid.
+    The key of a query is `{qid}`, `qid{qid}` or its video. The keys of its negatives have the suffix `_recomposed_gpt_{0,1,2}` after the
+    qid, as in the release of SHINE.
 
     Args:
         store: Any store.

@@ -1,6 +1,6 @@
 """Align a negative with its masked query: which words fill which mask.
 
-Words are compared without case, punctuation and spacing, so "what's" and "what s" are the same.
+Comparisons ignore case, punctuation and spacing, so "what's" and "what s" match.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ _WORD = re.compile(r"<mask>|[^\W_]+")
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a text in lower case, including `<mask>`, without punctuation and spaces."""
+    """Return the words of a text in lower case, including `<mask>`, without punctuation or spaces."""
     return _WORD.findall(text.lower())
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """How a text fills a template. `problem` is None, or the name of the first check that it fails."""
+    """How a text fills a template. `problem` is None, or the name of the first check that the text fails."""
 
     problem: str | None
     fills: tuple[tuple[str, ...], ...] = ()  # The words that fill each mask; empty if the template was changed.
 
 
 def align(masked_query: str, text: str) -> Alignment:
-    """Find the words that fill each mask, in any number, in linear time.
+    """Find the words that fill each mask (any number per mask), in linear time.
 
-    From left to right, each mask gets as few words as the kept words allow. Of adjacent masks, the last one gets the rest.
+    From left to right, each mask gets as few words as the kept words allow. In a run of adjacent masks, the last one gets the rest.
     """
     template, words = words_of(masked_query), words_of(text)
     if len(template) == len(words) and all(t in (w, MASK) for t, w in zip(template, words)):
@@ -43,7 +43,7 @@ def align(masked_query: str, text: str) -> Alignment:
 
 
 def _fills(template: Sequence[str], words: Sequence[str], least: int) -> tuple[tuple[str, ...], ...] | None:
-    """Match a template whose masks stand for at least `least` words; None if the kept words are not all in the text, in order."""
+    """Match a template whose masks cover at least `least` words each; None if the text does not contain the kept words in order."""
     # Encode each distinct word as a character, so that `str.find` can find runs of words.
     codes: dict[str, str] = {MASK: "\0"}
 

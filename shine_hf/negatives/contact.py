@@ -1,4 +1,4 @@
-"""Queries that a negative must not be: positive queries of its video, and those of the test splits."""
+"""Queries that a negative must not repeat: the positive queries of its video and the queries of the test splits."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def with_provenance(dataset: Dataset, negatives: str) -> Dataset:
 
     Args:
         dataset: Rows with negatives.
-        negatives: A file of negatives with a provenance file, or the name of their source, which then is all that is known.
+        negatives: A file of negatives with a provenance file, or the name of their source if nothing else is known.
     """
     provenance = read_provenance(negatives) or {"source": negatives}
     for name in PROVENANCE_COLUMNS:

@@ -16,12 +16,12 @@ def provenance_path(path: str | Path) -> Path:
 
 
 def write_provenance(path: str | Path, provenance: Mapping[str, Any]) -> None:
-    """Write how the rows of `path` were generated to its provenance file."""
+    """Record how the rows of `path` were generated in its provenance file."""
     with atomic_file(provenance_path(path)) as file:
         file.write(json.dumps(provenance, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:
-    """Read how the rows of `path` were generated; empty if unknown."""
+    """Return the record of how the rows of `path` were generated; empty if unknown."""
     file = provenance_path(path)
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

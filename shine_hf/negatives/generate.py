@@ -2,8 +2,8 @@
 
     negatives, summary = generate_negatives(dataset, generator)
 
-Nothing is stored between runs here. A generator that is slow or costs money has its own cache of answers, so a killed run can
-simply be started again.
+This module stores nothing between runs. A generator that is slow or costs money caches its own answers, so a killed run can simply be
+restarted.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ def generate_negatives(
     max_attempts: int = MAX_ATTEMPTS,
     progress: bool = True,
 ) -> tuple[Dataset, GenerationSummary]:
-    """Generate hard negatives for every row: mask, fill, check, repeat levels that fail, and flag those that still fail.
+    """Generate hard negatives for every row: mask, fill, check, retry levels that fail, and flag those that still fail.
 
     Args:
         dataset: Rows of the common schema with at least `qid`, `vid`, `query` and `relevant_windows`.
         generator: Fills the masks.
-        vocabulary: The dictionary of the training queries; by default that of `dataset`.
+        vocabulary: The dictionary of the training queries; by default, it is built from `dataset`.
         masking: Which words each level replaces; by default the released rule with 25, 50 and 75 percent.
         tagger: By default the validator's tagger, or the packaged one.
         validator: By default all checks, with the vocabulary above and the positive queries of `dataset`.
@@ -78,7 +78,7 @@ def generate_negatives(
 
     Returns:
         The dataset with new columns `masked_queries`, `negative_queries`, `negative_flags`, `source` and `level_sources`, and the counts.
-        A level without an answer is an empty text with the flag `missing`.
+        A level without an answer has an empty text and the flag `missing`.
 
     Raises:
         ValueError: if `max_attempts` is below 1, qids are not unique, or the generator skips a request.
@@ -112,9 +112,9 @@ def repair_negatives(
     max_attempts: int = MAX_ATTEMPTS,
     progress: bool = True,
 ) -> tuple[Dataset, GenerationSummary]:
-    """Keep the negatives that pass all checks, and generate the others again with the existing masks.
+    """Keep the negatives that pass all checks, and regenerate the others with the existing masks.
 
-    The other arguments, the result and the errors are those of `generate_negatives`. `level_sources` says who wrote each level.
+    For the other arguments, the result and the errors, see `generate_negatives`. `level_sources` names the source of each level.
 
     Args:
         dataset: Rows with `masked_queries` and `negative_queries`.
@@ -127,7 +127,7 @@ def repair_negatives(
     tagger = tagger or (validator.tagger if validator else None) or Tagger()
     rows = dataset.to_list()
     tagged = tagger.tag(row["query"] for row in rows)
-    masked = [_masks_as_given(row, query) for row, query in zip(rows, tagged)]
+    masked = [_existing_masks(row, query) for row, query in zip(rows, tagged)]
     if vocabulary is None:
         vocabulary = Vocabulary(mask_query(query) for query in tagged)
     validator = validator or Validator(vocabulary=vocabulary, tagger=tagger, positives=PositiveQueries(rows))
@@ -162,7 +162,7 @@ def _with_negatives(dataset: Dataset, levels: Sequence[Sequence[Level]], source:
     return dataset
 
 
-def _masks_as_given(row: Mapping[str, Any], tagged: TaggedQuery) -> MaskedQuery:
+def _existing_masks(row: Mapping[str, Any], tagged: TaggedQuery) -> MaskedQuery:
     """Return the masked positions of a row with existing templates.
 
     Raises:
@@ -171,7 +171,7 @@ def _masks_as_given(row: Mapping[str, Any], tagged: TaggedQuery) -> MaskedQuery:
     if not row.get("negative_queries") or len(row["negative_queries"]) != len(row["masked_queries"]):
         raise ValueError(
             f"qid {row['qid']}: {len(row.get('negative_queries') or [])} negative queries for "
-            f"{len(row.get('masked_queries') or [])} masked queries; there is nothing to repair, generate them first"
+            f"{len(row.get('masked_queries') or [])} masked queries; there is nothing to repair: generate negatives first"
         )
     ours = mask_query(tagged)
     positions = [masked_positions(ours.tokens, masked_query) for masked_query in row["masked_queries"]]

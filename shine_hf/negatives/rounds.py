@@ -1,4 +1,4 @@
-"""Ask a generator for levels of negatives, check the answers, and ask again for those that fail."""
+"""Request levels of negatives from a generator, check the answers, and request those that fail again."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _ask(
     if silent:
         raise ValueError(
             f"the generator {generator.source} returned no fill for {len(silent)} of {len(requests)} requests, "
-            f"the first of qid {silent[0].request.qid}, level {silent[0].request.level}"
+            f"the first for qid {silent[0].request.qid}, level {silent[0].request.level}"
         )
 
 

@@ -120,7 +120,7 @@ def sample_negatives(
         number: How many of the rows with negatives to show.
         seed: Seed of the sample.
         others: Rows with other negatives of the same queries, for comparison.
-        name: Name of these negatives.
+        name: Name of the other negatives.
     """
     other_negatives = {row["qid"]: row["negative_queries"] for row in others}
     filled = [row for row in rows if row["negative_queries"]]

@@ -18,7 +18,7 @@ The names of the checks that a level fails are stored in `negative_flags`. No ne
 `test_query`            the text is a query of a test split (only if contact with test splits should be avoided)
 `test_word`             a mask was filled with a novel word of a test split (likewise)
 
-Words are compared without case, punctuation and spacing, so "what's" and "what s" are the same.
+Comparisons ignore case, punctuation and spacing, so "what's" and "what s" match.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ CHECKS = (
     "test_word",
 )
 MAY_BE_TRUE = frozenset({"inflection", "near_synonym", "equals_query", "positive_query"})
-"""The checks that find negatives which may be true of the moment; the others find texts that are not what was asked for."""
+"""Checks that find negatives that may be true of the moment. The other checks find texts that do not match the request."""
 _MARKUP = re.compile(r"[_^*]|<mask>")
 # Parts of speech that a tagger without a parser confuses, or that can replace each other, form one class.
 _CLASS = {
@@ -81,9 +81,9 @@ class Validator:
     """Check the negatives of rows.
 
     Args:
-        checks: Names of the checks to run; by default all. Some of them need the following arguments.
+        checks: Names of the checks to run; by default all. Some need the arguments below.
         vocabulary: The dictionary of the training queries, to check the parts of speech of the fills.
-        tagger: Tags words that are not in the dictionary, in their sentence; without it, they pass.
+        tagger: Tags words that are not in the dictionary, in the context of their sentence. Without it, such words pass.
         positives: To find negatives that are true during the moment.
         test_contact: To find negatives with contact to the test splits.
 
@@ -112,7 +112,7 @@ class Validator:
         """Return the flags of each level of a row.
 
         Args:
-            row: With `query`, `masked_queries` and `negative_queries`; also `vid` and `relevant_windows` to find positive queries.
+            row: A row with `query`, `masked_queries` and `negative_queries`; also `vid` and `relevant_windows` to find positive queries.
             tagged: The query with its parts of speech; without it, parts of speech are not checked.
 
         Raises:
@@ -156,7 +156,7 @@ class Validator:
             found.add("test_query")
         alignment = align(masked_query, text)
         if alignment.problem:
-            # Which words fill which mask is a guess here, so do not check the fills.
+            # It is uncertain here which words fill which mask, so do not check the fills.
             found.add(alignment.problem)
         else:
             found |= self._check_fills(row["query"], masked_query, alignment)
@@ -221,7 +221,7 @@ class Validator:
             return []
         misfits = []
         originals = align(masked_query, query).fills
-        for tag, original, [word] in zip(_tags_of_masks(masked_query, tagged), originals, alignment.fills):
+        for tag, original, [word] in zip(_mask_tags(masked_query, tagged), originals, alignment.fills):
             wanted = {_CLASS.get(tag)}.union(*map(self._known_classes, original)) - {None}
             classes = self._known_classes(word)
             if text is not None and self.tagger is not None and not classes & wanted:
@@ -303,7 +303,7 @@ def validate_dataset(
     return with_column(dataset, "negative_flags", flags), summary
 
 
-def _tags_of_masks(masked_query: str, tagged: TaggedQuery) -> list[str | None]:
+def _mask_tags(masked_query: str, tagged: TaggedQuery) -> list[str | None]:
     """Return the part of speech of the word that each mask replaces; all None if the query was tokenized differently."""
     tags = [tag for token, tag in zip(tagged.tokens, tagged.parts_of_speech) for _ in words_of(token)]
     template = words_of(masked_query)

@@ -88,7 +88,7 @@ def test_check_compares_clips_with_durations_and_windows(tmp_path, folder, capsy
     assert main([*command, "--clip-length", "0.5"]) == 1
     printed = capsys.readouterr().out
     assert (
-        "the clips of 3 of 3 videos do not cover their durations (video0: 4 clips x 0.5 s = 2 s, but the video has 8 s"
+        "the clips of 3 of 3 videos do not cover their durations (video0: 4 clips x 0.5 s = 2 s, but the video is 8 s long"
         in printed
     )
     assert "no clip covers 3 of 3 windows" in printed and "0 faults" in printed

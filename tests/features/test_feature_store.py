@@ -201,5 +201,5 @@ def test_folder_records_the_encoder_that_wrote_it(tmp_path):
     store = FeatureStore.from_spec(f"npz:{tmp_path}")
     assert store.encoder == "pixels:size=8,frames=2" and store.clip_length == 1.0 and list(store) == ["v"]
     (tmp_path / "features.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"features\.json must give the encoder"):
+    with pytest.raises(ValueError, match=r"features\.json must contain encoder"):
         FeatureStore.from_spec(f"npz:{tmp_path}")

@@ -96,7 +96,7 @@ def test_all_missing_videos_are_listed(tmp_path, source):
         pack_features(source, tmp_path / "packed", keys=wanted, progress=False)
     summary = pack_features(source, tmp_path / "packed", keys=wanted, allow_missing=True, progress=False)
     assert summary.missing == ["gone", "lost"] and list(PackedFeatures(tmp_path / "packed")) == ["v1", "v2"]
-    with pytest.raises(KeyError, match=r"no features of 'gone' in packed:.*had none when they were packed"):
+    with pytest.raises(KeyError, match=r"no features of 'gone' in packed:.*had none when the store was packed"):
         PackedFeatures(tmp_path / "packed")["gone"]
     with pytest.raises(KeyError, match="1 of 1 keys: gone"):
         pack_features(source, tmp_path / "none", keys=["gone"], allow_missing=True, progress=False)

@@ -143,7 +143,7 @@ def test_generator_that_skips_a_request_is_an_error(dataset, tagger):
         def fill(self, requests):
             yield from list(super().fill(requests))[:-1]
 
-    with pytest.raises(ValueError, match="returned no fill for 1 of 9 requests, the first of qid q0, level 1"):
+    with pytest.raises(ValueError, match="returned no fill for 1 of 9 requests, the first for qid q0, level 1"):
         run(dataset, Forgetful(good), tagger)
 
 

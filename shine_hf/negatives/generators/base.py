@@ -54,8 +54,8 @@ class Generator(Protocol):
 
     `source` names the generator in the `source` column and as the config of the published dataset (`"lexical"`, `"random"`, the
     name of a model). `fill` yields one `Fill` per request, in any order, as they become ready. It shows no progress bar, since
-    `shine_hf.negatives.generate` does. State that must survive a kill belongs to the generator. A generator that costs money may
-    also have `cost_so_far()`, whose result is shown next to the progress bar.
+    `shine_hf.negatives.generate` does. A generator manages its own state that must survive a kill. A generator that costs money
+    may also define `cost_so_far()`, whose result is shown next to the progress bar.
     """
 
     source: str

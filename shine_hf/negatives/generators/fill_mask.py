@@ -1,4 +1,4 @@
-"""Generate hard negatives with a local masked language model, without an endpoint, costs, or data that leaves the machine."""
+"""Generate hard negatives with a local masked language model: no endpoint, no cost, and no data leaves the machine."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 class FillMaskGenerator:
     """Fill masked queries with any masked language model of transformers (BERT, RoBERTa, ModernBERT, …).
 
-    The model predicts all masks of a query at once. The most confident one is filled first, and then the others are predicted again, so
-    that the words fit each other. A mask gets one of its `candidates` that are single tokens of the model, or any word that is if there are
-    none; but never the original word, nor a word that it had in a rejected answer. Words are drawn from the `top_k` most probable ones,
-    according to their probabilities. Each request has its own random generator, so its words do not depend on other requests.
+    The model predicts all masks of a query at once. The most confident one is filled first; then the others are predicted again, so that
+    the words fit together. A mask is filled with one of its `candidates` that is a single token of the model or, if there is none, with any
+    single-token word. The original word and the mask's words in rejected answers are never used. Words are drawn from the `top_k` most
+    probable ones, in proportion to their probabilities. Each request has its own random generator, so its words do not depend on other
+    requests.
 
     Args:
         model: A name on the Hub or a local folder.
@@ -77,7 +78,9 @@ class FillMaskGenerator:
         for request in requests:
             gap = _Gaps(request, self._allowed_words(request), random.Random(self._seed_of(request)))
             if (tokens := self._count_tokens(gap)) > self._max_tokens:
-                yield Fill(request, None, f"too_long: {tokens} tokens, the model takes {self._max_tokens}")
+                yield Fill(
+                    request, None, f"too_long: {tokens} tokens, but the model accepts at most {self._max_tokens}"
+                )
             elif not all(gap.allowed):
                 yield Fill(request, None, "no_candidate: every possible word was rejected")
             else:
@@ -102,7 +105,7 @@ class FillMaskGenerator:
                 best = (confidence, mask, probabilities, words)
         _, mask, probabilities, words = best
         top = probabilities.topk(min(self.top_k, len(words)))
-        chosen = gap.chooser.choices(top.indices.tolist(), weights=top.values.tolist())[0]
+        chosen = gap.rng.choices(top.indices.tolist(), weights=top.values.tolist())[0]
         gap.words[mask] = words[chosen]
 
     def _mask_logits(self, gaps: Sequence[_Gaps]) -> list[torch.Tensor]:
@@ -135,7 +138,7 @@ class FillMaskGenerator:
         return len(self._tokenizer(gap.text(self._tokenizer.mask_token))["input_ids"])
 
     def _single_token(self, word: str) -> int | None:
-        # With a space before it: byte-pair tokenizers have different tokens for a word and for the same letters inside a word.
+        # Prepend a space: byte-pair tokenizers have different tokens for a word and for the same letters inside a word.
         ids = self._tokenizer(" " + word, add_special_tokens=False)["input_ids"]
         return ids[0] if len(ids) == 1 and ids[0] != self._tokenizer.unk_token_id else None
 
@@ -156,10 +159,10 @@ class FillMaskGenerator:
 class _Gaps:
     """A request whose masks are being filled."""
 
-    def __init__(self, request: FillRequest, allowed: list[dict[str, int]], chooser: random.Random) -> None:
+    def __init__(self, request: FillRequest, allowed: list[dict[str, int]], rng: random.Random) -> None:
         self.request = request
         self.allowed = allowed
-        self.chooser = chooser
+        self.rng = rng
         self.words: list[str | None] = [None] * len(request.originals)
 
     def open_masks(self) -> list[int]:

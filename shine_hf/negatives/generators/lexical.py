@@ -1,8 +1,8 @@
 """Generate hard negatives without a model, from words that occur together in the training queries.
 
-For every mask, the words of the same part of speech and inflection are scored by how well they fit the rest of the sentence: with
+For every mask, the words of the same part of speech and inflection are scored by how well they fit the rest of the sentence, using
 smoothed conditional counts of the word given its left neighbor, its right neighbor, and each content word of the sentence. One of
-the best is drawn. The draw depends only on the seed, the qid, the level and the number of rejections, not on the order of the rows,
+the best words is drawn at random. The draw depends only on the seed, the qid, the level and the number of rejections, not on the order of the rows,
 the number of processes or earlier draws.
 """
 
@@ -25,7 +25,7 @@ from .base import Fill, FillRequest
 
 SMOOTHING = 2.0  # Pseudo-counts in proportion to the word's frequency, as with a Dirichlet prior.
 FREQUENCY_WEIGHT = 0.7  # Below 1, so that a few frequent words do not fill the entire dataset.
-CONTENT_WEIGHT = 1.0  # Of all content words together, relative to each neighbor.
+CONTENT_WEIGHT = 1.0  # Weight of all content words together, relative to one neighbor.
 SHORTLIST = 12  # Number of best words to draw from.
 
 
@@ -33,7 +33,7 @@ class LexicalGenerator:
     """Fill masks with words that the training queries use in similar sentences.
 
     Args:
-        queries: The training queries, tagged by `mask_query`, which are counted.
+        queries: The training queries to count, tagged by `mask_query`.
         seed: Seed of the draws.
     """
 
@@ -76,7 +76,7 @@ class LexicalGenerator:
         return counts.astype(np.float32)
 
     def fill(self, requests: Sequence[FillRequest]) -> Iterator[Fill]:
-        """Yield one `Fill` per request, in order. A request without a suitable word has an error."""
+        """Yield one `Fill` per request, in order. A request without a suitable word gets an error."""
         for request in requests:
             words = self._choose(request)
             if words is None:

@@ -31,7 +31,7 @@ class RandomWordsGenerator:
         self.seed = seed
 
     def fill(self, requests: Sequence[FillRequest]) -> Iterator[Fill]:
-        """Yield one `Fill` per request, in order. A request without a suitable word has an error."""
+        """Yield one `Fill` per request, in order. A request without a suitable word gets an error."""
         for request in requests:
             words = self._draw(request)
             if words is None:

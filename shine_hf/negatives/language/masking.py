@@ -1,8 +1,8 @@
 """Progressive masking: choose which words of a query are replaced at each level of its hard negatives.
 
 The words are ordered: verbs, nouns, adjectives, prepositions, adverbs. Each level masks a longer prefix of that order (SHINE, arXiv
-2407.05118), so the levels are nested. `rule="released"` is the rule of the authors' published `masked_queries`, which was inferred from
-them. In addition to the paper's order, "person" and the grammatical subject come last, and particles count as prepositions.
+2407.05118), so the levels are nested. `rule="released"` is the rule behind the authors' published `masked_queries`, as inferred from that
+file. In addition to the paper's order, "person" and the grammatical subject come last, and particles count as prepositions.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class MaskingOptions:
     def __post_init__(self) -> None:
         for ratios in (self.ratios, *(ratios for _, ratios in self.ratios_by_length)):
             if not ratios or list(ratios) != sorted(ratios) or not (ratios[0] > 0 and ratios[-1] <= 1):
-                raise ValueError(f"mask ratios must grow within (0, 1]; got {ratios}")
+                raise ValueError(f"mask ratios must increase within (0, 1]; got {ratios}")
             if len(ratios) != len(self.ratios):
                 raise ValueError(f"all mask ratios need the same number of levels; got {ratios} and {self.ratios}")
         lengths = [length for length, _ in self.ratios_by_length]
         if lengths != sorted(set(lengths)):
-            raise ValueError(f"the lengths of ratios_by_length must ascend; got {lengths}")
+            raise ValueError(f"the lengths of ratios_by_length must increase; got {lengths}")
         unknown = set(self.parts_of_speech) - set(PARTS_OF_SPEECH)
         if unknown or not self.parts_of_speech:
             raise ValueError(f"parts_of_speech must be some of {PARTS_OF_SPEECH}; got {self.parts_of_speech}")
@@ -84,7 +84,7 @@ class MaskedQuery:
     levels: tuple[tuple[int, ...], ...]
 
     def template(self, level: int) -> tuple[str, ...]:
-        """Return the tokens with `<mask>` for the masked ones. `level` counts from 1."""
+        """Return the tokens with `<mask>` in place of the masked ones. `level` counts from 1."""
         masked = set(self.levels[level - 1])
         return tuple(MASK if position in masked else token for position, token in enumerate(self.tokens))
 

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 PACKAGED_TAGGER = Path(__file__).resolve().parent / "tagger"
 BATCH_SIZE = 512
-BAR_AFTER_SECONDS = 3.0  # a progress bar for what takes longer, on a terminal
+BAR_AFTER_SECONDS = 3.0  # Delay before a progress bar appears, on a terminal only.
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class TaggedQuery:
     As in spaCy, extra spaces inside a query are a separate token (`SPACE`).
 
     Raises:
-        ValueError: if the numbers differ.
+        ValueError: if the numbers of tokens and parts of speech differ.
     """
 
     tokens: tuple[str, ...]
@@ -68,7 +68,7 @@ class Tagger:
             )
 
     def tag(self, queries: Iterable[str], processes: int = 1) -> list[TaggedQuery]:
-        """Tag queries, in order. More than one process is only faster with slow pipelines (the packaged one tags 36,724 queries in 6 s)."""
+        """Tag queries in order. More processes only help with slow pipelines (the packaged one tags 36,724 queries in 6 s)."""
         texts = [query.strip() for query in queries]
         unique = list(dict.fromkeys(texts))
         docs = self.nlp.pipe(unique, batch_size=BATCH_SIZE, n_process=processes)

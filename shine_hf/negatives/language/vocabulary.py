@@ -22,7 +22,7 @@ PEOPLE = frozenset(
     "person man woman boy girl child kid lady guy baby teenager couple dog cat animal people men women boys girls "
     "children kids ladies guys babies teenagers dogs cats animals".split(" ")
 )
-# A word only counts for a part of speech that the tagger gave to at least this share of its occurrences.
+# A word only counts for a part of speech that the tagger assigned to at least this share of its occurrences.
 LEAST_SHARE = 0.4
 MAX_CANDIDATES = 1000
 
@@ -66,7 +66,7 @@ class Vocabulary:
         return buckets
 
     def parts_of_speech(self, word: str) -> frozenset[str]:
-        """Return all parts of speech that the tagger ever gave to a word; empty for an unknown word."""
+        """Return all parts of speech that the tagger ever assigned to a word; empty for an unknown word."""
         return frozenset(part for part, counts in self.counts.items() if word.lower() in counts)
 
     def words(self, part_of_speech: str) -> tuple[str, ...]:

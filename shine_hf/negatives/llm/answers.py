@@ -1,6 +1,6 @@
-"""Parse the answers of language models in practice: with thinking, prose, code fences, several parts, and invalid JSON.
+"""Parse the answers of language models, which may contain thinking, prose, code fences, several parts, and invalid JSON.
 
-The words are taken from the first JSON object in the text that has one word per mask. Thinking before the answer is never read as an
+The words are taken from the first JSON object in the text that has one word per mask. Thinking before the answer is never mistaken for the
 answer.
 """
 
@@ -18,7 +18,7 @@ from shine_hf.negatives.generators.base import FillRequest
 from shine_hf.negatives.language.masking import extract_fills
 from shine_hf.schema import MASK
 
-_MAX_BRACKETS = 200  # Per text: one with thousands is not an answer.
+_MAX_BRACKETS = 200  # Per text. A text with thousands of brackets is not an answer.
 _TAG = r"(?:think(?:ing)?|thoughts?|reasoning|reflection)"
 _THINKING_BEGINS = rf"[<\[◁]\s*{_TAG}\s*[>\]▷]|<\|channel\|>\s*analysis.*?<\|message\|>"
 _THINKING_ENDS = rf"[<\[◁]\s*/{_TAG}\s*[>\]▷]|<\|channel\|>\s*final.*?<\|message\|>"
@@ -36,12 +36,12 @@ class UnusableAnswer(ValueError):
         detail = detail or answer
         shortened = repr(detail if len(detail) <= 120 else detail[:120] + "…")
         super().__init__(f"{kind}: {shortened}" if detail else kind)
-        # Halves of surrogate pairs can be neither sent nor stored.
+        # Unpaired surrogates can be neither sent nor stored.
         self.kind, self.answer = kind, answer.encode("utf-8", "replace").decode()
 
 
 class NoAnswer(UnusableAnswer):
-    """A response with status 200 without an answer from the model: an error, a refusal, or no text. It is never cached."""
+    """A response with status 200 that contains no answer from the model: an error, a refusal, or no text. It is never cached."""
 
 
 def read_words(raw: str, request: FillRequest) -> list[str]:
@@ -190,7 +190,7 @@ def _fills(text: str, request: FillRequest) -> list[str] | None:
 
 
 def _values(text: str) -> Iterator[object]:
-    """Yield the readable values in braces in a text, and then those in brackets outside of them."""
+    """Yield the parsable values in braces in a text, then those in brackets outside the braces."""
     text = text.translate(_QUOTES)
     read: list[range] = []
     for opening, closing in ("{}", "[]"):
@@ -219,11 +219,11 @@ def _closing_end(text: str, start: int, opening: str, closing: str) -> int:
 
 
 def _read_leniently(text: str) -> object | None:
-    """Parse almost valid JSON with trailing commas, single quotes, bare keys or comments. YAML's flow style allows most of these."""
+    """Parse almost-valid JSON, with trailing commas, single quotes, bare keys or comments. YAML's flow style allows most of these."""
     import yaml
 
     text = re.sub(r"//[^\n]*$", "", text, flags=re.MULTILINE)
-    # Do not read lists as YAML: [verb] in prose would be one.
+    # Do not parse lists as YAML, since [verb] in prose would be one.
     for read in [lambda: yaml.load(text, yaml.BaseLoader)] * text.startswith("{") + [lambda: ast.literal_eval(text)]:
         try:
             return read()

@@ -1,7 +1,7 @@
 """Generate hard negatives through the Batch API of OpenAI-compatible endpoints, which is slower and cheaper.
 
 All state that must survive a kill is in the cache: a batch reserves its questions before anything is sent, and releases them only together
-with its answers. A run that was killed finds its batches again, by their id or by the name in their metadata.
+with its answers. After a kill, the next run finds the batches by their ID or by the name in their metadata.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .prompts import Dialogue
 
-# How often to ask a question that returned without an answer (server error, expired).
+# Maximum number of times to ask a question that comes back without an answer (server error, expired).
 MAX_TRIES = 4
 _PLANNED = "planned:"
 
@@ -37,11 +37,11 @@ class OpenAIBatchGenerator(LanguageModel):
     """Fill masked queries through `/batches`. `price` is the price of batches.
 
     `fill` uploads batches, waits for them and collects the answers. It may be interrupted and called again, even in another process. The
-    cache is shared with `OpenAIChatGenerator`, which does not wait for batches but asks the questions that they have not answered yet.
+    cache is shared with `OpenAIChatGenerator`, which does not wait for batches but asks the questions that are still unanswered.
 
     Args:
-        poll_seconds: Seconds between checks whether a batch has ended.
-        max_requests_per_batch: OpenAI accepts 50,000 requests and 200 MB; a request has about 2 kB.
+        poll_seconds: Seconds between checks for batches that have ended.
+        max_requests_per_batch: OpenAI accepts 50,000 requests and 200 MB; a request is about 2 kB.
     """
 
     timeout_seconds: float = 600.0
@@ -60,7 +60,7 @@ class OpenAIBatchGenerator(LanguageModel):
             EndpointError: if no request can succeed, or the endpoint rejects a batch.
         """
         self.answers.lock()
-        # Question -> the reason of each attempt without an answer.
+        # Question -> why each attempt had no answer.
         self._problems: defaultdict[bytes, list[str]] = defaultdict(list)
         self._dialogues: dict[bytes, Dialogue] = {}
         self._sent: dict[bytes, dict[str, Any]] = {}  # Question -> the body sent in this run.
@@ -89,7 +89,7 @@ class OpenAIBatchGenerator(LanguageModel):
             if key in taken:
                 if not taken[key].startswith(f"{self.endpoint.base_url} "):
                     raise EndpointError(
-                        f"question {key.hex()[:8]} is in the open batch {taken[key]}: collect that first"
+                        f"question {key.hex()[:8]} is in the open batch {taken[key]}: collect that batch first"
                     )
                 continue
             body = dialogue.body(self.endpoint, len(self._problems[key]))
@@ -150,7 +150,7 @@ class OpenAIBatchGenerator(LanguageModel):
         for batch, by_key in ours:
             questions, batch_id = list(by_key.values()), batch.rpartition(" ")[2]
             try:
-                if batch_id.startswith(_PLANNED):  # By a run that was killed.
+                if batch_id.startswith(_PLANNED):  # Planned by a run that was killed.
                     if found := self._find(batch, questions):
                         self._rename(questions, found)
                     else:

@@ -1,7 +1,7 @@
 """Cache the answers of language models on disk, so that each is paid for once.
 
 The cache is a SQLite file with one table. An answer is committed before it is used, so a killed process loses no answer that it had
-received. A row only counts as an answer if its body has one. A row without a body is a question that was submitted in a batch.
+received. A row only counts as an answer if its body contains one. A row without a body is a question that was submitted in a batch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Row = Mapping[str, Any]
 
 
 def request_key(**parts: object) -> bytes:
-    """Return the SHA-256 of everything that determines an answer. The values must be JSON. Their order does not matter."""
+    """Return the SHA-256 of everything that determines an answer. The values must be JSON-serializable; their order does not matter."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
@@ -99,12 +99,14 @@ class AnswerCache:
         """Lock the cache until this process ends, so that no other process pays for the same answers.
 
         Raises:
-            ValueError: if another run uses the cache.
+            ValueError: if another run is using the cache.
         """
         try:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise ValueError(f"another run uses the cache {self.path}: wait for it, or give another --cache") from None
+            raise ValueError(
+                f"another run is using the cache {self.path}: wait for it to end, or give another --cache"
+            ) from None
 
     def get(self, key: bytes) -> str | None:
         """Return the body of the answer to a question; None if there is none yet."""
@@ -123,7 +125,7 @@ class AnswerCache:
 
         Args:
             rows: The answers and questions.
-            ended_batch: A batch whose remaining questions to release.
+            ended_batch: A batch whose remaining questions are released.
 
         Raises:
             OSError: if the file cannot be written, e.g. because the disk is full.

@@ -1,4 +1,4 @@
-"""Generate hard negatives with any OpenAI-compatible chat endpoint, with many concurrent requests that are each paid for once."""
+"""Generate hard negatives with any OpenAI-compatible chat endpoint, with many concurrent requests, each paid for only once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GRACE_SECONDS = 20.0  # After a stop, wait this long for pending responses, whic
 
 @dataclass(kw_only=True)
 class LanguageModel:
-    """The base class of the generators with chat completions and with batches.
+    """Base class of the generators that use chat completions or batches.
 
     Args:
         source: Name of the model at the endpoint.
@@ -65,7 +65,7 @@ class LanguageModel:
         self.answers = self.cache if isinstance(self.cache, AnswerCache) else AnswerCache(self.cache)
 
     def cost_so_far(self) -> Budget:
-        """Return the requests, tokens and cost so far. Its `str` is for a progress bar."""
+        """Return the requests, tokens and cost so far. Its `str` fits a progress bar."""
         return self.budget
 
     def dialogue(self, request: FillRequest) -> Dialogue:
@@ -119,8 +119,8 @@ class LanguageModel:
 class OpenAIChatGenerator(LanguageModel):
     """Fill masked queries through `/chat/completions`, with `concurrency` requests at a time.
 
-    Every answer is committed to the cache before it is used. After an unusable answer, which is cached too, the request is asked again with
-    the reason in the prompt. The openai client retries after transient errors (429, 5xx, timeouts, dropped connections).
+    Every answer is committed to the cache before it is used. An unusable answer is cached too, and the request is sent again with the reason
+    in the prompt. The openai client retries after transient errors (429, 5xx, timeouts, dropped connections).
     """
 
     concurrency: int = 64

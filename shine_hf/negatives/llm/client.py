@@ -16,13 +16,13 @@ try:
 except ImportError as error:
     raise ImportError('language models need the openai client: pip install "shine-hf[negatives]"') from error
 
-# By the client itself, after pauses of up to 8 s, or as long as `Retry-After` asks, up to LONGEST_PAUSE_SECONDS.
+# Retries by the client itself, after pauses of up to 8 s, or as long as `Retry-After` requests, up to LONGEST_PAUSE_SECONDS.
 MAX_RETRIES = 8
 # End a run after this many answers if none is usable, or after this many refusals (or this share of all requests) in a row.
 MAX_USELESS_ANSWERS = 50
 MAX_REFUSALS, MAX_REFUSED_SHARE = 10, 0.05
-HOPELESS = (401, 402, 404)  # All requests would get this status.
-REFUSED = (400, 403, 413, 422, 451)  # Only this request gets the status, e.g. for its content.
+HOPELESS = (401, 402, 404)  # Every request would get this status.
+REFUSED = (400, 403, 413, 422, 451)  # Only this request gets the status, e.g. because of its content.
 
 
 class EndpointError(ConnectionError):
@@ -87,7 +87,7 @@ class Budget:
         self.reserved_usd += usd
 
     def settle(self, body: dict[str, Any], raw: str | None) -> None:
-        """Replace the reservation of a request by its actual tokens: those in the response, else an estimate; none if `raw` is None."""
+        """Replace the reservation of a request with its actual tokens: those in the response, else an estimate; none if `raw` is None."""
         # At least 0, since a batch may have been submitted by an earlier run.
         self.reserved_usd = max(0.0, self.reserved_usd - self.usd(*tokens_at_most(body)))
         if raw is not None:
@@ -114,7 +114,7 @@ def tokens_at_most(body: dict[str, Any]) -> tuple[int, int]:
 class Endpoint:
     """An OpenAI-compatible endpoint: OpenAI itself, vLLM, Ollama, OpenRouter, Gemini's compatible endpoint, …
 
-    It learns which optional fields the endpoint refuses, and detects runs that cannot succeed.
+    It learns which optional fields the endpoint rejects, and detects runs that cannot succeed.
 
     Args:
         base_url: Up to and including `/v1`; by default `OPENAI_BASE_URL`, or OpenAI itself.
@@ -135,7 +135,7 @@ class Endpoint:
         self.timeout_seconds = timeout_seconds
         self._unsupported: set[str] = set()
         self.outcomes: Counter[str] = Counter()
-        self.cuts_most = False  # Whether most answers exceed the token limit, as those of models that think first.
+        self.cuts_most = False  # Whether most answers exceed the token limit, as with models that think first.
         self._refusals: list[object] = []  # The reasons of the last refusals in a row.
 
     def client_options(self) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class Endpoint:
         return {name: value for name, value in fields.items() if value is not None and name not in self._unsupported}
 
     def learn(self, body: dict[str, Any], message: str) -> bool:
-        """Leave out the field that an error message names from now on. Return whether sending the request again may help.
+        """From now on, leave out the field that an error message names. Return whether sending the request again may help.
 
         If the message names no field and no request has been accepted yet, the response format is left out.
         """
@@ -229,5 +229,5 @@ def may_pass(error: Exception) -> bool:
 
 
 def is_out_of_quota(error: object) -> bool:
-    """Return whether an error says that the account has no credit left, so that waiting does not help."""
+    """Return whether an error means that the account has no credit left, so waiting does not help."""
     return isinstance(error, dict) and "insufficient_quota" in (error.get("code"), error.get("type"))

@@ -58,8 +58,8 @@ def _sample_candidates(request: FillRequest, index: int) -> list[str]:
         return []
     words = [word for word in request.candidates[index] if word != request.originals[index]]
     if len(words) > CANDIDATES_PER_MASK:
-        chooser = random.Random(f"{request.qid}/{request.level}/{index}")
-        words = chooser.sample(words, CANDIDATES_PER_MASK)
+        rng = random.Random(f"{request.qid}/{request.level}/{index}")
+        words = rng.sample(words, CANDIDATES_PER_MASK)
     return words
 
 
@@ -74,7 +74,7 @@ class Dialogue:
     """The questions about one request: a first one, and another one after each unusable answer.
 
     They are replayed from the cache, so a restarted process continues where the last one stopped. `key` is the cache key of the open
-    question; `grown` says whether its token limit is raised.
+    question; `grown` is True if its token limit has been raised.
 
     Args:
         request: The request.
@@ -89,7 +89,7 @@ class Dialogue:
 
     def _open_question(self) -> None:
         self._messages = build_messages(self._asked)
-        # Without the URL of the endpoint and the response format: the same model elsewhere must not be paid for again.
+        # The key leaves out the endpoint's URL and the response format, so the same model at another endpoint is not paid for again.
         parts = {"prompt_version": PROMPT_VERSION, "parameters": self._parameters, "attempt": self._attempt}
         self.key = request_key(messages=self._messages, **parts)
 
@@ -110,7 +110,7 @@ class Dialogue:
         return None
 
     def body(self, endpoint: Endpoint, tries: int = 0) -> dict[str, Any]:
-        """Return the body of the chat completion for the open question, with a different seed after each of `tries` without an answer."""
+        """Return the chat completion request for the open question. The seed changes with `tries`, the attempts without an answer."""
         optional = dict(self._parameters)
         model, seed, limit = optional.pop("model"), optional["seed"], optional["max_tokens"]
         optional["seed"] = None if seed is None else seed + self._attempt + tries

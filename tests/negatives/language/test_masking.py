@@ -120,14 +120,14 @@ def test_unreadable_ratios_are_rejected(text):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ratios": (0.5, 0.25)}, "must grow"),
-        ({"ratios": (0.0, 0.5)}, "must grow"),
-        ({"ratios": (0.5, 1.5)}, "must grow"),
-        ({"ratios": ()}, "must grow"),
+        ({"ratios": (0.5, 0.25)}, "must increase"),
+        ({"ratios": (0.0, 0.5)}, "must increase"),
+        ({"ratios": (0.5, 1.5)}, "must increase"),
+        ({"ratios": ()}, "must increase"),
         ({"parts_of_speech": ("VERB", "DET")}, "parts_of_speech must be some of"),
         ({"rule": "mine"}, "rule must be"),
         ({"ratios_by_length": ((4, (0.5,)),)}, "same number of levels"),
-        ({"ratios_by_length": ((8, (0.1, 0.2, 0.3)), (4, (0.1, 0.2, 0.3)))}, "must ascend"),
+        ({"ratios_by_length": ((8, (0.1, 0.2, 0.3)), (4, (0.1, 0.2, 0.3)))}, "must increase"),
     ],
 )
 def test_invalid_options_are_rejected(options, message):

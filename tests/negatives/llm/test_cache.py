@@ -152,7 +152,7 @@ def test_concurrent_runs_are_rejected_but_a_killed_run_holds_no_lock(path):
     assert process.stdout.readline() == b"locked\n"
     with AnswerCache(path) as cache:
         assert len(cache) == 0  # reading is allowed
-        with pytest.raises(ValueError, match=r"another run uses the cache .*answers\.sqlite"):
+        with pytest.raises(ValueError, match=r"another run is using the cache .*answers\.sqlite"):
             cache.lock()
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
