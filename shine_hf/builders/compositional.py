@@ -25,7 +25,7 @@ class NegativesConfig(datasets.BuilderConfig):
         generator: `lexical` or `random_words` to generate the negatives of every split during the build; None for the negatives that the
             authors released, or those in `negatives_files`.
         negatives_files: Files written by `shine-hf negatives generate`, one per split.
-        videos: A folder of videos named `{vid}.mp4` (or .mkv, .webm, …), also in its subfolders, for the column `video`.
+        videos: A folder of videos named `{vid}.mp4` (or .mkv, .webm, …), possibly in subfolders, for the column `video`.
         seed: Seed of the generator.
     """
 
@@ -46,16 +46,16 @@ class NegativesConfig(datasets.BuilderConfig):
 class CompositionalNegatives(datasets.GeneratorBasedBuilder):
     """Build rows with the columns of `shine_hf.schema.FEATURES`.
 
-    The original files are read from `data_dir`, or downloaded without it. Their SHA-256 is checked in both cases.
+    The original files are read from `data_dir`, or downloaded if it is not given. Their SHA-256 is checked in both cases.
 
     Args:
-        dataset: A name in `shine_hf.data.datasets.DATASETS`, from which everything else follows. Subclasses pass it in the class statement.
+        dataset: A name in `shine_hf.data.datasets.DATASETS`, which determines everything else. Subclasses pass it in the class statement.
     """
 
     BUILDER_CONFIG_CLASS = NegativesConfig
     VERSION = datasets.Version("1.0.0")
     spec: DatasetSpec
-    """Facts about the dataset."""
+    """Metadata of the dataset."""
     ON_DEMAND: tuple[str, ...] = ()
     """Configs that are only built when requested by name, since their files are not always available."""
 
@@ -77,7 +77,7 @@ class CompositionalNegatives(datasets.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         data_dir, download = self.config.data_dir, dl_manager.download
-        # Looked up now and not at import: tests replace the original files by generated ones.
+        # Looked up here and not at import, since tests replace the original files with generated ones.
         spec = DATASETS[self.spec.name]
         rows = {
             split: as_dataset(raw_rows(file.locate(data_dir, download), split), f"{spec.name} {split}").to_list()
@@ -178,7 +178,7 @@ def videos_by_name(folder: str | None, vids: set[str]) -> dict[str, str]:
 
 
 def _validated(rows: list[dict]) -> list[dict]:
-    """Return the rows with the `negative_flags` that the checks of `shine_hf.negatives.validation` give."""
+    """Return the rows with `negative_flags` from the checks in `shine_hf.negatives.validation`."""
     from ..negatives.validation import validate_dataset
 
     return validate_dataset(datasets.Dataset.from_list(rows, features=FEATURES))[0].to_list()

@@ -1,4 +1,4 @@
-"""The files that a dataset is published as, and the command line of the scripts that build them.
+"""The files of a published dataset, and the command line of the scripts that build them.
 
 DIR/README.md                                   the card, rendered from all `build.json` files
 DIR/eval.yaml                                   makes the dataset a benchmark on the Hub, with the metrics on the test splits as tasks
@@ -180,7 +180,7 @@ def make_parser(builder_class: type[CompositionalNegatives]) -> argparse.Argumen
 
 
 def main(builder_class: type[CompositionalNegatives], argv: Sequence[str] | None = None) -> int:
-    """Build, write and publish a dataset as the command line says. Return the exit status: 2 for an error that the user can fix."""
+    """Build, write and publish a dataset with the options on the command line. Return the exit status: 2 for an error that the user can fix."""
     args = make_parser(builder_class).parse_args(argv)
     try:
         if args.push_to_hub and args.with_videos:

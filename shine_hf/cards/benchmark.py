@@ -1,6 +1,6 @@
-"""`eval.yaml`: what makes a dataset repository a benchmark of the Hub, with a leaderboard of its own.
+"""Render `eval.yaml`, which makes a dataset repository a benchmark on the Hub with its own leaderboard.
 
-The file at the root of the repository names the tasks; models report a figure per task in `.eval_results/*.yaml`. See
+The file at the root of the repository names the tasks; models report one number per task in `.eval_results/*.yaml`. See
 https://huggingface.co/docs/hub/eval-results. The Hub shows the leaderboard once the dataset is on its allow-list.
 """
 

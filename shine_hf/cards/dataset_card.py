@@ -1,4 +1,4 @@
-"""The card of a dataset with negatives, rendered from the `build.json` of its configs and nothing else."""
+"""The card of a dataset with negatives, rendered from only the `build.json` files of its configs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_builds(folder: str | Path) -> list[Mapping]:
     """Return the `build.json` of every config in a tree, the default config first.
 
     Raises:
-        FileNotFoundError: for a folder without any. ValueError: for one that cannot be read.
+        FileNotFoundError: if the folder contains none. ValueError: if one cannot be read.
     """
     builds = []
     for path in sorted(Path(folder).glob(f"*/{BUILD_FILE}")):
@@ -46,8 +46,8 @@ def render_dataset_card(builds: Sequence[Mapping], repo_id: str) -> str:
     """Return the card, YAML header included: configs, splits, features and sizes.
 
     Args:
-        builds: What [`read_builds`] gives, of all configs that are (or stay) published.
-        repo_id: Where it is published, for the quick start.
+        builds: The result of [`read_builds`], for all configs that are (or remain) published.
+        repo_id: Where the dataset is published, for the quick start.
     """
     builds = sort_builds(builds)
     first = builds[0]
@@ -89,7 +89,7 @@ def _metadata(builds: Sequence[Mapping]) -> dict:
 
 
 def _counted_faults(statistics: Mapping) -> list[str]:
-    """Return sentences about what the counts show."""
+    """Return a sentence about each problem that the counts show."""
     faults = []
     for flag, text in (
         ("window_after_end", "windows end after the video (`window_after_end`); training clips them"),
@@ -124,7 +124,7 @@ def _counted_faults(statistics: Mapping) -> list[str]:
 
 
 def _failed_checks(flags: Sequence[Mapping[str, int]]) -> list[str]:
-    """Return the checks that some negative fails, in the order of the validator, `any` last."""
+    """Return the checks that at least one negative fails, in the order of the validator, `any` last."""
     from ..negatives.validation import CHECKS
 
     return [name for name in (*CHECKS, "any") if any(level.get(name) for level in flags)]

@@ -1,4 +1,4 @@
-"""Count what a dataset with negatives contains. The card is rendered from these `statistics`, which `build.json` records for each config."""
+"""Statistics of a dataset with negatives. The card is rendered from these `statistics`, which `build.json` records for each config."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ WINDOW_SHARE_BINS = 10
 
 
 def dataset_statistics(splits: Mapping[str, Sequence[Mapping]]) -> dict:
-    """Count over rows of the schema, by split; JSON types throughout.
+    """Compute the statistics of each split. All values have JSON types.
 
     Args:
-        splits: Split name -> rows; `train` among them.
+        splits: Split name -> rows of the schema. Must include `train`.
     """
     rows = {name: list(split) for name, split in splits.items()}
     train_queries = {row["query"] for row in rows["train"]}
@@ -79,7 +79,7 @@ def _negative_statistics(rows: list[Mapping]) -> dict:
 
 
 def _test_contact(rows: Mapping[str, list[Mapping]]) -> dict:
-    """Return how far the training negatives touch what is tested."""
+    """Count the test queries and novel words that occur in the training negatives."""
     negatives = [text for row in rows["train"] for text in row["negative_queries"]]
     texts = {tuple(words_of(text)) for text in negatives}
     words = {word for text in texts for word in text}
@@ -96,8 +96,8 @@ def _test_contact(rows: Mapping[str, list[Mapping]]) -> dict:
         contact["queries"][name] = sum(tuple(words_of(row["query"])) in texts for row in split)
         novel = {group[0] for row in split for group in row["composition_words"] if len(group) == 1}
         if novel:
-            met = TestContact(novel_words=words)
-            contact["novel_words"][name] = [sum(met.has_word(word) for word in novel), len(novel)]
+            seen = TestContact(novel_words=words)
+            contact["novel_words"][name] = [sum(seen.has_word(word) for word in novel), len(novel)]
     return contact
 
 
@@ -127,7 +127,7 @@ def plot_statistics(statistics: Mapping, path: str | Path) -> None:
     """Draw the figure of a card: words per query, share of the video that a moment takes, and masks per level.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        ImportError: if matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 EVAL_RESULTS_FILE = ".eval_results/moment_retrieval.yaml"
 REPORTED_METRICS = ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU", "mAP")
-# What a benchmark ranks; all other numbers are on the cards.
+# The metrics that a benchmark ranks by; all other numbers are on the cards.
 BENCHMARK_METRICS = ("R1@0.5", "R1@0.7", "mIoU")
 TASK, TASK_NAME = "video-moment-retrieval", "Video moment retrieval"
 
@@ -25,13 +25,13 @@ def eval_results_yaml(
     dataset_revision: str | None = None,
     notes: str | None = None,
 ) -> str:
-    """Return the content of [`EVAL_RESULTS_FILE`], which the Hub shows on the model's page and on the page of the dataset.
+    """Return the content of [`EVAL_RESULTS_FILE`], which the Hub shows on the pages of the model and the dataset.
 
     Args:
         results: Split -> metric -> value in percent.
         dataset_id: Name of the dataset on the Hub.
-        dataset_revision: Its commit, where it is known.
-        notes: What readers must know about the numbers, e.g. that they were obtained on simulated features.
+        dataset_revision: Its commit, if known.
+        notes: What readers must know about the numbers, e.g. that the features were simulated.
     """
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
@@ -78,5 +78,5 @@ def _reported(results):
 
 
 def task_id(split: str, metric: str) -> str:
-    """Return the id of the Hub task of one metric on one split, e.g. `novel_composition_r1_at_0_5`: a task has one number."""
+    """Return the ID of the Hub task for a metric on a split, e.g. `novel_composition_r1_at_0_5`. Each task has a single number."""
     return re.sub(r"[^a-z0-9]+", "_", f"{split} {metric.replace('@', ' at ')}".lower())

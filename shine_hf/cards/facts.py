@@ -1,4 +1,4 @@
-"""What a model card is rendered from: plain facts about the data and the run, without a path on this machine."""
+"""The facts that a model card is rendered from: plain values about the data and the run, without local paths."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ FINGERPRINTED = ("qid", "vid", "query", "duration", "relevant_windows", "negativ
 @dataclass
 class DataFacts:
     """
-    What a model was trained and evaluated on.
+    The data that a model was trained and evaluated on.
 
     Args:
-        name: Of the dataset.
+        name: Name of the dataset.
         splits: Split -> `queries`, `videos`, `fingerprint` (the SHA-256 of its rows) and `annotated` (queries with a moment; all if left
             out).
-        negatives: Where the hard negatives come from.
-        hub_id, revision: The dataset on the Hub and its commit, where it has them.
-        eval_limit: The evaluation takes at most so many queries of a split; None for all.
-        is_simulated: Whether the video features are planted from the annotations.
+        negatives: Source of the hard negatives.
+        hub_id, revision: The dataset on the Hub and its commit, if any.
+        eval_limit: Maximum number of queries to evaluate per split; None for all.
+        is_simulated: Whether the video features are simulated from the annotations.
     """
 
     name: str
@@ -50,16 +50,16 @@ class DataFacts:
 @dataclass
 class SaliencyExample:
     """
-    One query with the model's answer, and the saliency under the query and its negatives.
+    One query with the model's answer, and the saliency for the query and its negatives.
 
     Args:
-        split: Of the query.
+        split: Split of the query.
         query: The sentence.
-        duration_seconds, clip_length_seconds: Of the video and of a clip.
+        duration_seconds, clip_length_seconds: Length of the video and of a clip.
         windows: Annotated `[start, end]` in seconds.
-        moments: Found `[start, end, score]`, best first.
-        saliency (`(T,)`): Score of each clip under the query.
-        negative_saliency: What a negative is -> scores `(T,)` under it, from the nearest to the irrelevant query.
+        moments: Predicted `[start, end, score]`, best first.
+        saliency (`(T,)`): Score of each clip for the query.
+        negative_saliency: Description of a negative -> scores `(T,)` for it, from the nearest negative to the irrelevant query.
     """
 
     split: str
@@ -75,26 +75,26 @@ class SaliencyExample:
 @dataclass
 class ModelFacts:
     """
-    What a card says. All values are plain, so that a card can be rendered without the run.
+    The content of a model card. All values are plain, so that a card can be rendered without the run.
 
     Args:
         name: Name of the repository (`USER/NAME`) or of the folder, for the examples.
-        class_name: Of the model.
+        class_name: Class of the model.
         config: Fields of its configuration; empty for a model without one.
-        parameters: Number of them.
+        parameters: Number of parameters.
         ranking: The SHINE losses that were used, `coarse` and `fine`; none for the base model.
-        negative_losses: In words, the further losses on hard negatives that were used.
+        negative_losses: Descriptions of the other losses on hard negatives that were used.
         step, max_steps: Optimization steps done and planned.
-        data: None for datasets that were not described.
+        data: Facts about the data; None if it was not described.
         results: Split -> metrics in percent.
-        results_step: The step after which they were measured.
-        example: A query of the evaluation, for the picture.
+        results_step: The step after which the results were measured.
+        example: A query of the evaluation, for the figure.
         selection: Metric by which the model was selected, its best value, and the step that reached it; None for the last weights.
-        settings: Group -> setting -> value, as far as they differ from the defaults.
-        log_history: Of the `Trainer`, for the curves.
-        environment: What was used -> version.
-        base_model: What was fine-tuned, where it is on the Hub.
-        license: Of the weights.
+        settings: Group -> setting -> value, for settings that differ from the defaults.
+        log_history: Log history of the `Trainer`, for the curves.
+        environment: Component -> version.
+        base_model: The model that was fine-tuned, if it is on the Hub.
+        license: License of the weights.
     """
 
     name: str
@@ -118,18 +118,18 @@ class ModelFacts:
 
     @property
     def unscored(self) -> list[str]:
-        """Evaluated splits without any annotated moment: there is nothing to score."""
+        """Evaluated splits without annotated moments, which cannot be scored."""
         splits = self.data.splits if self.data is not None else {}
         return [name for name, split in splits.items() if name != "train" and split.get("annotated") == 0]
 
     @property
     def scored(self) -> dict[str, dict[str, float]]:
-        """The results of the splits that have answers."""
+        """The results of the splits with annotated moments."""
         return {split: metrics for split, metrics in self.results.items() if split not in self.unscored}
 
     @property
     def learns_from_negatives(self) -> bool:
-        """Whether a loss read the hard negatives."""
+        """Whether a loss used the hard negatives."""
         return "fine" in self.ranking or bool(self.negative_losses)
 
     @property
@@ -138,7 +138,7 @@ class ModelFacts:
 
     @property
     def title(self) -> str:
-        """Architecture, losses and data. Simulated features are named here, where nobody overlooks them."""
+        """Architecture, losses and data. The title mentions simulated features, so that nobody overlooks them."""
         losses = " with SHINE" if self.ranking else " with hard negatives" if self.negative_losses else ""
         title = self.architecture + losses
         if self.data is None:
@@ -147,10 +147,10 @@ class ModelFacts:
 
 
 def describe_data(args: DataArguments, splits: Mapping) -> DataFacts:
-    """Return the facts about the data of a recipe, without a path on this machine.
+    """Return the facts about the data of a recipe, without local paths.
 
     Args:
-        args: Of the recipe.
+        args: The data arguments of the recipe.
         splits: Split name -> the rows used for training or evaluation.
     """
     spec = DATASETS.get(args.dataset)
@@ -182,7 +182,7 @@ def _dataset_name(dataset: str) -> str:
     paths = list(dataset_files(dataset).values()) or [Path(dataset)]
     name = paths[0].stem
     if len(paths) > 1:
-        # What the names of the files have in common, or their folder.
+        # What the file names have in common, or the name of their folder.
         words = zip(*(path.stem.split("_") for path in paths))
         name = "_".join(same[0] for same in words if len(set(same)) == 1) or paths[0].absolute().parent.name
     published = {spec.hub_id.partition("/")[2]: spec.name for spec in DATASETS.values() if spec.hub_id}
@@ -197,7 +197,7 @@ def _hub_id(dataset: str) -> str | None:
 
 
 def _hub_revision(rows) -> str | None:
-    """Return the commit that rows were loaded from: `datasets` names the folder of its cache after it."""
+    """Return the commit that rows were loaded from, after which `datasets` names its cache folder."""
     names = [Path(file["filename"]).parent.name for file in rows.cache_files]
     return next((name for name in names if re.fullmatch(r"[0-9a-f]{40}", name)), None)
 

@@ -1,4 +1,4 @@
-"""The card of a trained model: README.md, its figures, and the evaluation results for the Hub, from plain facts about the run."""
+"""Render the card of a trained model from plain facts about the run: README.md, its figures, and the evaluation results for the Hub."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TAGS = (TASK, "temporal-grounding", "compositional-generalization", "shine")
-SIMULATED_NOTE = "simulated features, planted from the annotations: not comparable with figures on real videos"
-# What is drawn over the steps, by the ends of the names.
+SIMULATED_NOTE = "simulated features, computed from the annotations: not comparable with results on real videos"
+# Suffixes of the logged values that are plotted over the steps.
 CURVES = ("step", "loss", "loss_coarse_intra", "loss_coarse_inter", "loss_fine", "R1@0.5", "mIoU", "positive>level1")
 
 
 def card_files(facts: ModelFacts, with_figures: bool = True) -> dict[str, bytes]:
-    """Return path -> content of the card, its figures (a second of work; none without matplotlib) and the evaluation results."""
+    """Return path -> content of the card, its figures (which take about 1 s; none without matplotlib) and the evaluation results."""
     figures = _figures(facts) if with_figures else {}
     files = {CARD_FILE: render_model_card(facts, figures).encode(), **figures}
     if _benchmarked(facts) and facts.data is not None and facts.data.hub_id:
@@ -85,7 +85,7 @@ def _notes(data: DataFacts) -> str | None:
 
 
 def _with_interval(metrics: Mapping[str, float], name: str) -> str:
-    """Return e.g. `81.3 (78.0–84.2)`; an empty cell for what was not measured."""
+    """Return e.g. `81.3 (78.0–84.2)`; an empty cell if the metric was not measured."""
     if name not in metrics:
         return ""
     value = f"{metrics[name]:.1f}"
@@ -95,7 +95,7 @@ def _with_interval(metrics: Mapping[str, float], name: str) -> str:
 
 
 def _benchmarked(facts: ModelFacts) -> dict[str, dict[str, float]]:
-    """Return the results that others can compare with: of these weights, and not on the split that selects the model."""
+    """Return the results that others can compare with: those of these weights, except on the split that selects the model."""
     if facts.results_step not in (None, facts.step):
         return {}
     return {split: metrics for split, metrics in facts.scored.items() if split != VALIDATION}
@@ -128,12 +128,12 @@ def _header(facts: ModelFacts) -> str:
 
 
 def _figures(facts: ModelFacts) -> dict[str, bytes]:
-    """Return training curves, saliency order and the example as PNG files, as far as there is something to draw."""
+    """Return the training curves, the saliency order and the example as PNG files, if there is anything to draw."""
     from ..plots import plot_saliency_hierarchy, plot_training_curves
 
     figures = {}
     drawn: list[tuple[str, Callable, object]] = [
-        ("training_curves", plot_training_curves, [_drawn(entry) for entry in facts.log_history]),
+        ("training_curves", plot_training_curves, [_plotted(entry) for entry in facts.log_history]),
         ("saliency_hierarchy", plot_saliency_hierarchy, facts.scored),
         *([("saliency_example", _plot_example, facts.example)] if facts.example else []),
     ]
@@ -141,7 +141,7 @@ def _figures(facts: ModelFacts) -> dict[str, bytes]:
         try:
             figure = plot(content)
         except ImportError as error:
-            logger.info("the card goes without figures: %s", error)
+            logger.info("the card has no figures: %s", error)
             return {}
         except ValueError:  # Nothing to draw yet.
             continue
@@ -165,6 +165,6 @@ def _plot_example(example: SaliencyExample) -> Figure:
     )
 
 
-def _drawn(entry: Mapping[str, float]) -> dict[str, float]:
-    """Return what the curves of a card show of a log entry."""
+def _plotted(entry: Mapping[str, float]) -> dict[str, float]:
+    """Return the values of a log entry that are plotted."""
     return {name: value for name, value in entry.items() if name.endswith(CURVES)}

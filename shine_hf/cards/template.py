@@ -1,4 +1,4 @@
-"""Rendering of the card templates."""
+"""Render the card templates."""
 
 from __future__ import annotations
 

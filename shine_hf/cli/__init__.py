@@ -1,7 +1,7 @@
-"""The `shine-hf` command. One file or folder per sub-command; only the chosen one is imported, so `--help` stays fast.
+"""The `shine-hf` command, with one file or folder per subcommand. Only the chosen one is imported, so `--help` stays fast.
 
-A sub-command module `shine_hf/cli/NAME` defines `add_arguments(parser)`, `main(args) -> int | None` and `EXAMPLES`, the command lines
-that end its help. A module without `add_arguments` has a parser of its own: its `main` takes the rest of the command line.
+A subcommand module `shine_hf/cli/NAME` defines `add_arguments(parser)`, `main(args) -> int | None` and `EXAMPLES`, the command lines
+at the end of its help. A module without `add_arguments` has its own parser: its `main` gets the rest of the command line.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ COMMANDS = {
     "features": "extract, inspect, check and pack features",
     "publish": "publish datasets, features and models on the Hub",
     "convert": "convert original Moment-DETR, QD-DETR and SHINE checkpoints",
-    "reproduce": "the paper's numbers from the files that its authors released",
+    "reproduce": "reproduce the paper's numbers from the files that its authors released",
     "demo": "render videos, train on them, evaluate and predict, all on this machine",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one sub-command. Print errors that the user can fix in one line; the exit status is then 2."""
-    _wait_politely()
+    """Run one subcommand. An error that the user can fix is printed in one line, with exit status 2."""
+    _limit_thread_spinning()
     argv = list(sys.argv[1:] if argv is None else argv)
     chosen = next((word for word in argv if not word.startswith("-")), None)
     module = importlib.import_module(f"shine_hf.cli.{chosen}") if chosen in COMMANDS else None
@@ -39,10 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if module is not None and not hasattr(module, "add_arguments"):
             return module.main(argv[argv.index(chosen) + 1 :]) or 0
         args = make_parser(chosen, module).parse_args(argv)
-        assert module is not None  # the parser has ended the program otherwise
+        assert module is not None  # Otherwise, the parser has ended the program.
         return module.main(args) or 0
     except (ValueError, KeyError, OSError, ImportError, FloatingPointError, MemoryError) as error:
-        # The text of a KeyError is its key in quotes; everything else speaks for itself.
+        # `str` of a KeyError puts its message in quotes.
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"shine-hf {chosen}: error: {text}", file=sys.stderr)
         return 2
@@ -51,12 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _wait_politely() -> None:
-    """Make threads that wait for each other give up their core soon, unless the user has set this. torch reads the settings when it is imported.
+def _limit_thread_spinning() -> None:
+    """Limit how long waiting threads spin on their core, unless the user has set this. torch reads the settings when it is imported.
 
-    By default they spin for milliseconds and block each other's cores as soon as anything else runs: next to one busy process, a training
-    step on two cores took 30 times as long. Spinning for less than a millisecond costs nothing on an idle machine, and not spinning at all a
-    third; the trainer finds out when fewer threads are faster.
+    By default, they spin for milliseconds and block each other's cores as soon as anything else runs: next to one busy process, a training
+    step on two cores took 30 times as long. Spinning for less than a millisecond costs nothing on an idle machine; not spinning at all costs
+    a third. The trainer detects when fewer threads are faster.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "30000"}

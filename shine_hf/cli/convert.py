@@ -1,4 +1,4 @@
-"""`shine-hf convert`: an original Moment-DETR, QD-DETR or SHINE checkpoint in, a folder for `from_pretrained` out."""
+"""`shine-hf convert`: convert an original Moment-DETR, QD-DETR or SHINE checkpoint to a folder for `from_pretrained`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="original file, e.g. model_best.ckpt")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="FILE", help="original checkpoint, e.g. model_best.ckpt"
+    )
     parser.add_argument(
         "--architecture",
         required=True,
@@ -19,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which code wrote the checkpoint",
     )
     parser.add_argument("--output-dir", required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--clip-length", type=float, help="seconds per clip, if the checkpoint does not say")
+    parser.add_argument("--clip-length", type=float, help="seconds per clip, if not in the checkpoint")
     parser.add_argument(
         "--video-feature-dims",
         type=int,
@@ -29,16 +31,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--video-encoder",
         metavar="SPEC",
-        help="encoder that computes the video features from a file, e.g. clip:openai/clip-vit-base-patch32; recognized for CLIP and for "
+        help="encoder that computes the video features from a file, e.g. clip:openai/clip-vit-base-patch32; detected for CLIP and for "
         "SlowFast with CLIP",
     )
     parser.add_argument(
-        "--text-encoder", metavar="SPEC", help="encoder of the queries; CLIP's for text features of width 512"
+        "--text-encoder",
+        metavar="SPEC",
+        help="encoder of the queries (default: CLIP's if the text features have 512 channels)",
     )
     parser.add_argument(
         "--batch-coupled-text-mask",
         action="store_true",
-        help="keep the public QD-DETR code's attention mask, by which samples of a batch influence each other",
+        help="keep the attention mask of the public QD-DETR code, with which the samples of a batch influence each other",
     )
 
 

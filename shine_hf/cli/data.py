@@ -1,4 +1,4 @@
-"""`shine-hf data`: list the known datasets, and convert annotations of any format to the columns of this library."""
+"""`shine-hf data`: list the known datasets, and convert annotations in any supported format to the columns of this library."""
 
 from __future__ import annotations
 

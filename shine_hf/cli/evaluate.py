@@ -20,7 +20,7 @@ HIGHLIGHT_COLUMNS = ("mAP", "Hit1")
 
 
 def make_parser() -> CommandParser:
-    """Return the parser of the options that are not those of the data."""
+    """Return the parser of all options except the data options."""
     parser = CommandParser(
         prog="shine-hf evaluate",
         description="Score a submission file, or a model on the splits of a dataset. With --model, the data options are those of `shine-hf "
@@ -41,15 +41,18 @@ def make_parser() -> CommandParser:
         help="annotations in the common jsonl format: qid, relevant_windows, and for highlights duration, relevant_clip_ids and "
         "saliency_scores",
     )
-    parser.add_argument("--model", help="instead of files: the folder or repository of a trained model")
+    parser.add_argument("--model", help="folder or repository of a trained model to evaluate, instead of files")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write every figure here; of a submission, as the official JSON"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write all metrics to this file; for a submission, as the official JSON",
     )
     parser.add_argument(
         "--output-dir",
         type=Path,
         metavar="DIR",
-        help="with --model: keep metrics, predictions and query results here; without it, nothing is written",
+        help="with --model: folder for metrics, predictions and query results (default: they are not kept)",
     )
     return parser
 
@@ -84,7 +87,7 @@ def _evaluate_submission(submission: Path, ground_truth: Path) -> dict:
 
 
 def _evaluate_model(model: str, output_dir: Path | None, data_options: Sequence[str]) -> dict:
-    """A training run without training."""
+    """Evaluate a model with a recipe that skips training."""
     from ..training.recipe import parse_recipe
     from ..training.run import run_recipe
 
@@ -92,12 +95,12 @@ def _evaluate_model(model: str, output_dir: Path | None, data_options: Sequence[
         fixed = {"model": model, "output_dir": folder, "do_train": "false", "report_to": "none"}
         results = run_recipe(parse_recipe([*data_options, *(f"--{name}={value}" for name, value in fixed.items())]))
         if output_dir is None and (Path(folder) / "predictions").exists():
-            print("(not kept: give --output-dir to keep them)")
+            print("(predictions were not kept: give --output-dir to keep them)")
     return results
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:
-    """Tables of the moments (all of them, then by length) and of the highlights, as far as there are any."""
+    """Return tables of the metrics of moments (all, then by length) and of highlights, if there are any."""
     tables = [
         _table("moments", "MR-", ("full", "short", "middle", "long"), MOMENT_COLUMNS, metrics),
         _table("highlights", "HL-min-", ("Fair", "Good", "VeryGood"), HIGHLIGHT_COLUMNS, metrics),

@@ -1,4 +1,4 @@
-"""The one argument parser of the command line: options with dashes or underscores, defaults and examples in every `--help`."""
+"""The argument parser of all commands: options with dashes or underscores, defaults and examples in every `--help`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        says_default = "default" in text or action.required or not action.option_strings
-        if says_default or action.default in (None, False, argparse.SUPPRESS, [], ()):
+        is_complete = "default" in text or action.required or not action.option_strings
+        if is_complete or action.default in (None, False, argparse.SUPPRESS, [], ()):
             return text
         return f"{text} (default: %(default)s)"
 
@@ -24,14 +24,14 @@ class HelpFormatter(argparse.HelpFormatter):
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An `ArgumentParser` that takes options as people type them.
+    """An `ArgumentParser` that accepts options as people type them.
 
     `--data_dir` and `--data-dir` are the same option, a value may begin with a dash (`--vid -1Wv8yTT`), and options are never
-    abbreviated: a script that relied on a prefix would break with the next option that shares it. Sub-commands inherit all this.
+    abbreviated: a script that relied on a prefix would break with the next option that shares it. Subcommands inherit all of this.
 
     Args:
-        examples: Command lines that end the help text.
-        **options: As of `argparse.ArgumentParser`.
+        examples: Command lines at the end of the help text.
+        **options: Options of `argparse.ArgumentParser`.
     """
 
     def __init__(self, *, examples: Sequence[str] = (), **options: Any):
@@ -43,7 +43,7 @@ class CommandParser(argparse.ArgumentParser):
         self.examples = tuple(examples)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        """Parse after each option got the spelling that was declared."""
+        """Change each option to its declared spelling, and parse."""
         return super().parse_known_args(None if args is None else self._spelled(list(args)), namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -61,7 +61,7 @@ class CommandParser(argparse.ArgumentParser):
                 and word[:1] == "-"
                 and not self._is_option(word, declared)
             ):
-                # argparse takes a value that begins with a dash for an option, unless it is joined to the name.
+                # argparse mistakes a value that begins with a dash for an option, unless it is joined to the option's name.
                 spelled[-1] += f"={word}"
             elif name[:2] == "--" and name.replace("_", "-") in declared:
                 spelled.append(declared[name.replace("_", "-")] + equals + value)

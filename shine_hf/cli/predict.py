@@ -1,4 +1,4 @@
-"""`shine-hf predict`: moments for queries, from stored features or from a video file."""
+"""`shine-hf predict`: find moments for queries, from stored features or from a video file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what to search: a video, one video of a feature store, or a split of a dataset"
     )
     source.add_argument(
-        "--video", help="video file or address; needs a model trained on features of an encoder of this library"
+        "--video", help="video file or URL; needs a model trained on features from an encoder of this library"
     )
     source.add_argument(
         "--video-features", nargs="+", help="feature stores, as in training (i3d:DIR, npz:DIR, simulated:, …)"
     )
     source.add_argument("--vid", help="video of the feature store")
-    source.add_argument("--dataset", default="charades_cg", help="dataset of --split, and of simulated features")
+    source.add_argument("--dataset", default="charades_cg", help="dataset of --split, and for simulated features")
     source.add_argument("--data-dir", help="folder of its original annotation files")
     source.add_argument("--split", help="predict every query of this split")
     parser.add_argument("--query", nargs="+", default=[], help="one or more queries")
@@ -93,7 +93,7 @@ def _from_features(args):
         video_features=args.video_features or [],
         text_features=text_features_of(model.config, args.text_features),
     )
-    # Simulated features are made from annotations; real ones of a single video need none.
+    # Simulated features are computed from annotations; real features of a single video need none.
     needs_annotations = args.split or data.is_simulated
     splits = load_splits(data) if needs_annotations else {}
     if args.split:

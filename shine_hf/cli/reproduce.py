@@ -1,4 +1,4 @@
-"""`shine-hf reproduce`: the paper's numbers from the files that the authors released."""
+"""`shine-hf reproduce`: reproduce the paper's numbers from the files that the authors released."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Path,
         metavar="PATH",
-        help="the authors' checkpoint, or the folder it is in",
+        help="the authors' checkpoint, or the folder that contains it",
     )
     parser.add_argument(
         "--video-features",
@@ -46,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output-dir",
         type=Path,
         metavar="DIR",
-        help="where the converted model and the results go (default: reproduce_DATASET)",
+        help="folder for the converted model and the results (default: reproduce_DATASET)",
     )
-    parser.add_argument("--device", help="where to run (default: a GPU if there is one)")
+    parser.add_argument("--device", help="device of the model (default: a GPU if available)")
     parser.add_argument("--check-only", action="store_true", help="check the files and stop")
 
 

@@ -1,4 +1,4 @@
-"""`shine-hf train`: recipe in, trained and evaluated model out. The options are those of the recipe."""
+"""`shine-hf train`: train and evaluate a model from a recipe. The options are the keys of the recipe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXAMPLES = (
 
 
 def main(argv: Sequence[str]) -> int | None:
-    """Train. After a signal, the exit status is the shell's for it (143 for SIGTERM), as if it had not been caught."""
+    """Train. After a signal, the exit status is the usual one (143 for SIGTERM), as if the signal had not been caught."""
     from ..training.recipe import make_parser, parse_recipe
 
     if not argv or "-h" in argv or "--help" in argv:

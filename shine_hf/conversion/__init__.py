@@ -1,4 +1,4 @@
-"""Checkpoints of the original code -> models of this package."""
+"""Convert checkpoints of the original code to models of this package."""
 
 from .checkpoints import convert_state_dict, load_original_checkpoint
 

@@ -1,4 +1,4 @@
-"""Original Moment-DETR, QD-DETR and SHINE checkpoints -> shine_hf models."""
+"""Convert original Moment-DETR, QD-DETR and SHINE checkpoints to shine_hf models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ARCHITECTURES", "convert_state_dict", "load_original_checkpoint"]
 
-# Original option -> field of our configuration. Sizes are read off the weights instead.
+# Original option -> field of our configuration. Sizes are inferred from the weights instead.
 _OPTIONS = {
     "nheads": "num_attention_heads",
     "input_dropout": "input_dropout",
@@ -43,19 +43,19 @@ def load_original_checkpoint(
 ) -> QDDetrForMomentRetrieval | MomentDetrForMomentRetrieval:
     """Return the `…ForMomentRetrieval` model of an original checkpoint, in evaluation mode.
 
-    Sizes and depths are read off the weights, the other settings from the checkpoint's options if it has any. Where the features of the
-    checkpoint are known (CLIP, SlowFast with CLIP), the configuration records the encoders that compute them.
+    Sizes and depths are inferred from the weights; the other settings come from the checkpoint's options, if it has any. If the features of
+    the checkpoint are known (CLIP, SlowFast with CLIP), the configuration records the encoders that compute them.
 
     Args:
         path: A checkpoint of jayleicn/moment_detr, wjun0830/QD-DETR (video or audio-visual), zxccade/SHINE or line/lighthouse: a pickle
             with the entries `model` and `opt`, or a bare state dict.
         architecture: One of `moment_detr`, `qd_detr`, `shine`.
-        overrides: Fields of the configuration that the checkpoint does not have, or has wrong: `clip_length`, `video_encoder`,
+        overrides: Fields of the configuration that are missing or wrong in the checkpoint: `clip_length`, `video_encoder`,
             `video_feature_dims` (widths of the concatenated feature types, audio last), `batch_coupled_text_mask`, …
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is not such a checkpoint, or its pickle calls a function (nothing of it is run).
+        ValueError: if the file is not such a checkpoint, or its pickle calls a function (which is never run).
     """
     from ..modeling import MomentDetrConfig, MomentDetrForMomentRetrieval, QDDetrConfig, QDDetrForMomentRetrieval
 
@@ -114,7 +114,7 @@ def _sizes(converted: Mapping[str, torch.Tensor], use_tef: bool) -> dict[str, An
 
 
 def _settings(options: Mapping[str, Any], converted: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Return the fields of the configuration that the checkpoint's options give."""
+    """Return the fields of the configuration that the checkpoint's options define."""
     fields = {ours: options[theirs] for theirs, ours in _OPTIONS.items() if options.get(theirs) is not None}
     if (options.get("max_v_l") or -1) > 0:
         fields["max_video_length"] = options["max_v_l"]

@@ -1,4 +1,4 @@
-"""What a person downloads to reproduce the paper: where each file is published, how it is laid out, and what of it is missing."""
+"""The downloads that are needed to reproduce the paper: where each is published, its layout, and which of its files are missing."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Release:
     """The files that belong to one benchmark of the paper.
 
     Args:
-        dataset: Facts about the benchmark.
-        annotations: Split -> file names, any of which will do: the authors' jsonl, and the original JSON.
-        annotations_from, video_from: Where they are published.
-        video_kind: `i3d`, a `.npy` file per video, or `hdf5`, one file for all.
-        video_file: Name of the one file.
+        dataset: Metadata of the benchmark.
+        annotations: Split -> accepted file names: the authors' jsonl, and the original JSON.
+        annotations_from, video_from: Where the annotations and the video features are published.
+        video_kind: `i3d` for one `.npy` file per video, or `hdf5` for a single file.
+        video_file: Name of the HDF5 file.
         round_to_clip_length: Whether the authors' evaluation rounds moments to multiples of the clip length.
     """
 
@@ -67,7 +67,7 @@ RELEASES = {
 
 
 def find_checkpoint(where: Path) -> Path:
-    """Return a checkpoint: a file, or the one `.ckpt` in a folder (`model_best.ckpt` if there are several), or else the one `.pth` or `.pt`.
+    """Return a checkpoint: `where` if it is a file, else the only `.ckpt` in it (or `model_best.ckpt`), else the only `.pth` or `.pt`.
 
     Raises:
         FileNotFoundError: if there is none. ValueError: if there are several.
@@ -82,7 +82,7 @@ def find_checkpoint(where: Path) -> Path:
             f"no checkpoint (*.ckpt) in {where}. The authors' checkpoints are linked from {SHINE_PAGE}"
         )
     if len(chosen) > 1:
-        raise ValueError(f"{where} contains several checkpoints, name one of them: {', '.join(map(str, chosen[:5]))}")
+        raise ValueError(f"{where} contains several checkpoints; name one of them: {', '.join(map(str, chosen[:5]))}")
     return chosen[0]
 
 
@@ -90,7 +90,7 @@ def find_annotations(release: Release, where: Path) -> dict[str, Path]:
     """Return split -> annotation file.
 
     Raises:
-        FileNotFoundError: names every split that is missing.
+        FileNotFoundError: if splits are missing. The message names all of them.
     """
     found = {}
     for split, names in release.annotations.items():
@@ -113,13 +113,13 @@ def find_video_features(release: Release, where: Path, vids: Sequence[str]) -> P
         if path is None:
             raise FileNotFoundError(f"no {release.video_file} in {where}. Get {release.video_from}")
         store = FeatureStore.from_spec(f"hdf5:{path}")
-        _refuse_missing(path, [vid for vid in vids if vid not in store], len(vids), "videos", release.video_from)
+        _check_missing(path, [vid for vid in vids if vid not in store], len(vids), "videos", release.video_from)
         return path
     return find_folder(where, [f"{vid}.npy" for vid in vids], "videos", release.video_from)
 
 
 def _find_hdf5(where: Path, name: str) -> Path | None:
-    """Return the HDF5 file with this name in a folder or below it, or else the only one with another name."""
+    """Return the HDF5 file with this name in a folder or below it, else the only one with another name."""
     found = [path for folder in folders(where) for path in sorted(folder.iterdir()) if path.suffix in (".hdf5", ".h5")]
     named = [path for path in found if path.name == name]
     return named[0] if named else found[0] if len(found) == 1 else None
@@ -136,7 +136,7 @@ def find_text_features(where: Path, qids: Sequence[str]) -> Path:
 
 
 def find_folder(where: Path, names: Sequence[str], what: str, source: str) -> Path:
-    """Return the folder that contains files of these names, `where` itself or one below it.
+    """Return the folder that contains files with these names: `where` itself or a folder below it.
 
     Raises:
         FileNotFoundError: if not all of them are there.
@@ -144,9 +144,9 @@ def find_folder(where: Path, names: Sequence[str], what: str, source: str) -> Pa
     folder = next((f for f in folders(where) if any((f / name).is_file() for name in names[:50])), None)
     if folder is None:
         raise FileNotFoundError(
-            f"no features in {where}: there is no {names[0]}, nor any other of the {what}. Get {source}"
+            f"no features in {where}: there is neither {names[0]} nor a file for any other of the {what}. Get {source}"
         )
-    _refuse_missing(folder, [name for name in names if not (folder / name).is_file()], len(names), what, source)
+    _check_missing(folder, [name for name in names if not (folder / name).is_file()], len(names), what, source)
     return folder
 
 
@@ -158,7 +158,7 @@ def folders(where: Path, depth: int = 3) -> Iterator[Path]:
         level = sorted(itertools.chain.from_iterable((p for p in f.iterdir() if p.is_dir()) for f in level))
 
 
-def _refuse_missing(where: Path, missing: Sequence[str], total: int, what: str, source: str) -> None:
+def _check_missing(where: Path, missing: Sequence[str], total: int, what: str, source: str) -> None:
     if missing:
         examples = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         raise FileNotFoundError(f"{where} lacks {len(missing):,} of {total:,} {what}: {examples}. Get {source}")

@@ -1,4 +1,4 @@
-"""Which encoders computed the features that a public checkpoint was trained on."""
+"""Find out which encoders computed the features that a public checkpoint was trained on."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class FeatureType:
     """One of the feature types that the public code concatenates.
 
     Args:
-        name: What its folder and the options call it.
-        width: Channels.
-        encoder: The encoder that computes it from a video file; for features that are only distributed as files, `KIND:`.
+        name: Its name in folders and options.
+        width: Number of channels.
+        encoder: The encoder that computes it from a video file; `KIND:` for features that are only distributed as files.
     """
 
     name: str
@@ -36,7 +36,7 @@ FEATURE_TYPES = (
     FeatureType("i3d", 1024, "i3d:"),
     FeatureType("c3d", 4096, "hdf5:"),
 )
-# Widths that identify what was concatenated.
+# Total width -> the feature types that were concatenated.
 _BY_WIDTH = {512: ("clip",), 2304: ("slowfast",), 2816: ("slowfast", "clip"), 1024: ("i3d",)}
 
 
@@ -45,11 +45,11 @@ def feature_types(video_dim: int, options: Mapping[str, Any]) -> list[FeatureTyp
 
     Args:
         video_dim: Channels of the video features, without the endpoint features and with audio.
-        options: Options of the original training. Its feature folders give the order; without them, the width decides.
+        options: Options of the original training. Its feature folders determine the types and their order; without them, the width does.
     """
     folders = options.get("v_feat_dirs") or ()
     folders = [folders] if isinstance(folders, str) else folders
-    named = [_named(PurePath(str(folder).replace("\\", "/")).name) for folder in folders]
+    named = [_type_of_folder(PurePath(str(folder).replace("\\", "/")).name) for folder in folders]
     found = [kind for kind in named if kind is not None]
     if not folders or len(found) < len(named) or sum(kind.width for kind in found) != video_dim:
         found = [kind for kind in FEATURE_TYPES if kind.name in _BY_WIDTH.get(video_dim, ())]
@@ -57,14 +57,14 @@ def feature_types(video_dim: int, options: Mapping[str, Any]) -> list[FeatureTyp
 
 
 def encoder_settings(video_dim: int, text_dim: int, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of the configuration that record the encoders, so that a video file can be searched.
+    """Return the fields of the configuration that record the encoders, so that the model can search video files.
 
     Args:
-        video_dim, text_dim: Widths that the checkpoint takes.
+        video_dim, text_dim: Feature widths of the checkpoint.
         options: Options of the original training.
 
     Returns:
-        `video_encoder`, `video_feature_dims`, `clip_length` and `text_encoder`, as far as they are known.
+        Those of `video_encoder`, `video_feature_dims`, `clip_length` and `text_encoder` that are known.
     """
     fields: dict[str, Any] = {}
     if types := feature_types(video_dim, options):
@@ -78,5 +78,5 @@ def encoder_settings(video_dim: int, text_dim: int, options: Mapping[str, Any]) 
     return fields
 
 
-def _named(folder: str) -> FeatureType | None:
+def _type_of_folder(folder: str) -> FeatureType | None:
     return next((kind for kind in FEATURE_TYPES if kind.name in folder.lower()), None)

@@ -1,4 +1,4 @@
-"""Parameter names of the original code -> those of this package."""
+"""Convert the parameter names of the original code to those of this package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ARCHITECTURES = ("moment_detr", "qd_detr", "shine")
 # projection that only the data-parallel wrapper of Moment-DETR's pre-training used, and the loss's class weights.
 _UNUSED = re.compile(r"^(txt_position_embed\.|contrastive_align_projection_vid\.|empty_weight$)")
 
-# The joint q/k/v matrices of torch's attention, split into three.
+# The joint q/k/v matrices of torch's attention, which are split into three.
 _JOINT_PROJECTION = re.compile(r"in_proj_(weight|bias)$")
 
 # (pattern in the original name, replacement), all applied in order.
@@ -114,17 +114,17 @@ def convert_state_dict(
 
 
 def _split_channels(weight: torch.Tensor, audio_dim: int) -> tuple[torch.Tensor, ...]:
-    """The input channels of the first projection: video, the two endpoint features, audio."""
+    """Split the input channels of the first projection into video, the two endpoint features, and audio."""
     return weight.split([weight.shape[-1] - 2 - audio_dim, 2, audio_dim], dim=-1)
 
 
 def _only_for_several_layers(name: str) -> bool:
-    """The heads between decoder layers, which a decoder of one layer owns in the public code but never uses."""
+    """Return whether a weight belongs to the heads between decoder layers, which the public code's one-layer decoder has but never uses."""
     return name.startswith(("transformer.decoder.query_scale.", "transformer.decoder.bbox_embed."))
 
 
 def depth(state_dict: Mapping[str, torch.Tensor], prefix: str) -> int:
-    """Return how many layers are under `prefix`."""
+    """Return the number of layers under `prefix`."""
     indices = [
         int(name.removeprefix("module.")[len(prefix) :].split(".")[0])
         for name in state_dict

@@ -1,4 +1,4 @@
-"""Numbers of the papers, as data with their source: those that this project quotes. The other cells of the table stay empty."""
+"""The numbers that this project quotes from the papers, with their source. The other cells of the table stay empty."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Read a checkpoint of the original code without running anything that its pickle contains.
 
-torch's own restricted unpickler (`weights_only=True`) does the reading. It refuses every class but tensors, and the options of public
-checkpoints are instances of `argparse.Namespace`, `easydict.EasyDict` and others. So each class that a file names is replaced by one
-that only collects fields: no class of the file is imported, and no function is called except the few of `_BUILDERS`.
+torch's own restricted unpickler (`weights_only=True`) reads the file. It rejects all classes except tensors, but the options of public
+checkpoints are instances of `argparse.Namespace`, `easydict.EasyDict` and others. So each class that a file names is replaced with one
+that only collects fields: no class of the file is imported, and no function is called except the few in `_BUILDERS`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 
 from ..io import content_fault
 
-# Old files (before torch 1.6) cannot be searched for the classes that they name; these are the ones to expect.
+# Files from before torch 1.6 cannot be searched for the classes that they name; these are the usual ones.
 _USUAL_CLASSES = ("argparse.Namespace", "easydict.EasyDict")
 
 
@@ -28,8 +28,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     """Return the state dict and the options of a checkpoint.
 
     Args:
-        path: A pickle with the entries `model` and `opt`, or a bare state dict. The options may be an instance of any class; they come
-            back as a plain dictionary of numbers, strings, lists and dictionaries.
+        path: A pickle with the entries `model` and `opt`, or a bare state dict. The options may be an instance of any class; they are
+            returned as a plain dictionary of numbers, strings, lists and dictionaries.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -66,7 +66,7 @@ _UNREADABLE = (
 
 
 def _substitutes(path: Path) -> list[tuple[Callable, str]]:
-    """Return what takes the place of each class and function that the file names and torch does not know."""
+    """Return a substitute for each class and function that the file names and torch does not allow."""
     try:
         named = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     except _UNREADABLE:
@@ -76,7 +76,7 @@ def _substitutes(path: Path) -> list[tuple[Callable, str]]:
 
 
 class _NeverCalled(type):
-    """The type of the substitutes. An object is made by `cls.__new__(cls)`; `cls(…)` is how a pickle calls a function."""
+    """Metaclass of the substitutes. A pickle creates an object with `cls.__new__(cls)`; `cls(…)` means that it calls a function."""
 
     def __call__(cls, *args: object) -> Any:
         raise pickle.UnpicklingError(f"the pickle calls {cls.__qualname__}")
@@ -88,7 +88,7 @@ def _fields_of(name: str) -> type:
 
 
 def _plain(value: object) -> Any:
-    """Return what was read as plain dictionaries, lists, strings and numbers; None for anything else."""
+    """Convert what was read to plain dictionaries, lists, strings and numbers; anything else becomes None."""
     if isinstance(value, Mapping):
         items = {**getattr(value, "__dict__", {}), **value}
         return {str(key): _plain(item) for key, item in items.items()}
@@ -101,7 +101,7 @@ def _plain(value: object) -> Any:
 
 
 class _Dtype:
-    """A numpy data type of numbers or text: its name and byte order."""
+    """A NumPy data type of numbers or text: its name and byte order."""
 
     def __init__(self, name: str, *_: object):
         self.dtype = np.dtype(name)
@@ -111,7 +111,7 @@ class _Dtype:
 
 
 class _Array:
-    """A numpy array. No setting of a model is one, so its content is left where it is."""
+    """A placeholder for a NumPy array. No setting of a model is an array, so its content is not read."""
 
     def __setstate__(self, state: tuple) -> None:
         pass

@@ -1,8 +1,8 @@
-"""The paper's numbers from the authors' released files: check them, convert the checkpoint, evaluate three splits in both forms.
+"""Reproduce the paper's numbers from the authors' released files: check the files, convert the checkpoint, evaluate three splits in two forms.
 
-The two forms are two masks of one network: the corrected text mask, and the mask of the public code, by which the queries of a batch
-influence each other (`batch_coupled_text_mask`). The latter depends on who shares a batch, so batches are as in the public evaluation:
-100 queries in the order of the file.
+The two forms are two masks of one network: the corrected text mask, and the mask of the public code, with which the queries of a batch
+influence each other (`batch_coupled_text_mask`). With the latter, results depend on which queries share a batch, so batches are as in the
+public evaluation: 100 queries in the order of the file.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Downloads:
     """The files of a benchmark, found and checked.
 
     Args:
-        release: What they should be.
+        release: The description of the files.
         checkpoint: File of the original model.
-        video_features: Folder or file.
-        text_features: Folder.
+        video_features: Folder or file of the video features.
+        text_features: Folder of the text features.
         rows: Split -> rows with `qid`, `vid`, `query`, `duration` (seconds), `relevant_windows` (seconds).
     """
 
@@ -71,7 +71,7 @@ def check_downloads(
         report: Receives a line per kind of file: what was found, or what is missing and where it is published.
 
     Raises:
-        FileNotFoundError: if anything is missing, after all four were reported.
+        FileNotFoundError: if anything is missing, after all four kinds of files have been reported.
     """
     release, problems = RELEASES[dataset], 0
 
@@ -109,16 +109,16 @@ def reproduce(
     """Convert the checkpoint and evaluate every split in both forms.
 
     Args:
-        downloads: Of [`check_downloads`].
-        output_dir: Gets the converted model (`model`), a submission file per form and split, and `results.json`.
-        device: Where to run; a GPU if there is one.
+        downloads: The result of [`check_downloads`].
+        output_dir: Where to write the converted model (`model`), a submission file per form and split, and `results.json`.
+        device: Device of the model; by default a GPU if available.
         progress: Show progress bars.
 
     Returns:
         Form -> split -> `R1@0.5`, `R1@0.7`, `mIoU` in percent.
 
     Raises:
-        ValueError: if the checkpoint is not one of SHINE, or the features do not fit it.
+        ValueError: if the checkpoint is not a SHINE checkpoint, or the features do not match it.
     """
     import torch
 

@@ -24,8 +24,8 @@ def default_device() -> str:
 class AutoVideoEncoder(VideoEncoder):
     """One vector per clip from an image or video model: SigLIP 2, PE-Video, VideoPrism, V-JEPA 2, VideoMAE, TimeSformer, DINOv3, …
 
-    Models trained on pairs with text give the features that they compare with those of texts. Other video models give the mean of the last
-    hidden state over all patches. Other image models give their pooled output, or that mean if they were trained without a pooler. The
+    Models trained on pairs with text give the features that they compare with text features. Other video models give the mean of the last
+    hidden state over all patches. Other image models give their pooled output, or the same mean if they were trained without a pooler. The
     features of an image model are averaged over the frames of a clip.
 
     Args:
@@ -34,7 +34,7 @@ class AutoVideoEncoder(VideoEncoder):
         device (`str`, *optional*): Device of the model; by default a GPU if available.
 
     Raises:
-        ValueError: for a model that takes neither images nor videos, or a number of frames that is not positive.
+        ValueError: for a model that accepts neither images nor videos, or a number of frames that is not positive.
     """
 
     batch_clips = 4
@@ -48,10 +48,10 @@ class AutoVideoEncoder(VideoEncoder):
         loaded, info = AutoModel.from_pretrained(model, output_loading_info=True)
         self.model = loaded.to(self.device).eval()
         self._has_pooler = not any("pooler" in name for name in info["missing_keys"])
-        self._is_video = _takes_videos(self.model)
+        self._is_video = _accepts_videos(self.model)
         if not self._is_video and not hasattr(self.model, "get_image_features") and self._main_input != "pixel_values":
             raise ValueError(
-                f"auto:{model} is a {loaded.config.model_type} model, which takes neither images nor videos"
+                f"auto:{model} is a {loaded.config.model_type} model, which accepts neither images nor videos"
             )
         self.trained_frames = _trained_frames(loaded.config) if self._is_video else None
         count = frames or self.trained_frames or (_DEFAULT_VIDEO_FRAMES if self._is_video else _DEFAULT_IMAGE_FRAMES)
@@ -59,7 +59,7 @@ class AutoVideoEncoder(VideoEncoder):
         self._processor = _processor(model) if "max_num_patches" in preprocessor_values(model) else None
         self._settings = None if self._processor else pixel_settings(model, count)
         self.sampling = Sampling(count) if self._processor else self._settings.sampling
-        self.dim = self.encode_clips(np.zeros((1, count, *self._some_size(), 3), np.uint8)).shape[1]
+        self.dim = self.encode_clips(np.zeros((1, count, *self._dummy_size(), 3), np.uint8)).shape[1]
 
     @property
     def spec(self) -> str:
@@ -69,7 +69,7 @@ class AutoVideoEncoder(VideoEncoder):
     def _main_input(self) -> str:
         return self.model.main_input_name
 
-    def _some_size(self) -> tuple[int, int]:
+    def _dummy_size(self) -> tuple[int, int]:
         short = self.sampling.short_side or 64
         return self.sampling.crop or self.sampling.size or (short, short)
 
@@ -88,7 +88,7 @@ class AutoVideoEncoder(VideoEncoder):
                 raise
             # Some models accept any number of frames, others have one position embedding per frame.
             raise ValueError(
-                f"auto:{self.name} was trained with {self.trained_frames} frames per clip and does not take {count} ({error})"
+                f"auto:{self.name} was trained with {self.trained_frames} frames per clip and does not accept {count} ({error})"
             ) from error
         return features.float().cpu().numpy()
 
@@ -124,7 +124,7 @@ def _processor(model: str):
     return AutoImageProcessor.from_pretrained(model, backend="pil")
 
 
-def _takes_videos(model) -> bool:
+def _accepts_videos(model) -> bool:
     return (
         hasattr(model, "get_video_features")
         or hasattr(model, "video_encoder")

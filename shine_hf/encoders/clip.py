@@ -31,8 +31,8 @@ class ClipTextEncoder(AutoTextEncoder):
 class ClipVideoEncoder(VideoEncoder):
     """CLIP's image features (after the projection), averaged over the frames of a clip.
 
-    With one frame per clip, these are the features that the field uses: frames are selected, scaled, cropped and normalized as by
-    `run_on_video` of Moment-DETR and QD-DETR (and HERO's extractor before them). It runs FFmpeg's filters `fps=1/clip_length`, `scale`
+    With one frame per clip, these are the features that the field uses: frames are selected, scaled, cropped and normalized as in
+    `run_on_video` of Moment-DETR and QD-DETR (and HERO's extractor before them), which runs FFmpeg's filters `fps=1/clip_length`, `scale`
     (bicubic, the shorter side to the input size of the model) and `crop`. There are three differences: a video shorter than a clip gives one
     clip instead of several, rotated videos are upright, and non-square pixels are scaled to their display aspect ratio.
 

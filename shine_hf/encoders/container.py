@@ -14,7 +14,7 @@ from .sampling import import_av
 from .video_clock import Clock, usual_interval
 from .video_source import VideoFile
 
-# The header may differ a little from the length of the frames.
+# The length in the header may differ slightly from that of the frames.
 _TOLERATED_SHARE, _TOLERATED_SECONDS = 0.05, 0.5
 # FFmpeg opens these formats, but they are playlists, still images, or text rendered as an animation.
 _NO_VIDEO_FORMATS = ("hls", "concat", "dash", "image2", "tty", "bin", "xbin", "adf", "idf")
@@ -32,7 +32,7 @@ class Survey:
     duration: float | None
     """Seconds, if the time stamps are in order; None if only decoding can tell."""
     stated: float | None
-    """Seconds of video according to the header. If it only gives one length for all tracks, None if that may be the length of another track."""
+    """Seconds of video according to the header; None if it gives only one length for all tracks, which may be that of another track."""
 
 
 def survey_packets(source: VideoFile) -> Survey:
@@ -66,7 +66,7 @@ def survey_packets(source: VideoFile) -> Survey:
 
 
 def _stated_duration(container, stream, ends: dict[int, float]) -> float | None:
-    """Return the seconds of video according to the header; None if it does not say.
+    """Return the seconds of video according to the header; None if they are not known.
 
     If the header gives one length for the entire file, this may be the length of the audio. In some formats it is the time of the last frame
     on a clock that started before the first frame.
@@ -83,7 +83,7 @@ def _stated_duration(container, stream, ends: dict[int, float]) -> float | None:
 
 
 def durations_agree(seconds: float, stated: float) -> bool:
-    """Return whether the length in the header is about the real one."""
+    """Return whether the length in the header roughly matches the actual length."""
     return abs(seconds - stated) <= max(seconds, stated) * _TOLERATED_SHARE + _TOLERATED_SECONDS
 
 
@@ -129,7 +129,7 @@ def open_container(source: VideoFile) -> Iterator[tuple[Any, Any]]:
 
 
 def _main_stream(source: VideoFile, container, kind: str):
-    """Return the default video track, or the largest if there are several or none. Covers and previews do not count.
+    """Return the default video track, or the largest if there are several or none. Cover art and previews are ignored.
 
     Raises:
         ValueError: for a file without video.

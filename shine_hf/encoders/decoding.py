@@ -29,8 +29,8 @@ def decode_videos(
         workers: Number of processes; 0 decodes in the calling process.
 
     Yields:
-        The index of a video, and a batch of its clips (see [`read_batches`]), `None` after its last batch, or a text that says why the video
-        (or the rest of it) cannot be read.
+        The index of a video, and a batch of its clips (see [`read_batches`]), `None` after its last batch, or a message that says why the
+        video (or the rest of it) cannot be read.
     """
     dataset = _Videos(videos, clip_length, [_Reading(encoder) for encoder in encoders])
     if workers == 0:

@@ -58,7 +58,7 @@ def extract_features(
         if (other := by_name.setdefault(video.stem, video)) != video:
             raise ValueError(f"{other} and {video} would share the file {video.stem}.npz; video names must be unique")
     # Before loading the encoder, so that each process loads it to its own GPU.
-    state = PartialState(cpu=_several_processes_without_accelerator())
+    state = PartialState(cpu=_is_distributed_on_cpu())
     if isinstance(encoder, str):
         encoder = video_encoder(encoder, device=str(state.device))
     # Listed before any process writes: all of them must divide the same list. Largest first, so that they finish at about the same time.
@@ -70,7 +70,7 @@ def extract_features(
     with tqdm(
         total=len(missing), desc="Encoding videos", unit="video", disable=not (progress and state.is_main_process)
     ) as bar:
-        count = _progress_of_all(bar, folder, missing, unreadable)
+        count = _shared_progress(bar, folder, missing, unreadable)
         for video, outcome in _encode_share(share, encoder, clip_length, workers):
             if isinstance(outcome, str):
                 unreadable.append((video, outcome))
@@ -100,7 +100,7 @@ def _encode_share(
             yield videos[index], batch
 
 
-def _progress_of_all(bar: tqdm, folder: Path, missing: Iterable[Path], unreadable: Sequence) -> Callable[[], None]:
+def _shared_progress(bar: tqdm, folder: Path, missing: Iterable[Path], unreadable: Sequence) -> Callable[[], None]:
     """Return a function that updates the bar with the number of files that all processes have written, at most every few seconds."""
     names, counted = {f"{video.stem}.npz" for video in missing}, 0.0
 
@@ -129,8 +129,8 @@ def _size(video: Path) -> int:
         return 0  # It will be reported as unreadable.
 
 
-def _several_processes_without_accelerator() -> bool:
-    """Return whether Accelerate must be told to communicate on CPU. Otherwise each process would take itself for the only one."""
+def _is_distributed_on_cpu() -> bool:
+    """Return whether Accelerate must be told to communicate on CPU. Otherwise, each process would consider itself the only one."""
     import torch
 
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
@@ -143,7 +143,7 @@ def _record_settings(folder: Path, settings: dict[str, Any], state) -> None:
     state.wait_for_everyone()
     if recorded != settings:
         raise ValueError(
-            f"{folder} contains features made with {recorded}, not with {settings}; choose another folder"
+            f"{folder} contains features computed with {recorded}, not with {settings}; choose another folder"
         )
     if state.is_main_process:
         with atomic_file(file) as text:

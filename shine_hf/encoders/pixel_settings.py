@@ -54,7 +54,7 @@ def pixel_settings(model: str, frames: int, **changes: Any) -> PixelSettings:
         changes: Fields of [`Sampling`] to override.
 
     Raises:
-        ValueError: for a model without a processor configuration, or with more than scaling, cropping and normalization.
+        ValueError: for a model without a processor configuration, or whose processor does more than scale, crop and normalize.
     """
     values = preprocessor_values(model)
     size = _size(values.get("size")) if values.get("do_resize", True) else {}
@@ -72,8 +72,8 @@ def pixel_settings(model: str, frames: int, **changes: Any) -> PixelSettings:
     normalizes = values.get("do_normalize", True) and values.get("image_mean") is not None
     return PixelSettings(
         replace(sampling, **changes),
-        mean=_three(values["image_mean"]) if normalizes else (0.0,) * 3,
-        std=_three(values["image_std"]) if normalizes else (1.0,) * 3,
+        mean=_per_channel(values["image_mean"]) if normalizes else (0.0,) * 3,
+        std=_per_channel(values["image_std"]) if normalizes else (1.0,) * 3,
         scale=values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1.0,
         # ViViT rescales to [-1, 1].
         shift=-1.0 if values.get("offset") else 0.0,
@@ -99,7 +99,7 @@ def preprocessor_values(model: str) -> dict[str, Any]:
             values = values.get("video_processor") or values.get("image_processor")
         if values:
             return values
-    raise ValueError(f"{model} has none of {', '.join(_FILES)}, which say how to preprocess frames")
+    raise ValueError(f"{model} has none of {', '.join(_FILES)}, which define how to preprocess frames")
 
 
 def _size(value: Any) -> dict[str, int]:
@@ -111,5 +111,5 @@ def _size(value: Any) -> dict[str, int]:
     return {name: number for name, number in (value or {}).items() if number is not None}
 
 
-def _three(values: Any) -> tuple[float, ...]:
+def _per_channel(values: Any) -> tuple[float, ...]:
     return tuple(map(float, values)) if isinstance(values, list | tuple) else (float(values),) * 3

@@ -83,7 +83,7 @@ class Sampler:
         self.shown = frame
 
     def finish(self, duration: float) -> None:
-        """Complete the last clip of a video of `duration` seconds, with its last frame after the end."""
+        """Complete the last clip of a video of `duration` seconds, repeating the last frame after the end."""
         while self._precedes(duration) or self.sampled == 0 or self.clip:
             self._take()
 
@@ -96,7 +96,7 @@ class Sampler:
 
 
 class ToRgb:
-    """Convert decoded frames to `(H, W, 3)` uint8, upright, with square pixels, and all of the same size: the requested one, or that of the first."""
+    """Convert decoded frames to `(H, W, 3)` uint8, upright, with square pixels, and all of the same size: the requested size, or that of the first frame."""
 
     def __init__(self, sampling: Sampling):
         self.sampling, self.size = sampling, sampling.size

@@ -31,12 +31,12 @@ _TEMPORAL = ((1, 1, 3, 3), (3, 3, 3, 3))
 class SlowFastEncoder(VideoEncoder):
     """Features of SlowFast R50 8x8 before its classifier: 2,048 of the slow pathway and 256 of the fast one.
 
-    As in HERO's extractor, which made the features of QVHighlights, the fast pathway gets 32 frames of a clip and the slow one 8 of them,
+    As in HERO's extractor, which produced the features of QVHighlights, the fast pathway gets 32 frames of a clip and the slow one 8 of them,
     with a center crop of 224 x 224 pixels. There, the first of the 32 frames is the first of the clip; here, the frames are taken from the
     middle of 32 equal parts.
 
     Args:
-        weights (`str`): A file of PySlowFast or PyTorchVideo (`.pyth`, `.pth`, `.pt`, `.safetensors`), or a Hub repository with one.
+        weights (`str`): A weights file from PySlowFast or PyTorchVideo (`.pyth`, `.pth`, `.pt`, `.safetensors`), or a Hub repository with one.
         device (`str`, *optional*): Device of the model; by default a GPU if available.
 
     Raises:

@@ -54,7 +54,7 @@ class VectorsTextEncoder(WordTextEncoder):
         self._rows: dict[str, int] = {}
         for row, word in enumerate(words):
             self._rows.setdefault(word.lower(), row)
-        # What a word without a vector gets.
+        # The vector of words that are not in the table.
         self.mean = self._vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
         self.dim = self._vectors.shape[1]
         self._missed: set[str] = set()

@@ -125,7 +125,7 @@ def read_batches(video: Any, clip_length: float, encoders: Sequence[Any]) -> Ite
         encoders: Define which frames to read, and how many clips make a batch.
 
     Raises:
-        As [`read_samples`].
+        See [`read_samples`].
     """
     clips = read_samples(video, clip_length, [encoder.sampling for encoder in encoders])
     most = min(encoder.batch_clips for encoder in encoders)

@@ -15,7 +15,8 @@ import numpy as np
 
 # A jump is accepted if at least this many frames on both sides of it are consistent.
 SEVERAL = 5
-# A shorter gap is always accepted, e.g. before the last frame of a slide show; a longer one never, since no video shows the same frame for an hour.
+# Gaps shorter than the first are always accepted, e.g. before the last frame of a slide show. Gaps longer than the second never are, since no
+# video shows the same frame for an hour.
 SHORT_GAP_SECONDS = 10.0
 LONGEST_GAP_SECONDS = 3600.0
 

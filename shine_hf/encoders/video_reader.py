@@ -59,7 +59,7 @@ def read_clips(
         frame_size: `(height, width)` to scale the frames to; by default the size of the first frame.
 
     Raises:
-        As [`read_samples`].
+        See [`read_samples`].
     """
     for (clip,) in read_samples(video, clip_length, [Sampling(frames_per_clip, frame_size)]):
         yield clip
@@ -68,9 +68,9 @@ def read_clips(
 def read_samples(video: Any, clip_length: float, samplings: Sequence[Sampling]) -> Iterator[tuple[np.ndarray, ...]]:
     """Yield each clip of a video in several samplings, decoding the video once.
 
-    A clip exists if the first time of every sampling is within the video, and every video has at least one clip. Times after the end give
-    the last frame. Frames are upright and have the aspect ratio given in the file's metadata. If there are several video tracks, the default
-    one is read, or the largest. What can be decoded of a damaged file is used, and a warning says how much is missing.
+    A clip exists if the first sampled time of every sampling is within the video, and every video has at least one clip. Times after the end
+    give the last frame. Frames are upright and have the aspect ratio given in the file's metadata. If there are several video tracks, the default
+    one is read, or the largest. A damaged file is decoded as far as possible, and a warning says how much is missing.
 
     Args:
         video: See [`~shine_hf.encoders.video_source.open_video`]. The format is detected from the content, not from the suffix.
@@ -110,7 +110,7 @@ def frame_size(video: Any, max_height: int) -> tuple[int, int]:
     """Return the display size `(height, width)` of a video, scaled down to at most `max_height` pixels; both even, as H.264 requires.
 
     Raises:
-        As [`read_samples`].
+        See [`read_samples`].
     """
     height, width = next(read_clips(video, 1.0, 1)).shape[1:3]
     scale = min(1.0, max_height / height)
@@ -123,7 +123,7 @@ def read_film_strip(
     """Return up to `frames` evenly spaced times of a video of `duration` seconds, each with its frame `(H, W, 3)` uint8 RGB.
 
     Raises:
-        As [`read_samples`].
+        See [`read_samples`].
     """
     step = duration / frames
     with open_video(video) as source:

@@ -1,4 +1,4 @@
-"""Open whatever a user passes as a video: as a file, or as frames with a frame rate."""
+"""Open anything that a user may pass as a video, as a file or as frames with a frame rate."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class VideoFile:
 
 @contextlib.contextmanager
 def open_video(video: Any) -> Iterator[VideoFile | VideoFrames]:
-    """Open whatever a user passes as a video. A video that is already open is returned as is.
+    """Open anything that a user may pass as a video. A video that is already open is returned as is.
 
     A remote file is downloaded to a temporary file, which is deleted after the block.
 
@@ -118,7 +118,9 @@ def _open(video: Any, stack: contextlib.ExitStack) -> VideoFile | VideoFrames:
     if type(video).__module__.partition(".")[0] == "av":
         if isinstance(name := getattr(video, "name", None), str) and os.path.isfile(name):
             return _open_path(name, stack)
-        raise ValueError("a PyAV container that was not opened from a local file; pass what it was opened from")
+        raise ValueError(
+            "the PyAV container was not opened from a local file; pass the source that it was opened from"
+        )
     if hasattr(video, "read"):
         if not (hasattr(video, "seekable") and video.seekable()):
             video = io.BytesIO(video.read())
@@ -153,7 +155,7 @@ def _open_mapping(video: Mapping, stack: contextlib.ExitStack) -> VideoFile | Vi
     if video.get("frames") is not None and video.get("fps") is not None:
         return VideoFrames(video["frames"], video["fps"])
     raise ValueError(
-        f"a dictionary with {', '.join(map(str, video)) or 'nothing'}; expected `path` or `bytes`, or `frames` and `fps`"
+        f"not a video: a dictionary with {', '.join(map(str, video)) or 'nothing'}; expected `path` or `bytes`, or `frames` and `fps`"
     )
 
 
@@ -245,7 +247,7 @@ def _frames_of_decoder(decoder: Any) -> VideoFrames:
 
     fps = getattr(decoder.metadata, "average_fps", None)
     if not fps:
-        raise ValueError("a video decoder without average_fps in its metadata; pass the file that it reads")
+        raise ValueError("the video decoder has no average_fps in its metadata; pass the file that it reads")
     return VideoFrames(Frames(), float(fps))
 
 

@@ -1,4 +1,4 @@
-"""Repeat requests to the Hub that failed, and explain those that keep failing."""
+"""Retry requests to the Hub that failed, and explain those that keep failing."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 ATTEMPTS = 6
-# Conflicts and failed preconditions mean that somebody else was faster. The others pass by themselves, as do the faults of a server or a
-# proxy (500 and above).
-_PASSING = frozenset({408, 409, 412, 429})
+# A conflict (409) or a failed precondition (412) means that somebody else was faster. The others are temporary, as are errors of a server or
+# a proxy (500 and above).
+_TRANSIENT_STATUSES = frozenset({408, 409, 412, 429})
 
 
 class Attempts:
-    """Repeats what the Hub failed to do."""
+    """Retry actions that the Hub failed to perform."""
 
     def __init__(self, api: HfApi, repo_id: str):
         self.api, self.repo_id = api, repo_id
 
     def until_done(self, action: Callable[[], T]) -> T:
-        """Return the result of an action.
+        """Run an action until it succeeds, and return its result.
 
         Raises:
-            PermissionError: if the Hub refuses the token. ConnectionError: if it kept failing.
+            PermissionError: if the Hub rejects the token. ConnectionError: if the action keeps failing.
         """
         try:
             return retry(
@@ -51,8 +51,8 @@ class Attempts:
             if not _is_transient(error):
                 raise
             raise ConnectionError(
-                f"publishing to {self.repo_id} at {self.api.endpoint} failed {ATTEMPTS} times, at last with {_reason(error)}; "
-                "nothing was half-published, the previous revision is unchanged"
+                f"publishing to {self.repo_id} at {self.api.endpoint} failed {ATTEMPTS} times, most recently with {_reason(error)}; "
+                "the previous revision is unchanged"
             ) from error
 
     def _log(self, error: Exception, seconds: float) -> None:
@@ -61,16 +61,16 @@ class Attempts:
 
 def _is_transient(error: Exception) -> bool:
     status, _, is_network = _cause(error)
-    return is_network or status in _PASSING or (status or 0) >= 500
+    return is_network or status in _TRANSIENT_STATUSES or (status or 0) >= 500
 
 
 def _reason(error: Exception) -> str:
     status = _cause(error)[0]
-    return f"status {status}" if status else "the connection broke"
+    return f"status {status}" if status else "a broken connection"
 
 
 def _cause(error: BaseException | None) -> tuple[int | None, object, bool]:
-    """Return status and response of the HTTP error that caused an error, and whether it was the network. Upload errors come wrapped."""
+    """Return the status and response of the HTTP error behind an error, and whether the network failed. Upload errors are wrapped."""
     import httpx2
     from huggingface_hub.errors import OfflineModeIsEnabled
 
@@ -78,7 +78,7 @@ def _cause(error: BaseException | None) -> tuple[int | None, object, bool]:
         response = getattr(cause, "response", None)
         if response is not None:
             return response.status_code, response, False
-        # Uploads through Xet raise Python's own errors. Being offline on purpose is none of them.
+        # Uploads through Xet raise Python's own errors. Deliberate offline mode does not count as a failure of the network.
         if isinstance(cause, (httpx2.TransportError, ConnectionError, TimeoutError)):
             return None, None, not isinstance(cause, OfflineModeIsEnabled)
     return None, None, False

@@ -1,8 +1,8 @@
 """One folder, one commit: publish to the Hub without ever leaving a half-published state.
 
-Everything goes up in a single commit on top of the head that was read, so a failure at any point leaves the previous revision as it was.
-`huggingface_hub` does not repeat a commit that failed. Here it is repeated, and each attempt reads the Hub first: a commit whose reply was
-lost is found there and not sent again, and somebody else's commit in between becomes the parent.
+Everything is uploaded in a single commit on top of the head that was read, so a failure at any point leaves the previous revision unchanged.
+`huggingface_hub` does not retry a failed commit. This module does, and each attempt reads the Hub first: a commit whose reply was lost is
+found there and not sent again, and if somebody else has committed in the meantime, that commit becomes the parent.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PublishedCommit:
 
 
 class Head:
-    """What a branch of a repository contains now: `sha`, and `files`, path -> name and size in git."""
+    """The current state of a branch: its commit `sha`, and its `files`, path -> id and size in git."""
 
     def __init__(self, api: HfApi, repo_id: str, repo_type: str, revision: str | None):
         self._api, self._repo_id, self._repo_type = api, repo_id, repo_type
@@ -57,7 +57,7 @@ class Head:
 
 
 class _File:
-    """A file to publish, with the names that the Hub would give its content. It is hashed once, whatever the number of attempts."""
+    """A file to publish, with the ids that the Hub would give its content. It is hashed only once, regardless of the number of attempts."""
 
     def __init__(self, content: Path | bytes):
         self.content = content
@@ -105,33 +105,34 @@ def publish_folder(
 ) -> PublishedCommit:
     """Publish a folder in one commit. The repository and the branch are created if they do not exist.
 
-    Files that the Hub already has are not sent, and if all are there no commit is made. What arrived is compared with what was sent.
+    Files that the Hub already has are not sent, and if nothing would change, no commit is made. After a commit, the files on the Hub are
+    compared with what was sent.
 
     Args:
         folder: Its files are published under their paths inside the folder.
         repo_id: `USER/NAME` on the Hub; without `USER/`, a repository of the token's owner.
         repo_type: `dataset` or `model`.
-        message: Of the commit.
-        private: Make it private; an existing public repository is refused then.
-        revision: Branch; `main` if left out.
-        delete: Patterns: files on the Hub that match one and are not published now are removed in the same commit.
-        extra_files: Further files, path -> content, which replace those of the folder; or a function that makes them from what the Hub
-            holds, called at every attempt.
+        message: Commit message.
+        private: Make the repository private. If it exists and is public, this is an error.
+        revision: Branch; by default `main`.
+        delete: Patterns of files on the Hub that the same commit removes, unless they are published now.
+        extra_files: Additional files, path -> content, which override those in the folder; or a function that computes them from the [`Head`],
+            called at every attempt.
         ignore: Patterns of files that are not published.
-        endpoint: Address of the Hub; that of `HF_ENDPOINT` if left out.
-        token: A token with write access; that of `hf auth login` or `HF_TOKEN` if left out.
+        endpoint: URL of the Hub; by default that in `HF_ENDPOINT`.
+        token: A token with write access; by default that of `hf auth login` or `HF_TOKEN`.
 
     Raises:
         FileNotFoundError: if there is nothing to publish. PermissionError: for a missing, wrong or read-only token.
-        ValueError: if the repository is public but `private` was asked for, or a file contains the token.
-        ConnectionError: if the Hub cannot be reached, or keeps failing. The previous revision is unchanged then.
-        OSError: if the Hub does not hold what was sent.
+        ValueError: if the repository is public but `private` was requested, or a file contains the token.
+        ConnectionError: if the Hub cannot be reached, or keeps failing. In this case, the previous revision is unchanged.
+        OSError: if the files on the Hub differ from what was sent.
     """
     api = _client(endpoint, token)
     files = _local_files(Path(folder), ignore)
     if not files and not extra_files:
         raise FileNotFoundError(f"{folder} contains no file to publish")
-    _refuse_secrets(files, api.token)
+    _check_secrets(files, api.token)
     attempts = Attempts(api, repo_id)
     repo_id = attempts.until_done(lambda: _create(api, repo_id, repo_type, private, revision))
 
@@ -166,7 +167,7 @@ def open_repository(
     endpoint: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Create a repository and a branch if they do not exist, and return the full name `USER/NAME`. Arguments as of [`publish_folder`].
+    """Create a repository and a branch if they do not exist, and return the full name `USER/NAME`. For the arguments, see [`publish_folder`].
 
     Raises:
         PermissionError, ValueError, ConnectionError: as [`publish_folder`].
@@ -193,12 +194,12 @@ def _local_files(folder: Path, ignore: Sequence[str]) -> dict[str, _File]:
     return {name: _File(path) for name, path in paths.items() if not any(fnmatch(name, pattern) for pattern in ignore)}
 
 
-def _refuse_secrets(files: Mapping[str, _File], token: str) -> None:
+def _check_secrets(files: Mapping[str, _File], token: str) -> None:
     for name, file in files.items():
-        # Larger files are weights and tables, which hold no text that somebody typed.
+        # Larger files are weights and tables, which contain no text that somebody typed.
         if file.size < 10 * 2**20 and token.encode() in file.read():
             raise ValueError(
-                f"{name} contains your access token and was not published: remove it there, and revoke the token"
+                f"{name} contains your access token and was not published: remove the token from the file, and revoke it"
             )
 
 
@@ -230,7 +231,7 @@ def _operations(
 def _verify(head: Head, sent: Mapping[str, _File]) -> None:
     wrong = [path for path, file in sent.items() if not file.is_same_as(head.files.get(path))]
     if wrong:
-        raise OSError(f"commit {head.sha} does not hold what was sent: {', '.join(wrong)}; publish again")
+        raise OSError(f"commit {head.sha} does not contain what was sent: {', '.join(wrong)}; publish again")
 
 
 def _page(api: HfApi, repo_id: str, repo_type: str, sha: str) -> str:

@@ -1,4 +1,4 @@
-"""Publish datasets, packed features and models: what is checked before, and with which card. [`publish_folder`] does the rest."""
+"""Publish datasets, packed features and models: check them, and add their cards. [`publish_folder`] does the rest."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ..cards.template import render_template
 from ..encoders import public_spec
 from .commit import IGNORED, Head, PublishedCommit, publish_folder
 
-# Weights are safetensors; a pickle runs code where it is loaded.
+# Weights must be safetensors, since a pickle can run code when it is loaded.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-# Where pushes of a running training wait.
+# Where the pushes of a running training wait.
 UNPUSHED_FOLDER = ".unpushed"
 # Files of a training run that are not part of the model.
 TRAINING_LEFTOVERS = (
@@ -46,7 +46,7 @@ TRAINING_LEFTOVERS = (
     "*.out",
     "events.out.tfevents*",
 )
-# What describes an earlier model in the repository is wrong for other weights.
+# Files in the repository that describe an earlier model, which would be wrong for new weights.
 MODEL_SPECIFIC = ("figures/*", EVAL_RESULTS_FILE)
 
 
@@ -60,16 +60,16 @@ def publish_dataset(
     endpoint: str | None = None,
     token: str | None = None,
 ) -> PublishedCommit:
-    """Publish a tree of [`build_tree`] in one commit. Configs of the repository that are not in the tree stay as they are.
+    """Publish a tree written by [`build_tree`] in one commit. Configs of the repository that are not in the tree remain unchanged.
 
-    The card and `eval.yaml` cover all configs, including those that stay.
+    The card and `eval.yaml` cover all configs, including those that remain.
 
     Args:
         folder: The tree.
         repo_id, private, revision, message, endpoint, token: See [`publish_folder`].
 
     Raises:
-        FileNotFoundError, ValueError: for an incomplete tree, or one with paths on this machine; else as [`publish_folder`].
+        FileNotFoundError, ValueError: for an incomplete tree, or one that contains local paths; else as [`publish_folder`].
     """
     folder = Path(folder)
     builds = read_builds(folder)
@@ -96,7 +96,7 @@ def publish_dataset(
         message=message or f"Publish {', '.join(names)}",
         private=private,
         revision=revision,
-        # Files of an earlier build of the same configs are removed; other configs stay.
+        # Remove the files of an earlier build of the same configs, and keep other configs.
         delete=[f"{name}/*" for name in names],
         extra_files=shared_files,
         endpoint=endpoint,
@@ -110,9 +110,7 @@ def _check_build(folder: Path, build: Mapping) -> None:
         if not list((folder / name).glob(f"{split}-*.parquet")):
             raise FileNotFoundError(f"{folder / name} contains no {split}-*.parquet: build the config again")
     if any(feature["name"] == "video" for feature in build["dataset_info"]["features"]):
-        raise ValueError(
-            f"{folder / name} was built with videos: it contains paths on this machine and cannot be published"
-        )
+        raise ValueError(f"{folder / name} was built with videos: it contains local paths and cannot be published")
 
 
 def publish_features(
@@ -128,13 +126,13 @@ def publish_features(
     endpoint: str | None = None,
     token: str | None = None,
 ) -> PublishedCommit:
-    """Publish a packed folder as its own dataset, which `packed:{repo_id}` reads. Every array is read and checked before.
+    """Publish a packed folder as its own dataset, which `packed:{repo_id}` reads. Every array is read and checked first.
 
     Args:
-        folder: Of [`pack_features`].
-        title: Of the card.
-        description: What the features are: of which videos or sentences, by which network, at which rate, and who owns them.
-        license: For the card's header.
+        folder: A folder written by [`pack_features`].
+        title: Title of the card.
+        description: What the features describe (videos or sentences), the network and rate used to compute them, and who owns them.
+        license: License in the card's header.
         repo_id, private, revision, message, endpoint, token: See [`publish_folder`].
 
     Raises:
@@ -195,7 +193,7 @@ def publish_model(
     """Publish a saved model (`save_pretrained`, or the output folder of a training run, without its checkpoints).
 
     Args:
-        folder: With `config.json` and weights as safetensors.
+        folder: A folder with `config.json` and weights as safetensors.
         repo_id, private, revision, message, endpoint, token: See [`publish_folder`].
 
     Raises:
@@ -219,7 +217,7 @@ def publish_model(
 
 
 def check_model_files(folder: Path) -> None:
-    """Refuse a folder without a configuration and safetensors, or with pickles other than the `Trainer`'s.
+    """Check that a folder contains a configuration and safetensors, and no pickles other than the `Trainer`'s.
 
     Raises:
         FileNotFoundError, ValueError: as [`publish_model`].
@@ -230,17 +228,17 @@ def check_model_files(folder: Path) -> None:
     pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES and not is_leftover(path.name)]
     if pickles:
         raise ValueError(
-            f"{folder} contains pickles ({', '.join(pickles)}), which run code where they are loaded: remove them"
+            f"{folder} contains pickles ({', '.join(pickles)}), which can run code when they are loaded: remove them"
         )
 
 
 def is_leftover(path: str) -> bool:
-    """Whether a path inside the output folder of a training does not belong to the model."""
+    """Return whether a path inside the output folder of a training run does not belong to the model."""
     return any(fnmatch(path, pattern) for pattern in TRAINING_LEFTOVERS)
 
 
 def public_config(path: Path) -> bytes:
-    """Return the content of a `config.json` in which encoders that were loaded from a folder have its name, not the path on this machine."""
+    """Return the content of a `config.json`, with the local paths of encoders reduced to their last part."""
     content = path.read_bytes()
     try:
         config = json.loads(content)

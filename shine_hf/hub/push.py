@@ -1,7 +1,7 @@
-"""Push while a training runs: complete revisions, in the background, without delaying the training.
+"""Push complete revisions in the background while a training runs, without delaying it.
 
-A revision is first copied into its own folder, since its checkpoint may be deleted or overwritten before its turn comes. The copy stays
-until the Hub has it: what a broken connection or the end of the process left is pushed with the next one.
+A revision is first copied into its own folder, since its checkpoint may be deleted or overwritten before its turn comes. The copy is kept
+until it is on the Hub: if the connection breaks or the process ends first, it is pushed with the next revision.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ def stage_revision(
     state_folder: str | None = None,
     best_model: Path | None = None,
 ) -> None:
-    """Copy what a revision of the model repository will hold.
+    """Copy the files of a revision of the model repository to a new folder.
 
     Args:
         source: A checkpoint, or the output folder of a run. Only the model is published from it.
-        target: The folder to make, with the layout of the repository.
+        target: The folder to create, with the layout of the repository.
         card: Files of the card, path -> content.
-        state_folder: Keep the entire checkpoint under this name too, so that the training can be resumed from it. Such a folder contains the
+        state_folder: Also keep the entire checkpoint under this name, so that training can be resumed from it. Such a folder contains the
             state files of the `Trainer`, which are pickles and are read with `weights_only`.
-        best_model: The best model so far, kept with the checkpoint: without it, a resumed run could not end with it.
+        best_model: The best model so far. It is kept with the checkpoint, so that a resumed run can still end with it.
 
     Raises:
-        FileNotFoundError, ValueError: if the source contains no model, or pickled weights. OSError: if there is no room for the copy,
-            which is removed then: the next checkpoint needs the room more.
+        FileNotFoundError, ValueError: if the source contains no model, or pickled weights. OSError: if there is no room for the copy.
+            It is then removed, since the next checkpoint needs the room more.
     """
     check_model_files(source)
-    # A copy that was cut short is never taken for a revision.
+    # An interrupted copy is never mistaken for a revision.
     with atomic_dir(target) as unfinished:
         try:
             _copy_revision(source, Path(unfinished), card, state_folder, best_model)
@@ -65,7 +65,7 @@ def _copy_revision(
         shutil.copytree(source, unfinished / state_folder)
         if best_model is not None and best_model.is_dir():
             shutil.copytree(best_model, unfinished / state_folder / BEST_MODEL_FOLDER)
-        _forget_paths(unfinished / state_folder / "trainer_state.json")
+        _remove_local_paths(unfinished / state_folder / "trainer_state.json")
     for path in unfinished.rglob("config.json"):
         path.write_bytes(public_config(path))
     for name, content in card.items():
@@ -76,7 +76,7 @@ def _copy_revision(
 def publish_staged(
     folder: Path, repo_id: str, *, private: bool = False, revision: str | None = None, token: str | None = None
 ) -> PublishedCommit:
-    """Publish a staged revision in one commit. Its folders replace those of the repository. Raises as [`publish_folder`]."""
+    """Publish a staged revision in one commit. Its folders replace those of the repository. For errors, see [`publish_folder`]."""
     what = folder.name.partition("-")[2]
     return publish_folder(
         folder,
@@ -90,7 +90,7 @@ def publish_staged(
     )
 
 
-def _forget_paths(trainer_state: Path) -> None:
+def _remove_local_paths(trainer_state: Path) -> None:
     """Remove the folder of the best checkpoint from the state: it does not exist on another machine."""
     if trainer_state.is_file():
         state = json.loads(trainer_state.read_text(encoding="utf-8"))
@@ -101,13 +101,13 @@ def _forget_paths(trainer_state: Path) -> None:
 
 class BackgroundPusher:
     """
-    Publishes staged revisions one after another in its own thread. Failures are logged, and what failed is kept: it is tried again with the
-    next revision and in [`finish`].
+    Publish staged revisions one after another in a separate thread. Failures are logged. A revision that failed is kept, and retried with
+    the next one and in [`finish`].
 
     Args:
-        folder: Where the revisions wait, including those that an earlier process left.
-        publish: Publishes one of them.
-        keep_all: Publish every revision; otherwise a newer one replaces those that still wait.
+        folder: Where the revisions wait, including those that an earlier process left behind.
+        publish: Publishes one revision.
+        keep_all: Publish every revision; otherwise a newer one replaces those that are still waiting.
     """
 
     def __init__(self, folder: Path, publish: Callable[[Path], object], keep_all: bool = False):
@@ -122,7 +122,7 @@ class BackgroundPusher:
         return sorted(path for path in self.folder.glob("[0-9]*-*") if path.is_dir())
 
     def add(self, name: str, stage: Callable[[Path], None]) -> None:
-        """Let `stage` fill the folder of a revision, which is published later. Raises what `stage` raises."""
+        """Call `stage` to fill the folder of a revision, and publish it later. Errors in `stage` are raised."""
         with self._lock:
             waiting = self.waiting
             number = int(waiting[-1].name.partition("-")[0]) + 1 if waiting else 0
@@ -136,7 +136,7 @@ class BackgroundPusher:
                 self._thread.start()
 
     def finish(self) -> list[Path]:
-        """Wait, try once more what failed, and return what still could not be published."""
+        """Wait, retry the revisions that failed, and return those that still could not be published."""
         if (thread := self._thread) is not None:
             thread.join()
         if self.waiting:
@@ -157,7 +157,7 @@ class BackgroundPusher:
                     return
             try:
                 self.publish(self._in_progress)
-            # Nothing may stop the training: the revision is kept, tried again, and reported at the end.
+            # No error may stop the training: the revision is kept, retried, and reported at the end.
             except Exception as error:
                 logger.warning("%s was not pushed and is kept for later: %s", self._in_progress, error)
                 failed.add(self._in_progress)

@@ -64,6 +64,6 @@ def masked(words: Words, negative: Words) -> Words:
 
 
 def pairs_of(words: Words) -> list[Pair]:
-    """Return the pairs of words in an event, as (kind, word, word), for each kind of which some pairs are held out."""
+    """Return the pairs of words in an event, as (kind, word, word), one for each kind of pair that has held-out pairs."""
     by_slot = dict(zip(SLOTS, words))
     return [(kind, by_slot[first], by_slot[second]) for kind, (first, second) in PAIR_SLOTS.items()]

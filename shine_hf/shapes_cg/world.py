@@ -34,7 +34,7 @@ from .events import (
 )
 from .rendering import render_video, write_mp4
 
-# Including its share of the gaps. The event itself may take less than a third of this, and a shape that blinks slowly is dark for 2 s.
+# This includes a share of the gaps. The event itself may take less than a third of it, and a shape that blinks slowly is dark for 2 s.
 SECONDS_PER_EVENT = 7
 # Quick motion has a period of one second.
 SLOWEST_FPS = 4
@@ -203,7 +203,7 @@ class ShapesCG:
 
     @staticmethod
     def _changed(words: Words, slots: tuple[int, ...], rng: np.random.Generator) -> Words:
-        """Return the words with different ones in the given slots."""
+        """Replace the words in the given slots with different ones."""
         changed = list(words)
         for slot in slots:
             others = [word for word in WORDS[SLOTS[slot]] if word != words[slot]]
@@ -223,7 +223,7 @@ class ShapesCG:
 
 
 def _choose_novel_pairs(rng: np.random.Generator) -> frozenset[Pair]:
-    """Choose the pairs to hold out: some of each kind, such that every word keeps most of its partners."""
+    """Choose the pairs to hold out: some of each kind, so that every word keeps most of its partners."""
     pairs = set()
     for kind, count in (("a-n", 5), ("v-n", 5), ("v-adv", 2), ("v-p", 4)):
         first, second = (WORDS[slot] for slot in PAIR_SLOTS[kind])

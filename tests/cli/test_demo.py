@@ -89,7 +89,7 @@ def test_a_stopped_demo_says_how_to_go_on_and_goes_on(tmp_path, monkeypatch, cap
         patch.setattr(ShineTrainer, "training_step", interrupted)
         assert main(demo) == 128 + number
     error = capsys.readouterr().err
-    assert "stopped after step 3 of 4, which is saved. The same command goes on from there." in error
+    assert "stopped after step 3 of 4, which is saved. Run the same command again to resume." in error
     assert "resume_from_checkpoint" not in error
     assert (tmp_path / "qd_detr_shine_seed0" / "checkpoint-3" / "trainer_state.json").is_file()
     assert main(demo) == 0
@@ -102,7 +102,7 @@ def test_ctrl_c_before_the_training_is_no_traceback(tmp_path, monkeypatch, capsy
 
     monkeypatch.setattr(ShapesCG, "write", write)
     assert main(["demo", "--output-dir", str(tmp_path), *SMALL]) == 130
-    assert capsys.readouterr().err.strip() == "shine-hf demo: stopped. The same command goes on from here."
+    assert capsys.readouterr().err.strip() == "shine-hf demo: stopped. Run the same command again to resume."
 
 
 def test_durations_are_rounded_before_they_are_split():

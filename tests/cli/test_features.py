@@ -29,7 +29,7 @@ def test_pack_and_check_all_features(tmp_path, folder, capsys):
     assert "3 keys, 12 x 8" in capsys.readouterr().out
     np.testing.assert_array_equal(FeatureStore.from_spec(f"packed:{output}")["video2"], np.full((4, 8), 2.0))
     assert main(["features", "check", "--features", f"packed:{output}"]) == 0
-    assert "0 faults" in capsys.readouterr().out
+    assert "0 errors" in capsys.readouterr().out
 
 
 def test_pack_only_the_videos_of_a_dataset(tmp_path, folder, annotations, capsys):
@@ -48,7 +48,7 @@ def test_check_reports_every_fault(folder, annotations, capsys):
     (folder / "video1.npy").unlink()
     assert main(["features", "check", "--features", f"i3d:{folder}", "--dataset", str(annotations)]) == 1
     printed = capsys.readouterr().out
-    assert "2 keys, 2 faults" in printed and "'video0' contain NaN" in printed and "no features of 'video1'" in printed
+    assert "2 keys, 2 errors" in printed and "'video0' contain NaN" in printed and "no features of 'video1'" in printed
 
 
 def test_extract_lists_unreadable_videos(tmp_path, capsys):
@@ -91,7 +91,7 @@ def test_check_compares_clips_with_durations_and_windows(tmp_path, folder, capsy
         "the clips of 3 of 3 videos do not cover their durations (video0: 4 clips x 0.5 s = 2 s, but the video is 8 s long"
         in printed
     )
-    assert "no clip covers 3 of 3 windows" in printed and "0 faults" in printed
+    assert "no clip covers 3 of 3 windows" in printed and "0 errors" in printed
     assert main([*command, "--clip-length", "-1"]) == 2
 
 

@@ -181,7 +181,7 @@ def test_ambiguous_checkpoints_are_listed_and_other_networks_rejected(downloads,
     for name in ("a", "b"):
         save(tmp_path / "checkpoints" / name / "model_best.ckpt", qd_detr_names())
     assert main([*arguments, "--check-only"]) == 2
-    assert "several checkpoints, name one of them" in capsys.readouterr().out
+    assert "several checkpoints; name one of them" in capsys.readouterr().out
     torch.save({"model": {"backbone": torch.zeros(1)}}, tmp_path / "other.ckpt")
     arguments[3] = str(tmp_path / "other.ckpt")
     assert main([*arguments, "--check-only"]) == 0

@@ -175,7 +175,7 @@ def test_missing_model_folder_is_named(spec):
 
 def test_text_model_is_rejected(tmp_path):
     transformers.BertModel(transformers.BertConfig(**TINY_TEXT)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"bert model, which takes neither images nor videos"):
+    with pytest.raises(ValueError, match=r"bert model, which accepts neither images nor videos"):
         video_encoder(f"auto:{tmp_path}")
 
 
@@ -198,7 +198,7 @@ def test_untrained_pooler_is_not_used(tmp_path):
 
 def test_unsupported_number_of_frames_is_rejected(tmp_path):
     assert video_encoder(f"auto:{save('timesformer', tmp_path)},frames=2").frames_per_clip == 2
-    with pytest.raises(ValueError, match="trained with 4 frames per clip and does not take 2"):
+    with pytest.raises(ValueError, match="trained with 4 frames per clip and does not accept 2"):
         video_encoder(f"auto:{save('videomae', tmp_path)},frames=2")
 
 

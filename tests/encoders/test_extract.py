@@ -135,7 +135,7 @@ def test_unreadable_videos_are_listed_and_retried(videos, tmp_path):
 @pytest.mark.parametrize("spec,clip_length", [("pixels:size=5,frames=2", 0.5), (SPEC, 1.0)])
 def test_one_folder_does_not_mix_settings(videos, tmp_path, spec, clip_length):
     extract_features(find_videos(videos), tmp_path / "features", SPEC, clip_length=0.5, progress=False)
-    with pytest.raises(ValueError, match="contains features made with"):
+    with pytest.raises(ValueError, match="contains features computed with"):
         extract_features(find_videos(videos), tmp_path / "features", spec, clip_length, progress=False)
 
 

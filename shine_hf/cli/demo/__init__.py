@@ -1,4 +1,4 @@
-"""`shine-hf demo`: from nothing to moments in videos, on this machine, without downloads."""
+"""`shine-hf demo`: render videos, train on them and find moments in them, on this machine and without downloads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXAMPLES = (
 )
 MODELS = {"base": "QD-DETR", "shine": "QD-DETR with SHINE"}
 VIDEO_ENCODER = "pixels:size=20,frames=4"
-# Not the entire chain: level 3 changes four words of five, as a query drawn at random does, so there is no order between the two.
+# Not the entire chain: level 3 changes four of five words, like a random query, so there is no order between the two.
 SUMMARY_METRICS = ("R1@0.5", "R1@0.7", "mIoU", "positive>level1", "level1>level2", "level2>level3")
 SHOWN = 8
 NEXT_STEPS = """\
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.description = (
         "Render Shapes-CG, a small synthetic video benchmark; encode its videos; train QD-DETR with the SHINE losses; evaluate; and show what "
-        "the model finds for eight queries about videos that it never saw. The same command continues an interrupted demo."
+        "the model finds for eight queries about videos that it has never seen. Run the same command again to resume an interrupted demo."
     )
     parser.add_argument("--output-dir", default="outputs/shapes_cg", metavar="DIR", help="where all files go")
     parser.add_argument("--compare", action="store_true", help="train the base model too, and show both side by side")
@@ -59,12 +59,12 @@ def main(args: argparse.Namespace) -> int:
         _run(args)
     except TrainingStopped as stopped:
         print(
-            f"\nshine-hf demo: stopped after step {stopped.step} of {stopped.max_steps}, which is saved. The same command goes on from there.",
+            f"\nshine-hf demo: stopped after step {stopped.step} of {stopped.max_steps}, which is saved. Run the same command again to resume.",
             file=sys.stderr,
         )
         return stopped.exit_status
     except KeyboardInterrupt:
-        print("\nshine-hf demo: stopped. The same command goes on from here.", file=sys.stderr)
+        print("\nshine-hf demo: stopped. Run the same command again to resume.", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
 
@@ -145,7 +145,7 @@ def _train(recipe: Recipe) -> dict[str, dict[str, float]]:
 
 
 def _summary(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """A line per model and test split."""
+    """Return one line per model and test split."""
     lines = [f"{'model':<6} {'split':<18}" + "".join(f"{name:>17}" for name in SUMMARY_METRICS)]
     for model, splits in results.items():
         for split, metrics in splits.items():
@@ -155,7 +155,7 @@ def _summary(results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
 
 
 def _hits(examples: list[Example], models: list[str]) -> str:
-    """A line per example, and the count."""
+    """Return the result of each model on each example, and the number of hits."""
     lines = []
     for example in examples:
         (start, end), *_ = example.windows

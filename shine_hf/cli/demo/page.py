@@ -48,7 +48,7 @@ def write_page(path: Path, examples: Sequence[Example], models: Sequence[str], s
 <title>SHINE on Shapes-CG</title><style>{STYLE}</style></head><body>
 <h1>What the demo's model finds</h1>
 <p>Queries with word pairs that never occur together in training, in videos that were not used for training. They are evenly spaced over the
-test split, so you see hits and misses as they come. A hit means that the best moment has an IoU of {HIT_IOU} or more with the annotated one.</p>
+test split, so hits and misses appear as they come. A hit means that the best moment has an IoU of {HIT_IOU} or more with the annotated one.</p>
 {counts}
 <details><summary>All test queries</summary><pre>{_text(summary)}</pre></details>
 {sections}

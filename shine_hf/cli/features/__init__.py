@@ -12,7 +12,7 @@ EXAMPLES = (
     "shine-hf features pack --features FEATURES --output PACKED --half-precision",
 )
 SUMMARIES = {
-    "extract": "encode a folder of videos, or resume; use several GPUs with `accelerate launch --no_python shine-hf features extract …`",
+    "extract": "encode a folder of videos, or resume an interrupted run; use several GPUs with `accelerate launch --no_python shine-hf features extract …`",
     "inspect": "describe the features in a path or a dataset repository on the Hub: layout, keys, width, type, seconds per row",
     "check": "read all features of a store, compare them with annotations, and report what is wrong or missing",
     "pack": "convert features of any layout to a packed, memory-mapped folder",
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run one action and return the exit status. It is 1 if `check` finds faults or `extract` cannot read some videos."""
+    """Run one action and return the exit status. It is 1 if `check` finds errors or `extract` cannot read some videos."""
     return _module(args.action).main(args)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 STORES = (
-    "a folder, a file or a dataset repository on the Hub, whose layout is detected; put npy:, npz:, pt:, hdf5: or packed: before it to force "
-    "one. Several are concatenated"
+    "a folder, a file or a dataset repository on the Hub, whose layout is detected; prefix npy:, npz:, pt:, hdf5: or packed: to force one. "
+    "Several are concatenated"
 )
 
 

@@ -34,13 +34,13 @@ def main(args: argparse.Namespace) -> int:
     if not keys:
         raise FileNotFoundError(f"{store.spec} contains no features")
     broken = _read_all(store, keys)
-    print(f"{store.spec}: {len(keys):,} keys, {len(broken):,} faults", *broken.values(), sep="\n")
+    print(f"{store.spec}: {len(keys):,} keys, {len(broken):,} errors", *broken.values(), sep="\n")
     fits = splits is None or _compare(store, splits, args.clip_length or store.clip_length, broken)
     return 0 if fits and not broken else 1
 
 
 def _read_all(store, keys: list[str]) -> dict[str, str]:
-    """Return key -> what is wrong with its features, for the keys with a fault."""
+    """Return key -> error message, for the keys whose features are broken."""
     from tqdm.auto import tqdm
 
     broken = {}
@@ -53,7 +53,7 @@ def _read_all(store, keys: list[str]) -> dict[str, str]:
 
 
 def _compare(store, splits, clip_length: float | None, broken: dict[str, str]) -> bool:
-    """Print how well the readable features fit each split. Return whether they do, within the tolerated share."""
+    """Print how well the readable features fit each split. Return whether they fit, within the tolerated share."""
     from ...features.grid import TOLERATED_SHARE, compare_with_annotations
     from ...features.inspection import seconds_per_row
 

@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 class _Stopped(BaseException):
-    """A signal was received. Its number is the argument."""
+    """Raised when a signal is received. The argument is its number."""
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache",
         type=Path,
         metavar="FILE.sqlite",
-        help="cache of the language model's answers, to add its versions and the dates",
+        help="cache of the language model's answers, to add model versions, dates and token counts",
     )
     add_output(parser)
 

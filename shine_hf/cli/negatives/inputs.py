@@ -78,7 +78,7 @@ def add_output(parser: argparse.ArgumentParser, *, required: bool = True) -> Non
 
 
 class Data:
-    """The rows to work on (`rows`, of `split`), the training queries (`training`), and the `test_splits` if known.
+    """The rows to process (`rows`, from `split`), the training queries (`training`), and the `test_splits` if known.
 
     Args:
         args: The options of [`add_data`].
@@ -112,7 +112,7 @@ class Data:
         self.rows = self.split.select(range(min(args.limit, len(self.split)))) if args.limit else self.split
 
     def require_negatives(self) -> Data:
-        """Return this object after checking that its rows have negatives.
+        """Check that the rows have negatives, and return this object.
 
         Raises:
             ValueError: if they have none.
