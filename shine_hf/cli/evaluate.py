@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     if args.model is not None:
         figures = _evaluate_model(args.model, args.output_dir, data_options)
     elif args.submission is None or args.ground_truth is None:
-        raise ValueError("give --submission and --ground-truth, or --model with its data options")
+        raise ValueError("pass --submission and --ground-truth, or --model with its data options")
     else:
         figures = _evaluate_submission(args.submission, args.ground_truth)
     if args.output is not None:
@@ -95,7 +95,7 @@ def _evaluate_model(model: str, output_dir: Path | None, data_options: Sequence[
         fixed = {"model": model, "output_dir": folder, "do_train": "false", "report_to": "none"}
         results = run_recipe(parse_recipe([*data_options, *(f"--{name}={value}" for name, value in fixed.items())]))
         if output_dir is None and (Path(folder) / "predictions").exists():
-            print("(predictions were not kept: give --output-dir to keep them)")
+            print("(predictions were not kept: pass --output-dir to keep them)")
     return results
 
 

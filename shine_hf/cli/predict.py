@@ -49,10 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     if args.video and (args.split or args.vid or args.video_features):
         raise ValueError(
-            "--video is a file; --video-features with --vid or --split are stored features: give one or the other"
+            "--video is a file; --video-features with --vid or --split are stored features: pass one or the other"
         )
     if not args.query and (args.video or not args.split):
-        raise ValueError("give --query, or --split (without --video) to predict all queries of a split")
+        raise ValueError("pass --query, or --split (without --video) to predict all queries of a split")
     results = _from_video(args) if args.video else _from_features(args)
     if args.plot:
         results = list(results)

@@ -64,7 +64,7 @@ def read_splits(files: Mapping[str, str | Path]) -> dict[str, Dataset]:
         found = {name: read_annotations(path, name)} if name else _read_split_column(path)
         for split, rows in found.items():
             if (split := canonical_split(split)) in splits:
-                raise ValueError(f"{path}: the split {split} has two files ({', '.join(files)}); give one")
+                raise ValueError(f"{path}: the split {split} has two files ({', '.join(files)}); pass one")
             splits[split] = rows
     return splits
 

@@ -80,7 +80,7 @@ def dataset_files(text: str) -> dict[str, Path]:
         ValueError: for several files without split names, or two with the same one.
     """
     if not text.strip():
-        raise ValueError("--dataset is empty: give a file, a folder, a Hub name or the name of a known dataset")
+        raise ValueError("--dataset is empty: pass a file, a folder, a Hub name or the name of a known dataset")
     path = Path(text).expanduser()
     if path.is_dir():
         return _folder_files(path)
@@ -140,7 +140,7 @@ def _load_published(dataset: str, negatives: str | None) -> dict[str, Dataset]:
     name = spec.hub_id if spec else dataset
     if name is None:
         raise ValueError(
-            f"{spec.title} is not on the Hub: give the folder of its annotation files with --data_dir ({spec.source})"
+            f"{spec.title} is not on the Hub: pass the folder of its annotation files with --data_dir ({spec.source})"
         )
     config = None if negatives is None or negatives == NO_NEGATIVES or is_negatives_file(negatives) else negatives
     if not Path(name).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
@@ -153,7 +153,7 @@ def _load_published(dataset: str, negatives: str | None) -> dict[str, Dataset]:
         reason = str(error.__cause__ or error).strip().split("\n")[0]
         raise FileNotFoundError(
             f"dataset {name!r} is neither a readable local folder nor available from the Hub ({reason}). "
-            "Give the folder of the original annotation files with --data_dir"
+            "Pass the folder of the original annotation files with --data_dir"
         ) from error
     return {canonical_split(split): _in_schema(rows, f"{name} {split}") for split, rows in splits.items()}
 

@@ -62,7 +62,7 @@ class SourceFile:
                 path = Path(download(self.url))
             except (OSError, ValueError) as error:
                 raise FileNotFoundError(
-                    f"{self.url} could not be downloaded ({type(error).__name__}: {error}). Give the folder that contains {self.local} "
+                    f"{self.url} could not be downloaded ({type(error).__name__}: {error}). Pass the folder that contains {self.local} "
                     "with --data-dir"
                 ) from error
         self._check(path)

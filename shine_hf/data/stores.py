@@ -74,7 +74,7 @@ def text_features_of(config: PretrainedConfig, asked: str | None = None) -> str:
     recorded = config.text_encoder or ""
     if asked is None and not is_text_encoder_spec(recorded):
         raise ValueError(
-            f"the model was trained with text features from a store ({recorded or 'unknown'}): give them with --text_features"
+            f"the model was trained with text features from a store ({recorded or 'unknown'}): pass them with --text_features"
         )
     if asked is not None and is_text_encoder_spec(recorded) and asked != recorded:
         logger.warning("the model was trained with the text features %s, but is used with %s", recorded, asked)

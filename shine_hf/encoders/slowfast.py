@@ -203,7 +203,7 @@ def _find(weights: str) -> Path:
     if path.exists() or weights.count("/") != 1 or path.suffix:
         raise FileNotFoundError(
             f"no file of SlowFast weights {weights}. Download SLOWFAST_8x8_R50.pyth from the model zoo of PySlowFast "
-            "(github.com/facebookresearch/SlowFast), and give its path as the video encoder slowfast:PATH"
+            "(github.com/facebookresearch/SlowFast), and pass its path as the video encoder slowfast:PATH"
         )
     import httpx2
     from huggingface_hub import HfApi, hf_hub_download

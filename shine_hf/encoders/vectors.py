@@ -75,7 +75,7 @@ class VectorsTextEncoder(WordTextEncoder):
     def _vocabulary_path(self) -> Path:
         if self.vocabulary:
             if Path(self.vocabulary).name != self.vocabulary:
-                raise ValueError(f"vocabulary={self.vocabulary}: give the name of a file in {self.path.parent}")
+                raise ValueError(f"vocabulary={self.vocabulary}: pass the name of a file in {self.path.parent}")
             return self.path.with_name(self.vocabulary)
         stems = [self.path.stem, self.path.stem.rpartition("_")[0]]
         candidates = [self.path.with_name(stem + suffix) for stem in stems if stem for suffix in _VOCABULARY_SUFFIXES]

@@ -73,7 +73,7 @@ class VideoEncoder(ABC):
             `(T, D)` float32, at least one clip. The features of a clip depend only on its own frames.
 
         Raises:
-            FileNotFoundError, ValueError: for a file that is missing or not a video, see [`read_samples`].
+            FileNotFoundError, ValueError: for a file that is missing or not a video; see [`read_samples`].
         """
         with (
             open_video(video) as source,

@@ -50,7 +50,7 @@ def video_duration(video: Any) -> float:
 def read_clips(
     video: Any, clip_length: float, frames_per_clip: int, frame_size: tuple[int, int] | None = None
 ) -> Iterator[np.ndarray]:
-    """Yield `(F, H, W, 3)` uint8 RGB per clip: the frames that are on screen at evenly spaced times, see [`read_samples`].
+    """Yield `(F, H, W, 3)` uint8 RGB per clip: the frames that are on screen at evenly spaced times; see [`read_samples`].
 
     Args:
         video: See [`~shine_hf.encoders.video_source.open_video`].

@@ -140,7 +140,7 @@ def _open_path(video: str | os.PathLike, stack: contextlib.ExitStack) -> VideoFi
         return _download(text, stack)
     path = Path(os.fsdecode(text)).expanduser()
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; give one video file")
+        raise ValueError(f"{path} is a folder; pass one video file")
     if not path.is_file():
         raise FileNotFoundError(f"no video file {path}")
     return VideoFile(str(path), stack.enter_context(path.open("rb")))
@@ -181,7 +181,7 @@ def _download(address: str, stack: contextlib.ExitStack) -> VideoFile:
     elif scheme == "file":
         return _open_path(urllib.request.url2pathname(parts.path), stack)
     else:
-        raise ValueError(f"{name}: {scheme}:// URLs are not supported; give {_ACCEPTED}")
+        raise ValueError(f"{name}: {scheme}:// URLs are not supported; pass {_ACCEPTED}")
     return VideoFile(name, file)
 
 
@@ -197,7 +197,7 @@ def _fetch(address: str, name: str, file: IO[bytes]) -> None:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as reply:
             if reply.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
                 raise ValueError(
-                    f"{name} is a web page, not a video file; give the URL of the file, or download the video first"
+                    f"{name} is a web page, not a video file; pass the URL of the file, or download the video first"
                 )
             expected, received = reply.headers.get("Content-Length"), 0
             while block := reply.read(2**20):

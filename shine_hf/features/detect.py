@@ -92,7 +92,7 @@ def _open_file(path: Path) -> FeatureStore:
     if name.endswith(TAR_SUFFIXES):
         return _open_tar("", path)
     if name.endswith(_COMPRESSED):
-        raise ValueError(f"{path} is compressed, which does not allow random access: unpack it and give the folder")
+        raise ValueError(f"{path} is compressed, which does not allow random access: unpack it and pass the folder")
     raise ValueError(
         f"{path} is not a feature store: expected a folder, an HDF5 file ({', '.join(HDF5_SUFFIXES)}) or an uncompressed .tar"
     )
@@ -115,7 +115,7 @@ def _open_folder(folder: Path) -> FeatureStore:
         )
     if len(inner) > 1:
         raise ValueError(
-            f"{folder} contains several feature stores ({', '.join(path.name for path in inner)}): give the path of one, or join several "
+            f"{folder} contains several feature stores ({', '.join(path.name for path in inner)}): pass the path of one, or join several "
             "with + to concatenate them"
         )
     return _open_folder(inner[0]) if inner[0].is_dir() else _open_file(inner[0])
@@ -141,7 +141,7 @@ def _open_tar(kind: str, path: Path) -> FeatureStore:
         raise FileNotFoundError(f"{path} contains no {', '.join(SUFFIXES[kind] if kind else FORMATS)} files")
     if len(folders) > 1:
         raise ValueError(
-            f"{path} contains several folders of features ({', '.join(sorted(folders))}): unpack it and give one of them"
+            f"{path} contains several folders of features ({', '.join(sorted(folders))}): unpack it and pass one of them"
         )
     folder, names = folders.popitem()
     suffix = _only_suffix(names, path)
@@ -203,7 +203,7 @@ def _inside(folder: Path, endings: tuple[str, ...], place: Callable[[Path], Path
         places = sorted({place(file) for file in files if file.name.endswith(endings) and file.name[0] != "."})
         if len(places) > 1:
             names = ", ".join(str(path.relative_to(folder)) for path in places[:5])
-            raise ValueError(f"{folder} contains several feature stores ({names}): give the path of one")
+            raise ValueError(f"{folder} contains several feature stores ({names}): pass the path of one")
         if places:
             return places[0]
     return folder

@@ -187,7 +187,7 @@ def tar_members(path: Path) -> dict[str, tuple[int, int]]:
     except (tarfile.TarError, EOFError) as error:
         raise ValueError(
             f"{path} is not an uncompressed tar ({error}). A compressed one does not allow random access: unpack it with "
-            f"`tar xf {path.name}` and give the folder"
+            f"`tar xf {path.name}` and pass the folder"
         ) from error
     return {
         name: (member.offset_data, member.size)

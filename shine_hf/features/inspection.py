@@ -61,7 +61,7 @@ def _seconds(store: FeatureStore, durations: Mapping[str, float]) -> str:
     if parts:
         return ", ".join(parts)
     return "unknown: " + (
-        "no key is a video of the annotations" if durations else "give the annotations with --dataset"
+        "no key is a video of the annotations" if durations else "pass the annotations with --dataset"
     )
 
 

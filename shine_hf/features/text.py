@@ -35,7 +35,7 @@ class TextFeatures:
         """Open the text features that a specification describes.
 
         Args:
-            spec: `words:[options]`, `clip:MODEL` or another encoder; or a store keyed by qid, see [`FeatureStore.from_spec`].
+            spec: `words:[options]`, `clip:MODEL` or another encoder; or a store keyed by qid; see [`FeatureStore.from_spec`].
 
         Raises:
             ValueError: for an unknown kind.

@@ -224,7 +224,7 @@ def check_model_files(folder: Path) -> None:
     """
     for pattern in ("config.json", "*.safetensors"):
         if not list(folder.glob(pattern)):
-            raise FileNotFoundError(f"{folder} contains no {pattern}: give the folder of a saved model")
+            raise FileNotFoundError(f"{folder} contains no {pattern}: pass the folder of a saved model")
     pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES and not is_leftover(path.name)]
     if pickles:
         raise ValueError(

@@ -42,7 +42,7 @@ def test_video_encoder_can_be_replaced(command, capsys):
 
 
 def test_conflicting_options_are_rejected(command, capsys):
-    assert main(command) == 2 and "give --query" in capsys.readouterr().err
+    assert main(command) == 2 and "pass --query" in capsys.readouterr().err
     assert main([*command, "--split", "train"]) == 2 and "one or the other" in capsys.readouterr().err
 
 

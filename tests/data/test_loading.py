@@ -83,7 +83,7 @@ def test_trained_model_keeps_its_text_encoder(caplog):
     assert not caplog.records
     assert text_features_of(model, "words:dim=32") == "words:dim=32"
     assert "trained with the text features words:dim=64, but is used with words:dim=32" in caplog.text
-    with pytest.raises(ValueError, match=r"store \(npz:\): give them with --text_features"):
+    with pytest.raises(ValueError, match=r"store \(npz:\): pass them with --text_features"):
         text_features_of(QDDetrConfig(text_encoder="npz:"))
 
 

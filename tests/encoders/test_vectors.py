@@ -91,7 +91,7 @@ def test_files_without_vectors_are_rejected(tmp_path):
         ("flat.npy", r"shape \(3,\)"),
         ("alone.npy", "no vocabulary for .*vocabulary=NAME"),
         ("short.npy", "4 rows, but its vocabulary .* 2 words"),
-        ("short.npy,vocabulary=../short.txt", "give the name of a file in"),
+        ("short.npy,vocabulary=../short.txt", "pass the name of a file in"),
         ("short.npy,vocabulary=gone", "no vocabulary"),
         ("broken.txt,vocabulary=short.txt", "remove the option vocabulary"),
         ("", "needs a file of word vectors"),

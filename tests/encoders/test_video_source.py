@@ -213,7 +213,7 @@ def test_invalid_frames_are_rejected(frames, fps, message):
 
 
 def test_folder_is_rejected_with_a_hint(tmp_path):
-    with pytest.raises(ValueError, match="is a folder; give one video file"):
+    with pytest.raises(ValueError, match="is a folder; pass one video file"):
         next(read_clips(tmp_path, 1.0, 1))
 
 

@@ -250,7 +250,7 @@ def test_compressed_archives_must_be_unpacked_and_may_then_stay(tmp_path, name):
     if name.endswith("tgz"):
         (folder / "features.tar.gz").rename(folder / name)
     for spec in (folder, folder / name):
-        with pytest.raises(ValueError, match=rf"{name} is compressed.*unpack it and give the folder"):
+        with pytest.raises(ValueError, match=rf"{name} is compressed.*unpack it and pass the folder"):
             FeatureStore.from_spec(str(spec))
     shutil.unpack_archive(folder / name, folder / "features", format="zip" if name.endswith("zip") else "gztar")
     np.testing.assert_array_equal(FeatureStore.from_spec(str(folder))["v"], I3D)

@@ -161,7 +161,7 @@ def test_predict_handles_several_queries_and_a_plot(finished, data, tmp_path, ca
         == 0
     )
     assert capsys.readouterr().out.count(" s   score ") == 4 and (tmp_path / "p.png").stat().st_size > 10_000
-    assert main(command) == 2 and "give --query" in capsys.readouterr().err
+    assert main(command) == 2 and "pass --query" in capsys.readouterr().err
     assert main([*command[:-1], "NOPE", "--query", "x"]) == 2 and "'NOPE'" in capsys.readouterr().err
 
 

@@ -206,7 +206,7 @@ def _make_generator(args: argparse.Namespace, training: list[MaskedQuery], vocab
 
 def _make_language_model(args: argparse.Namespace) -> Generator:
     if (args.input_price is None) != (args.output_price is None):
-        raise ValueError("give both --input-price and --output-price, in US dollars per million tokens")
+        raise ValueError("pass both --input-price and --output-price, in US dollars per million tokens")
     options = {
         "cache": args.cache,
         "base_url": args.base_url,

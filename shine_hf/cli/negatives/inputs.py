@@ -119,7 +119,7 @@ class Data:
         """
         if not any(self.rows["negative_queries"]):
             raise ValueError(
-                "these rows have no negatives: give --negatives gpt-3.5-turbo or a file written by `generate`"
+                "these rows have no negatives: pass --negatives gpt-3.5-turbo or a file written by `generate`"
             )
         return self
 
@@ -204,5 +204,5 @@ def _read_file(path: str) -> Dataset:
     from ...data.datasets import DATASETS
 
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no dataset {path!r}: give {', '.join(DATASETS)} or an annotation file")
+        raise FileNotFoundError(f"no dataset {path!r}: pass {', '.join(DATASETS)} or an annotation file")
     return read_annotations(path)

@@ -195,6 +195,6 @@ def parse_ratios(text: str) -> tuple[tuple[float, ...], tuple[tuple[int, tuple[f
             raise ValueError
     except ValueError:
         raise ValueError(
-            f"cannot parse the mask ratios {text!r}: give 0.25,0.5,0.75, or by length 6:0.25,0.5,0.75;0.1,0.3,0.5"
+            f"cannot parse the mask ratios {text!r}: pass 0.25,0.5,0.75, or by length 6:0.25,0.5,0.75;0.1,0.3,0.5"
         ) from None
     return ratios, tuple(by_length)

@@ -105,7 +105,7 @@ class AnswerCache:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
             raise ValueError(
-                f"another run is using the cache {self.path}: wait for it to end, or give another --cache"
+                f"another run is using the cache {self.path}: wait for it to end, or pass another --cache"
             ) from None
 
     def get(self, key: bytes) -> str | None:

@@ -131,7 +131,7 @@ class Endpoint:
         self.base_url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
         self._api_key = api_key or os.environ.get("OPENAI_API_KEY")
         if not self._api_key and "api.openai.com" in self.base_url:
-            raise ValueError("no API key: set OPENAI_API_KEY, or give the --base-url of another endpoint")
+            raise ValueError("no API key: set OPENAI_API_KEY, or pass the --base-url of another endpoint")
         self.timeout_seconds = timeout_seconds
         self._unsupported: set[str] = set()
         self.outcomes: Counter[str] = Counter()
