@@ -218,9 +218,5 @@ def _public(value):
     parts = []
     for part in value.split(","):
         name, separator, path = part.rpartition("=")
-        parts.append(name + separator + (os.path.basename(path) if _is_path(path) else public_spec(path)))
+        parts.append(name + separator + public_spec(path))
     return ",".join(parts)
-
-
-def _is_path(text: str) -> bool:
-    return os.path.isabs(text) or text.startswith("~") or os.path.exists(text)

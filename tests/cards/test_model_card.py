@@ -168,9 +168,10 @@ def test_files_of_this_machine_are_named_by_their_last_part(tmp_path):
     settings = {
         "negatives": f"{tmp_path}/a.parquet",
         "encoder": f"clip:{tmp_path}/weights,frames=2",
+        "logging_dir": f"{tmp_path}/logs/",
         "kept": 1,
         "off": False,
     }
     public = public_settings(settings, {"kept": 1})
-    assert public == {"negatives": "a.parquet", "encoder": "clip:weights,frames=2"}
+    assert public == {"negatives": "a.parquet", "encoder": "clip:weights,frames=2", "logging_dir": "logs"}
     assert str(tmp_path) not in json.dumps([vars(facts), public])
