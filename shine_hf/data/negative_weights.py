@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-from difflib import SequenceMatcher
 
-from ..negatives.alignment import words_of
+from ..negatives.alignment import changed_share
 from ..negatives.validation import MAY_BE_TRUE
-
-
-@functools.lru_cache(maxsize=100_000)
-def changed_share(query: str, negative: str) -> float:
-    """Return the share of the words that differ, 0 to 1: one of five replaced words is 0.2. Case and punctuation do not count.
-
-    Inserted and deleted words count half, since the longer sentence has them and the shorter one does not.
-    """
-    return 1 - SequenceMatcher(None, words_of(query), words_of(negative), autojunk=False).ratio()
 
 
 def negative_weight(row: Mapping, level: int, doubtful_weight: float = 1.0, by_changed_words: bool = False) -> float:

@@ -158,7 +158,7 @@ def test_charades_durations_are_read_from_other_files(tmp_path, content):
 def test_missing_file_error_names_its_source(tmp_path):
     with pytest.raises(
         FileNotFoundError,
-        match=r"Charades-STA: no charades_sta_train\.txt, nor .*public: https://github.com/jiyanggao/TALL",
+        match=r"Charades-STA: no charades_sta_train\.txt, nor .*Download the file of the split train: https://github.com/jiyanggao/TALL",
     ):
         read_original("charades_sta", tmp_path)
     with pytest.raises(FileNotFoundError, match="QVHighlights: no folder"):

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+
 from ...inference.retriever import MomentRetriever, RetrievalResult
+from ...metrics.moment_retrieval import temporal_iou
 
 HIT_IOU = 0.5
 
@@ -35,7 +38,7 @@ class Example:
     def iou(self, model: str) -> float:
         """Return the IoU of the best moment with the closest annotated window."""
         best = self.results[model].moments[0]
-        return max(_iou((best.start, best.end), window) for window in self.windows)
+        return float(temporal_iou(np.array([best.start, best.end]), np.array(self.windows, dtype=float)).max())
 
     def is_hit(self, model: str) -> bool:
         """Return whether that IoU is at least `HIT_IOU`."""
@@ -63,9 +66,3 @@ def find_examples(rows: Sequence[Mapping], videos: Path, models: Mapping[str, st
             found = cast(list[RetrievalResult], retriever.find(str(example.video), queries, top_k=3))
             example.results[title], *example.others[title] = found
     return examples
-
-
-def _iou(moment: Sequence[float], window: Sequence[float]) -> float:
-    overlap = max(0.0, min(moment[1], window[1]) - max(moment[0], window[0]))
-    union = moment[1] - moment[0] + window[1] - window[0] - overlap
-    return overlap / union if union > 0 else 0.0
