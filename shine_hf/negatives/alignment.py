@@ -5,8 +5,6 @@ Comparisons ignore case, punctuation and spacing, so "what's" and "what s" match
 
 from __future__ import annotations
 
-import difflib
-import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +17,6 @@ _WORD = re.compile(r"<mask>|[^\W_]+")
 def words_of(text: str) -> list[str]:
     """Return the words of a text in lower case, including `<mask>`, without punctuation or spaces."""
     return _WORD.findall(text.lower())
-
-
-@functools.lru_cache(maxsize=100_000)
-def changed_share(query: str, negative: str) -> float:
-    """Return the share of a query's words that a negative changes, 0 to 1: one of five replaced words is 0.2."""
-    words = words_of(query)
-    blocks = difflib.SequenceMatcher(None, words, words_of(negative), autojunk=False).get_matching_blocks()
-    return 1 - sum(block.size for block in blocks) / len(words) if words else 0.0
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from ..io import atomic_file
 from ..schema import MASK
-from .alignment import changed_share, words_of
+from .alignment import words_of
 from .contact import TestContact
 from .language.masking import PARTS_OF_SPEECH, mask_query, masked_positions
 from .language.tagging import TaggedQuery
@@ -70,6 +71,15 @@ def describe_negatives(rows: Sequence[Mapping[str, Any]], tagged: Sequence[Tagge
             if negative:
                 statistics.changed_shares[level].append(changed_share(row["query"], negative))
     return statistics
+
+
+def changed_share(query: str, negative: str) -> float:
+    """Return the share of a query's words that a negative changes, 0 to 1."""
+    words = words_of(query)
+    kept = sum(
+        block.size for block in difflib.SequenceMatcher(None, words, words_of(negative), False).get_matching_blocks()
+    )
+    return 1 - kept / len(words) if words else 0.0
 
 
 def test_contact_report(
