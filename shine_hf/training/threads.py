@@ -1,7 +1,7 @@
 """Choose the number of threads for training on a CPU by timing the steps.
 
 A step is divided among the threads, and the slowest one determines its time. On two idle cores, two threads take two thirds of the time of one.
-Next to a busy process, they take four times as long, but a single thread is not slowed down (`benchmarks/speed/busy_cores.py`).
+Next to a busy process, they take many times as long, but a single thread is not slowed down (`benchmarks/speed/busy_cores.py`).
 """
 
 from __future__ import annotations
