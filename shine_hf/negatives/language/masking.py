@@ -1,7 +1,7 @@
 """Progressive masking: choose which words of a query are replaced at each level of its hard negatives.
 
 The words are ordered: verbs, nouns, adjectives, prepositions, adverbs. Each level masks a longer prefix of that order (SHINE, arXiv
-2407.05118), so the levels are nested. `rule="released"` is the rule behind the authors' published `masked_queries`, as inferred from that
+2407.05118), so the levels are nested. `rule="released"` is the rule of the authors' published `masked_queries`, as inferred from that
 file. In addition to the paper's order, "person" and the grammatical subject come last, and particles count as prepositions.
 """
 
