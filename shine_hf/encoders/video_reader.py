@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .container import Survey, durations_agree, open_container, packets_of, pixel_aspect, survey_packets
+from .container import Survey, durations_agree, open_container, packets_of, pixel_aspect, survey_packets, to_seconds
 from .sampling import Sampler, Sampling, import_av
 from .video_clock import BestEffort, Clock, Frame
 from .video_source import VideoFile, VideoFrames, open_video
@@ -187,8 +187,8 @@ class _Decoder:
             for frame in decoded:
                 stamp = choose(frame.pts, frame.dts)
                 yield Frame(
-                    None if stamp is None else float(stamp * frame.time_base),
-                    float(frame.duration * frame.time_base) if frame.duration else None,
+                    None if stamp is None else to_seconds(stamp, frame.time_base),
+                    to_seconds(frame.duration, frame.time_base) if frame.duration else None,
                     frame,
                 )
 

@@ -36,18 +36,27 @@ def render_video(video: ShapesVideo, size: int, fps: int) -> np.ndarray:
     picture[:] = rng.uniform(10, 40, 3) + rng.uniform(-4, 4, (size, size, 1))
     y, x = (np.mgrid[:size, :size] + 0.5).astype(np.float32) / size
     box = np.maximum(np.abs(x - video.box[0]), np.abs(y - video.box[1])) - BOX_HALF
-    box_mask = _coverage(box, size)[..., None]
+    box_mask = _coverage(box, size)
     for event in video.events:
         first, last = (int(np.ceil(time * fps - 1e-9)) for time in (event.start, event.end))
         times = np.arange(first, min(last, frames), dtype=np.float32) / fps
         if len(times):
-            shape = _event_mask(event, video.box, times, x, y, size)[..., None]
+            shape = _event_mask(event, video.box, times, x, y, size)
             if event.words[4] == "behind":
                 shape = shape * (1 - box_mask)
-            color = np.asarray(RGB[event.words[0]], np.float32)
-            picture[first : first + len(times)] += shape * (color - picture[first : first + len(times)])
-    picture += box_mask * (np.asarray(BOX_RGB, np.float32) - picture)
+            _paint(picture[first : first + len(times)], shape, RGB[event.words[0]])
+    _paint(picture, box_mask[None], BOX_RGB)
     return picture.round().astype(np.uint8)
+
+
+def _paint(picture: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> None:
+    """Paint frames `(frames, H, W, 3)` in place where the mask `(frames or 1, H, W)` is above 0."""
+    seen = mask.any(axis=0)
+    if not seen.any():
+        return
+    rows, columns = (slice(where.min(), where.max() + 1) for where in np.nonzero(seen))
+    part = picture[:, rows, columns]
+    part += mask[:, rows, columns, None] * (np.asarray(color, np.float32) - part)
 
 
 def _event_mask(event: Event, box: tuple[float, float], times: np.ndarray, x, y, size: int) -> np.ndarray:
