@@ -14,11 +14,11 @@ from .style import FONT_SIZE, INK, SERIES_COLORS, new_figure, strip_frame, wrap
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HEADLINE_METRICS = ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU", "mAP")
+PLOTTED_METRICS = ("R1@0.3", "R1@0.5", "R1@0.7", "mIoU", "mAP")
 # What the trainer logs: `loss_span` in training, `eval_mIoU` and `eval_{split}_level1>level2` in evaluation.
 LOGGED = re.compile(
     r"(?P<eval>eval_(?:(?P<split>.+)_)?)?"
-    rf"(?P<name>loss(?:_\w+)?|{LINK.pattern}|chain|{'|'.join(map(re.escape, HEADLINE_METRICS))})"
+    rf"(?P<name>loss(?:_\w+)?|{LINK.pattern}|chain|{'|'.join(map(re.escape, PLOTTED_METRICS))})"
 )
 
 
@@ -44,7 +44,7 @@ def plot_training_curves(log_history: Iterable[Mapping[str, float]]) -> Figure:
     losses = [name for name in panels if name.startswith("loss")]
     parts = {name for name in losses for term in losses if term != "loss" and name.startswith(f"{term}_")}
     links = sorted((name for name in panels if ">" in name), key=rank_of_link)
-    order = [*losses, *HEADLINE_METRICS, *links, "chain"]
+    order = [*losses, *PLOTTED_METRICS, *links, "chain"]
     names = [name for name in order if name in panels and name not in parts]
     if not names:
         raise ValueError(
