@@ -111,6 +111,7 @@ class EvaluatingTrainer(CheckpointingTrainer):
             Exception: see [`CheckpointingTrainer.train`].
         """
         self._check_selection_metric()
+        self._forget_evaluation()
         return super().train(*args, **kwargs)
 
     def _check_selection_metric(self) -> None:
@@ -131,6 +132,17 @@ class EvaluatingTrainer(CheckpointingTrainer):
                 f"metric_for_best_model is {args.metric_for_best_model!r}, which no evaluation during training will produce; available: "
                 f"{', '.join(names)}"
             )
+
+    def _forget_evaluation(self) -> None:
+        """Let training prepare the model again after an evaluation.
+
+        Accelerate prepares a model once, and for an evaluation without `DistributedDataParallel`. Each process would then train on its own.
+        """
+        modules = self.model_wrapped.modules()
+        if self.is_sharded or any(isinstance(module, nn.parallel.DistributedDataParallel) for module in modules):
+            return
+        self.model_wrapped = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        vars(self.model_wrapped).pop("_is_accelerate_prepared", None)
 
     @property
     def is_sharded(self) -> bool:
