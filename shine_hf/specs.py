@@ -77,6 +77,12 @@ class Spec:
             raise ValueError(f"{self.kind}: has no option {self.where!r}; write {self.kind}:NAME=VALUE,…")
         return self
 
+    def contradicts(self, other: Spec) -> bool:
+        """Return whether another specification has a different kind or place, or a different value of an option that both give."""
+        return (self.kind, self.where) != (other.kind, other.where) or any(
+            self.options[name] != other.options[name] for name in self.options.keys() & other.options.keys()
+        )
+
     def public(self) -> str:
         """Return the specification with a local path reduced to its last part."""
         return str(Spec(self.kind, hide_path(self.where), self.options))

@@ -69,13 +69,13 @@ def text_features_of(config: PretrainedConfig, asked: str | None = None) -> str:
     Raises:
         ValueError: if none are requested and the model was trained on features of a store, or of unknown origin.
     """
-    from ..encoders import is_text_encoder_spec
+    from ..encoders import are_same_text_encoder, is_text_encoder_spec
 
     recorded = config.text_encoder or ""
     if asked is None and not is_text_encoder_spec(recorded):
         raise ValueError(
             f"the model was trained with text features from a store ({recorded or 'unknown'}): pass them with --text_features"
         )
-    if asked is not None and is_text_encoder_spec(recorded) and asked != recorded:
+    if asked is not None and is_text_encoder_spec(recorded) and not are_same_text_encoder(asked, recorded):
         logger.warning("the model was trained with the text features %s, but is used with %s", recorded, asked)
     return asked or recorded

@@ -19,6 +19,7 @@ __all__ = [
     "VIDEO_ENCODERS",
     "TextEncoder",
     "VideoFrames",
+    "are_same_text_encoder",
     "is_text_encoder_spec",
     "is_video_encoder_spec",
     "text_encoder",
@@ -62,6 +63,11 @@ class TextEncoder(Protocol):
 def is_text_encoder_spec(spec: str) -> bool:
     """Return whether a specification names a text encoder (not a feature store)."""
     return Spec.parse(spec, TEXT_ENCODERS).kind in TEXT_ENCODERS
+
+
+def are_same_text_encoder(spec: str, other: str) -> bool:
+    """Return whether two specifications of text encoders do not contradict each other, e.g. `words:dim=8` and `words:dim=8,seed=0`."""
+    return not Spec.parse(spec, TEXT_ENCODERS).contradicts(Spec.parse(other, TEXT_ENCODERS))
 
 
 def text_encoder(spec: str, device: str | None = None) -> TextEncoder:

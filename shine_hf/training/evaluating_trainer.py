@@ -41,6 +41,7 @@ class EvaluatingTrainer(CheckpointingTrainer):
     """
 
     shine_loss: ShineLoss | None
+    model_wrapped: nn.Module
 
     def __init__(
         self,

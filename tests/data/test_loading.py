@@ -80,6 +80,7 @@ def test_jsonl_files_load_without_negatives_or_with_generated_ones(tmp_path):
 def test_trained_model_keeps_its_text_encoder(caplog):
     model = QDDetrConfig(text_encoder="words:dim=64")
     assert text_features_of(model) == "words:dim=64" and text_features_of(model, "words:dim=64") == "words:dim=64"
+    assert text_features_of(QDDetrConfig(text_encoder="words:dim=64,seed=0"), "words:dim=64") == "words:dim=64"
     assert not caplog.records
     assert text_features_of(model, "words:dim=32") == "words:dim=32"
     assert "trained with the text features words:dim=64, but is used with words:dim=32" in caplog.text
