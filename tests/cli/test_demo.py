@@ -8,6 +8,7 @@ import pytest
 
 from shine_hf import ShineTrainer
 from shine_hf.cli import demo, main
+from shine_hf.cli.demo.page import COMPARISON_NOTE
 from shine_hf.shapes_cg.world import ShapesCG
 
 SMALL = ["--train-videos", "8", "--test-videos", "3", "--max-steps", "1"]
@@ -46,7 +47,9 @@ def test_renders_encodes_trains_evaluates_and_shows_and_goes_on_where_it_stopped
     checkpoint = folder / "qd_detr_shine_seed0" / "checkpoint-1" / "model.safetensors"
     before = checkpoint.stat().st_mtime_ns
     assert main(["demo", "--output-dir", str(folder), *SMALL]) == 0
-    assert summary(capsys.readouterr().out) == summary(first)[2:] and checkpoint.stat().st_mtime_ns == before
+    again = capsys.readouterr().out
+    assert COMPARISON_NOTE in first and COMPARISON_NOTE not in again
+    assert summary(again) == summary(first)[2:] and checkpoint.stat().st_mtime_ns == before
     assert list(tmp_path.iterdir()) == []
 
 
@@ -57,6 +60,7 @@ def test_the_page_shows_hits_and_misses_of_both_models_and_their_count(folder, c
     rows = [json.loads(line) for line in (folder / "novel_composition.jsonl").read_text().splitlines()]
     shown = re.findall(r"<h2>\d\. (.*)</h2>", page)
     assert len(shown) == min(8, len(rows)) and set(shown) <= {row["query"] for row in rows}
+    assert COMPARISON_NOTE in printed and COMPARISON_NOTE in page
     for model in ("QD-DETR", "QD-DETR with SHINE"):
         hits = len(re.findall(rf'<figcaption>{model}: <span class="hit">', page))
         assert len(re.findall(rf'<figcaption>{model}: <span class="(?:hit|miss)">', page)) == len(shown)

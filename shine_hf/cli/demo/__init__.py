@@ -74,7 +74,7 @@ def _run(args: argparse.Namespace) -> None:
     from ...shapes_cg.rendering import contact_sheet
     from ...shapes_cg.world import SPLITS, ShapesCG
     from .examples import find_examples
-    from .page import write_page
+    from .page import COMPARISON_NOTE, write_page
 
     if args.train_videos < 2 or args.test_videos < 1:
         raise ValueError(
@@ -104,6 +104,8 @@ def _run(args: argparse.Namespace) -> None:
 
     print(f"\nShapes-CG, {_minutes(time.perf_counter() - began)} in all\n\n{summary}\n")
     print(_hits(examples, list(models)))
+    if len(models) > 1:
+        print(COMPARISON_NOTE)
     last = examples[-1]
     print(f"\n{'page':<8}{page}")
     for title, model in models.items():

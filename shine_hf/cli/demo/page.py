@@ -12,6 +12,7 @@ from pathlib import Path
 from ...io import atomic_file
 from .examples import HIT_IOU, Example
 
+COMPARISON_NOTE = "Each model was trained once, and briefly, so this does not measure what SHINE gains. For differences over several seeds, see docs/results.md."
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.6rem; margin-bottom: .2rem }
@@ -42,6 +43,8 @@ def write_page(path: Path, examples: Sequence[Example], models: Sequence[str], s
         f'<p class="count">{_text(model)}: {sum(example.is_hit(model) for example in examples)} of {len(examples)} found</p>'
         for model in models
     )
+    if len(models) > 1:
+        counts += f'<p class="quiet">{_text(COMPARISON_NOTE)}</p>'
     sections = "".join(_section(number, example, models, path.parent) for number, example in enumerate(examples, 1))
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
