@@ -59,8 +59,8 @@ def arguments(dataset: str, output: Path, *more: str) -> list[str]:
         "config": "charades_cg_qd_detr_shine", "dataset": dataset, "output_dir": output, "video_features": "simulated:dim=16,noise=0.5",
         "text_features": "words:dim=12", "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_queries": 4,
         "max_video_length": 8, "margin_pairs": "true", "dropout": 0, "input_dropout": 0, "validation_fraction": 0.2, "max_steps": 20,
-        "logging_steps": 1, "save_strategy": "no", "eval_strategy": "steps", "eval_steps": 10, "keep_best": "false", "eval_splits": "test", "per_device_eval_batch_size": 4,
-        "use_cpu": "true", "disable_tqdm": "true", "report_to": "none", "seed": 3,
+        "logging_steps": 1, "save_strategy": "no", "eval_strategy": "steps", "eval_steps": 10, "keep_best": "false", "eval_splits": "test",
+        "per_device_eval_batch_size": 4, "use_cpu": "true", "disable_tqdm": "true", "report_to": "none", "seed": 3,
     }  # fmt: skip
     return [part for name, value in settings.items() for part in (f"--{name}", str(value))] + list(more)
 

@@ -1,11 +1,14 @@
 import logging
+import random
 import wave
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
+from shine_hf.encoders.container import to_seconds
 from shine_hf.encoders.video_reader import read_clips, read_film_strip, video_duration
 
 from .videos import gray, write_video
@@ -18,6 +21,13 @@ def levels(clips) -> list[list[int]]:
 
 def close(found: list[list[int]], expected: list[list[int]]) -> bool:
     return np.shape(found) == np.shape(expected) and np.abs(np.subtract(found, expected)).max() <= 4
+
+
+def test_seconds_are_those_of_exact_arithmetic():
+    rng = random.Random(0)
+    for _ in range(1000):
+        ticks, base = rng.randrange(-(10**12), 10**12), Fraction(rng.randrange(1, 2000), rng.randrange(1, 100_000))
+        assert to_seconds(ticks, base) == float(ticks * base)
 
 
 def test_sampled_frames_are_those_on_screen_at_the_sampling_times(tmp_path):

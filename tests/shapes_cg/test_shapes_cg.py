@@ -115,6 +115,12 @@ def test_shape_is_visible_only_during_its_event():
     assert mask.tolist() == [16 <= frame < 48 for frame in range(64)]
 
 
+def test_shape_that_is_dark_during_its_entire_event_is_not_drawn():
+    dark = Event(("red", "square", "blinks", "slowly", "above"), 2.0, 3.0, phase=0.5)
+    videos = [ShapesVideo("v", 8.0, (0.5, 0.5), 0, events) for events in ((dark,), ())]
+    assert np.array_equal(*(render_video(video, 64, 8) for video in videos))
+
+
 @pytest.mark.parametrize(
     ("preposition", "rows", "columns"),
     [("above", (0, 30), (20, 44)), ("below", (34, 64), (20, 44)), ("beside", (20, 44), (34, 64))],
