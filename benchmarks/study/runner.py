@@ -81,7 +81,8 @@ class Runner:
         if self._stopped.is_set():
             raise Stop
         log.parent.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+        # A number of threads in the environment is respected: other work may need the remaining cores.
+        environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"TOKENIZERS_PARALLELISM": "false"}
         with open(log, "a", encoding="utf-8") as file:
             # In separate sessions, so that Ctrl-C only reaches this process, which then asks the runs to save a checkpoint.
             process = subprocess.Popen(
