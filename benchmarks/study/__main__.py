@@ -4,7 +4,8 @@
 
 NAME is a file in benchmarks/study/studies (or a path). Each run is a `train.py` process with an output folder in `outputs/studies/NAME`; the workers share the cores. The same
 command resumes a study that was stopped or killed: finished runs are kept, and others are resumed from their last checkpoint. Each run writes a JSON to
-`benchmarks/study/results/NAME/runs`. Tables and figures are made from these files and from the results of every query. The card of the best model is kept in
+`benchmarks/study/results/NAME/runs`. Tables and figures are made from these files and from the results of every query,
+and `benchmarks/study/results/overview.png` shows all studies that compare SHINE with the base models. The card of the best model is kept in
 `model_cards/studies`.
 
 Options after `--` override the recipe of every run, e.g. for the same study on other features. They require their own `--results` folder, whose name is also used for the
@@ -21,6 +22,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .overview import write_overview
 from .report import SELECTED_ON, write_report
 from .runner import Runner, Stop
 from .spec import REPOSITORY, RESULTS, Run, Study, read_study
@@ -91,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{study.name}: no run is finished yet", file=sys.stderr)
         return 1
     print(write_report(study, runs, args.results or RESULTS / study.name))
+    if not args.results:
+        write_overview()
     save_best_card(study, runs, args.results or REPOSITORY / "model_cards" / "studies")
     return 0
 

@@ -12,6 +12,7 @@ import yaml
 from benchmarks.study.__main__ import main
 from benchmarks.study.charades_files import calibration_splits, pairs_of
 from benchmarks.study.fine_gradients import main as gradients_main
+from benchmarks.study.overview import overview_figure, read_differences, write_overview
 from benchmarks.study.report import compare, comparison_table, results_table
 from benchmarks.study.reranking import main as rerank_main
 from benchmarks.study.spec import REPOSITORY, Run, read_study, study_names
@@ -258,6 +259,30 @@ def test_runs_on_different_queries_are_not_compared(made_up_study):
     runs = [made_up_run("base", 0, [0.4], [0.5]), made_up_run("shine", 0, [0.4, 0.5], [0.5, 0.5])]
     with pytest.raises(ValueError, match="not evaluated on the same queries"):
         list(compare(made_up_study, runs))
+
+
+def test_overview_shows_shine_against_base_in_studies_with_several_seeds(tmp_path):
+    entry = {"variant": "qd_detr_shine", "baseline": "qd_detr_base", "split": "novel_word", "metric": "R1@0.5"}
+    entry |= {"seeds": 5, "mean": 2.0, "low": -1.0, "high": 5.0}
+    studies = {
+        "charades_real": [entry, {**entry, "variant": "moment_detr_shine", "baseline": "moment_detr_base"}],
+        "charades_main": [{**entry, "seeds": 1}, {**entry, "variant": "light"}],
+        "charades_real_variants": [entry],
+    }
+    for name, entries in studies.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.json").write_text(json.dumps(entries))
+    differences = read_differences(tmp_path)
+    assert list(differences) == [("charades_real", "qd_detr"), ("charades_real", "moment_detr")]
+    moments, order = overview_figure(differences).axes
+    assert [label.get_text().split("\n")[1] for label in moments.get_yticklabels()] == [
+        "QD-DETR, 5 seeds",
+        "Moment-DETR, 5 seeds",
+    ]
+    assert [list(line.get_xdata()) for line in moments.lines] == [[0, 0], *[[-1.0, 5.0], [2.0]] * 2]
+    assert len(order.lines) == 1
+    write_overview(tmp_path)
+    assert (tmp_path / "overview.png").stat().st_size > 5000
 
 
 # ---- the calibration splits ------------------------------------------------------------------------------------------
