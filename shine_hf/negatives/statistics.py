@@ -1,4 +1,4 @@
-"""Statistics of a set of negatives: masks per level and part of speech, changed words per level, test contact."""
+"""Statistics of a set of negatives: masks per level and part of speech, changed words per level, words that give a negative away, test contact."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .alignment import words_of
 from .contact import TestContact
 from .language.masking import PARTS_OF_SPEECH, mask_query, masked_positions
 from .language.tagging import TaggedQuery
+from .text_only import text_only_accuracy
 from .validation import ValidationSummary
 
 
@@ -27,6 +28,7 @@ class NegativeStatistics:
     mask_counts: Counter[tuple[int, ...]] = field(default_factory=Counter)
     masks_by_part_of_speech: list[Counter[str]] = field(default_factory=list)
     changed_shares: list[list[float]] = field(default_factory=list)  # Share of changed words of each query, 0 to 1.
+    text_only: list[float] = field(default_factory=list)  # See `text_only_accuracy`.
 
     def __str__(self) -> str:
         levels = range(1, len(self.changed_shares) + 1)
@@ -38,6 +40,9 @@ class NegativeStatistics:
                 lines.append(f"{'masked ' + part:<22}" + "".join(f"{count:>10,}" for count in counts))
         means = [sum(shares) / len(shares) if shares else 0.0 for shares in self.changed_shares]
         lines.append(f"{'words changed':<22}" + "".join(f"{f'{100 * mean:.1f} %':>10}" for mean in means))
+        lines.append(
+            f"{'given away by words':<22}" + "".join(f"{f'{100 * share:.1f} %':>10}" for share in self.text_only)
+        )
         lines += ["", "masks per level, most frequent first:"]
         lines += [
             f"  {', '.join(map(str, counts)):<14}{number:>10,}" for counts, number in self.mask_counts.most_common(8)
@@ -54,7 +59,7 @@ def describe_negatives(rows: Sequence[Mapping[str, Any]], tagged: Sequence[Tagge
         rows: The rows.
         tagged: Their queries with parts of speech, in the same order.
     """
-    statistics = NegativeStatistics()
+    statistics = NegativeStatistics(text_only=text_only_accuracy(rows))
     for row, query in zip(rows, tagged):
         if not row["negative_queries"]:
             continue

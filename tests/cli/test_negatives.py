@@ -120,7 +120,7 @@ def test_generated_negatives_can_be_validated_exported_and_counted(rows_file, tm
     assert shine("stats", *data, "--sample", 2, "--compare", made, "--figure", tmp_path / "change.png") == 0
     output = capsys.readouterr().out
     assert "masked VERB" in output
-    assert "words changed" in output
+    assert "words changed" in output and "given away by words" in output
     assert output.count(f"{made}: ") == 6
     assert (tmp_path / "change.png").read_bytes().startswith(b"\x89PNG")
 
