@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .columns import with_column
 from .contact import PositiveQueries
-from .generators.base import FillRequest, Generator
+from .generators.base import Generator, build_request
 from .language.masking import MaskedQuery, MaskingOptions, mask_query, masked_positions
 from .language.tagging import TaggedQuery, Tagger
 from .language.vocabulary import Vocabulary
@@ -25,32 +25,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 MAX_ATTEMPTS = 4
-
-
-def build_request(
-    row: Mapping[str, Any], masked: MaskedQuery, level: int, vocabulary: Vocabulary | None = None
-) -> FillRequest:
-    """Return the request to a generator for one level (from 1) of a row's negatives."""
-    positions = masked.levels[level - 1]
-    template = masked.template(level)
-    candidates = [
-        vocabulary.candidates(
-            masked.tokens[position], masked.parts_of_speech[position], template[position - 1] if position else ""
-        )
-        if vocabulary is not None
-        else ()
-        for position in positions
-    ]
-    return FillRequest(
-        qid=row["qid"],
-        query=row["query"],
-        level=level,
-        template=template,
-        masked_query=masked.masked_query(level),
-        originals=tuple(masked.tokens[position] for position in positions),
-        parts_of_speech=tuple(masked.parts_of_speech[position] for position in positions),
-        candidates=tuple(candidates),
-    )
 
 
 def generate_negatives(

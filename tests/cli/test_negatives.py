@@ -78,7 +78,7 @@ def test_tag_writes_tags_and_mask_writes_templates(rows_file, tmp_path, capsys):
     assert masks[0]["masked_queries"] == ["person <mask> the door.", "<mask> <mask> the <mask>."]
 
 
-@pytest.mark.parametrize("generator", ["lexical", "random_words"])
+@pytest.mark.parametrize("generator", ["lexical", "balanced", "random_words"])
 def test_generate_is_reproducible_and_records_its_settings(rows_file, tmp_path, generator, capsys):
     command = ["generate", "--dataset", rows_file, "--generator", generator, "--no-progress"]
     assert shine(*command, "--seed", 1, "--output", tmp_path / "a.jsonl") == 0

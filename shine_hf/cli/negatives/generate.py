@@ -36,7 +36,7 @@ EXAMPLES = (
     "      --max-tokens 4096 --cache answers.sqlite --output qwen.parquet",
     "shine-hf negatives generate --dataset charades_cg --data-dir DATA --generator lexical --repair gpt-3.5-turbo --output clean.parquet",
 )
-GENERATORS = ("openai_chat", "openai_batch", "fill_mask", "lexical", "random_words")
+GENERATORS = ("openai_chat", "openai_batch", "fill_mask", "lexical", "balanced", "random_words")
 COLUMNS = ["qid", "query", "masked_queries", "negative_queries", "negative_flags", "source"]
 
 
@@ -187,6 +187,10 @@ def _make_generator(args: argparse.Namespace, training: list[MaskedQuery], vocab
         from ...negatives.generators.lexical import LexicalGenerator
 
         return LexicalGenerator(training, seed=args.seed)
+    if args.generator == "balanced":
+        from ...negatives.generators.balanced import BalancedGenerator
+
+        return BalancedGenerator(training, vocabulary, seed=args.seed, progress=not args.no_progress)
     if args.generator == "random_words":
         from ...negatives.generators.random_words import RandomWordsGenerator
 

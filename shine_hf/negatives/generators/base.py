@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from ..language.masking import MaskedQuery
+    from ..language.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,32 @@ class FillRequest:
     def rejected(self, answer: str, flags: Sequence[str]) -> FillRequest:
         """Return the request with one more rejected answer, for the next round."""
         return replace(self, rejections=(*self.rejections, Rejection(answer, tuple(flags))))
+
+
+def build_request(
+    row: Mapping[str, Any], masked: MaskedQuery, level: int, vocabulary: Vocabulary | None = None
+) -> FillRequest:
+    """Return the request to a generator for one level (from 1) of a row's negatives."""
+    positions = masked.levels[level - 1]
+    template = masked.template(level)
+    candidates = [
+        vocabulary.candidates(
+            masked.tokens[position], masked.parts_of_speech[position], template[position - 1] if position else ""
+        )
+        if vocabulary is not None
+        else ()
+        for position in positions
+    ]
+    return FillRequest(
+        qid=row["qid"],
+        query=row["query"],
+        level=level,
+        template=template,
+        masked_query=masked.masked_query(level),
+        originals=tuple(masked.tokens[position] for position in positions),
+        parts_of_speech=tuple(masked.parts_of_speech[position] for position in positions),
+        candidates=tuple(candidates),
+    )
 
 
 @dataclass(frozen=True)

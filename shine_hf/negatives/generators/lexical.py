@@ -78,13 +78,14 @@ class LexicalGenerator:
     def fill(self, requests: Sequence[FillRequest]) -> Iterator[Fill]:
         """Yield one `Fill` per request, in order. A request without a suitable word gets an error."""
         for request in requests:
-            words = self._choose(request)
+            words = self.choose(request)
             if words is None:
                 yield Fill(request, None, "no candidates")
             else:
                 yield Fill(request, fill_masks(request.masked_query, words))
 
-    def _choose(self, request: FillRequest) -> list[str] | None:
+    def choose(self, request: FillRequest) -> list[str] | None:
+        """Return a word for each mask of a request; None if there is no suitable word for a mask."""
         key = f"{self.seed}\n{request.qid}\n{request.level}\n{len(request.rejections)}"
         random = np.random.Generator(np.random.Philox(key=int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])))
         sentence = _Sentence(self._index, self._tables, request.template)
@@ -97,7 +98,7 @@ class LexicalGenerator:
         # Verbs first, since they determine suitable nouns; then prepositions and the actor, which depend on both.
         for number in sorted(range(len(masks)), key=lambda number: _rank(request, number)):
             words, ids, log_frequency = self._candidates(request.candidates[number])
-            scores = log_frequency + sentence.evidence(masks[number], ids)
+            scores = log_frequency + sentence.evidence(masks[number], ids) + self._preference(request.level, words)
             original, taken = request.originals[number], unwanted.union(sentence.tokens)
             shortlist = []
             for index in np.argsort(-scores, kind="stable"):
@@ -111,6 +112,10 @@ class LexicalGenerator:
             drawn = np.argmax(scores[shortlist] + random.gumbel(size=len(shortlist)))
             sentence.put(masks[number], words[shortlist[drawn]])
         return [sentence.tokens[position] for position in masks]
+
+    def _preference(self, level: int, words: Sequence[str]) -> np.ndarray | float:
+        """Return what to add to the scores of words at a level, regardless of the sentence."""
+        return 0.0
 
     def _known_candidates(self, candidates: tuple[str, ...]) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Return the candidates that occur in the training queries, their indices, and the weights of their frequencies."""

@@ -2,8 +2,7 @@ import random
 
 import pytest
 
-from shine_hf.negatives.generate import build_request
-from shine_hf.negatives.generators.base import Generator
+from shine_hf.negatives.generators.base import Generator, build_request
 from shine_hf.negatives.generators.lexical import LexicalGenerator
 from shine_hf.negatives.language.masking import extract_fills, mask_query
 from shine_hf.negatives.language.synonyms import are_near_synonyms

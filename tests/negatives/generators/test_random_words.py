@@ -1,4 +1,4 @@
-from shine_hf.negatives.generate import build_request
+from shine_hf.negatives.generators.base import build_request
 from shine_hf.negatives.generators.random_words import RandomWordsGenerator
 from shine_hf.negatives.language.inflection import is_inflection_of
 from shine_hf.negatives.language.masking import extract_fills, mask_query
