@@ -22,7 +22,7 @@ class NegativesConfig(datasets.BuilderConfig):
     """One source of negatives.
 
     Args:
-        generator: `lexical` or `random_words` to generate the negatives of every split during the build; None for the negatives that the
+        generator: `lexical`, `balanced` or `random_words` to generate the negatives of every split during the build; None for the negatives that the
             authors released, or those in `negatives_files`.
         negatives_files: Files written by `shine-hf negatives generate`, one per split.
         videos: A folder of videos named `{vid}.mp4` (or .mkv, .webm, …), possibly in subfolders, for the column `video`.
@@ -153,6 +153,11 @@ def negatives_configs() -> list[NegativesConfig]:
             name="lexical",
             generator="lexical",
             description="words that occur together in training queries (all splits)",
+        ),
+        NegativesConfig(
+            name="balanced",
+            generator="balanced",
+            description="like lexical, with every word about as frequent as in the training queries (all splits)",
         ),
         NegativesConfig(
             name="random",

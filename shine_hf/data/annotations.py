@@ -146,7 +146,7 @@ def negatives_file(dataset: str, data_dir: str | Path | None, negatives: str) ->
         return released.find(data_dir)
     if not is_negatives_file(negatives):
         raise ValueError(
-            f"unknown negatives {negatives!r}: expected {AUTHORS_NEGATIVES} (the authors' file), lexical, random, none, or a .parquet or "
+            f"unknown negatives {negatives!r}: expected {AUTHORS_NEGATIVES} (the authors' file), lexical, balanced, random, none, or a .parquet or "
             ".jsonl file written by `shine-hf negatives generate`"
         )
     return Path(negatives)

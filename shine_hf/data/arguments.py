@@ -27,7 +27,7 @@ class DataArguments:
     negatives: str | None = field(
         default=None,
         metadata={
-            "help": "Source of the negatives: gpt-3.5-turbo (the authors'), lexical, random, none, another config name, or a file written by "
+            "help": "Source of the negatives: gpt-3.5-turbo (the authors'), lexical, balanced, random, none, another config name, or a file written by "
             "`shine-hf negatives generate` (default: that of the dataset)."
         },
     )

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 # Source of the negatives, i.e. the name of the config -> its generator.
-GENERATED_SOURCES = {"lexical": "lexical", "random": "random_words"}
+GENERATED_SOURCES = {"lexical": "lexical", "balanced": "balanced", "random": "random_words"}
 
 
 def generate_for_splits(
     dataset: str, rows: Mapping[str, list[dict]], generator: str, seed: int = 0, only: Collection[str] | None = None
 ) -> dict[str, list[dict]]:
-    """Generate negatives without a language model, with `lexical` or `random_words`.
+    """Generate negatives without a language model, with `lexical`, `balanced` or `random_words`.
 
     Test splits can have negatives too, to measure the order positive > level 1 > 2 > 3 on them.
 
     Args:
         dataset: Name of the dataset, for its mask ratios; for an unknown one, those of Charades-CG are used.
         rows: Split name -> rows of the schema. `train` provides the dictionary.
-        generator: `lexical` or `random_words`.
+        generator: `lexical`, `balanced` or `random_words`.
         seed: Seed of the generator.
         only: The splits that get negatives; by default all.
 
@@ -34,25 +34,19 @@ def generate_for_splits(
     from ..schema import FEATURES
     from .contact import PositiveQueries
     from .generate import generate_negatives
-    from .generators.lexical import LexicalGenerator
-    from .generators.random_words import RandomWordsGenerator
+    from .generators.from_queries import make_generator
     from .language.masking import RATIOS, RATIOS_OF_DATASET, MaskingOptions, mask_query
     from .language.tagging import Tagger
     from .language.vocabulary import Vocabulary
     from .validation import Validator
 
-    if generator not in GENERATED_SOURCES.values():
-        raise ValueError(f"unknown generator {generator!r}: expected {' or '.join(GENERATED_SOURCES.values())}")
     tagger, masking = Tagger(), MaskingOptions(RATIOS_OF_DATASET.get(dataset, RATIOS))
     # The splits share videos, so a negative for a query may be a true query in another split.
     positives = PositiveQueries(row for split_rows in rows.values() for row in split_rows)
     training = [mask_query(query, masking) for query in tagger.tag(row["query"] for row in rows["train"])]
     vocabulary = Vocabulary(training)
-    fills = (
-        LexicalGenerator(training, seed=seed)
-        if generator == "lexical"
-        else RandomWordsGenerator(vocabulary, seed=seed)
-    )
+    progress = datasets.is_progress_bar_enabled()
+    fills = make_generator(generator, training, vocabulary, seed, progress)
     generated = dict(rows)
     for split in rows if only is None else only:
         with_negatives, _ = generate_negatives(
@@ -64,7 +58,7 @@ def generate_for_splits(
             masking=masking,
             tagger=tagger,
             validator=Validator(vocabulary=vocabulary, tagger=tagger, positives=positives),
-            progress=datasets.is_progress_bar_enabled(),
+            progress=progress,
         )
         generated[split] = with_negatives.select_columns(list(FEATURES)).to_list()
     return generated

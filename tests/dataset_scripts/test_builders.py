@@ -70,7 +70,7 @@ def test_load_dataset_returns_the_source_rows(complete_tree, sources, tmp_path):
     assert dataset["train"][3]["annotation_flags"] == ["window_empty"]
 
 
-@pytest.mark.parametrize("config", ["lexical", "random"])
+@pytest.mark.parametrize("config", ["lexical", "balanced", "random"])
 def test_generated_configs_have_negatives_in_every_split(complete_tree, tmp_path, config):
     dataset = load_dataset(str(complete_tree), config, cache_dir=str(tmp_path / "cache"))
     originals = load_dataset(str(complete_tree), cache_dir=str(tmp_path / "cache"))
@@ -118,7 +118,7 @@ def test_card_lists_configs_splits_features_and_sizes(complete_tree):
     text = (complete_tree / "README.md").read_text()
     header = yaml.safe_load(text.split("---\n")[1])
     assert [(config["config_name"], config.get("default")) for config in header["configs"]] == [
-        ("gpt-3.5-turbo", True), ("lexical", None), ("random", None),
+        ("gpt-3.5-turbo", True), ("balanced", None), ("lexical", None), ("random", None),
     ]  # fmt: skip
     for info in header["dataset_info"]:
         assert [split["name"] for split in info["splits"]] == list(SPLITS)

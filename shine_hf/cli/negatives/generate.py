@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...negatives.splits import GENERATED_SOURCES
 from .inputs import (
     Data,
     add_checks,
@@ -36,7 +37,7 @@ EXAMPLES = (
     "      --max-tokens 4096 --cache answers.sqlite --output qwen.parquet",
     "shine-hf negatives generate --dataset charades_cg --data-dir DATA --generator lexical --repair gpt-3.5-turbo --output clean.parquet",
 )
-GENERATORS = ("openai_chat", "openai_batch", "fill_mask", "lexical", "balanced", "random_words")
+GENERATORS = ("openai_chat", "openai_batch", "fill_mask", *GENERATED_SOURCES.values())
 COLUMNS = ["qid", "query", "masked_queries", "negative_queries", "negative_flags", "source"]
 
 
@@ -183,18 +184,10 @@ class _Counter:
 
 
 def _make_generator(args: argparse.Namespace, training: list[MaskedQuery], vocabulary: Vocabulary) -> Generator:
-    if args.generator == "lexical":
-        from ...negatives.generators.lexical import LexicalGenerator
+    if args.generator in GENERATED_SOURCES.values():
+        from ...negatives.generators.from_queries import make_generator
 
-        return LexicalGenerator(training, seed=args.seed)
-    if args.generator == "balanced":
-        from ...negatives.generators.balanced import BalancedGenerator
-
-        return BalancedGenerator(training, vocabulary, seed=args.seed, progress=not args.no_progress)
-    if args.generator == "random_words":
-        from ...negatives.generators.random_words import RandomWordsGenerator
-
-        return RandomWordsGenerator(vocabulary, seed=args.seed)
+        return make_generator(args.generator, training, vocabulary, args.seed, progress=not args.no_progress)
     if not args.model:
         raise ValueError(f"--generator {args.generator} needs --model")
     if args.generator == "fill_mask":
