@@ -114,13 +114,13 @@ def comparison_table(comparisons: Sequence[dict]) -> str:
     cells = {(e["split"], e["variant"], e["baseline"], e["metric"]): e for e in comparisons}
     for split, variant, baseline in dict.fromkeys(key[:3] for key in cells):
         found = [cells.get((split, variant, baseline, metric)) for metric in metrics]
-        texts = " | ".join(_difference(entry) if entry else "" for entry in found)
+        texts = " | ".join(format_difference(entry) if entry else "" for entry in found)
         seeds = next(entry["seeds"] for entry in found if entry)
         lines.append(f"| {split} | {variant} − {baseline} | {seeds} | {texts} |")
     return "\n".join(lines)
 
 
-def _difference(entry: dict) -> str:
+def format_difference(entry: dict) -> str:
     text = f"{entry['mean']:+.1f} ({entry['low']:+.1f} to {entry['high']:+.1f})"
     return f"**{text}**" if entry["seeds"] > 1 and (entry["low"] > 0 or entry["high"] < 0) else text
 

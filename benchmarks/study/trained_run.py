@@ -1,8 +1,9 @@
-"""The model of a finished run of a study, for scripts that evaluate it with other settings."""
+"""The model of a finished run of a study, for scripts that evaluate it in other ways."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transformers import PrinterCallback
 
@@ -11,9 +12,12 @@ from shine_hf.training.run import build_trainer
 
 from .spec import RECIPE_FILE, read_queries
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 
 class TrainedRun:
-    """The model of a finished run, to evaluate it with other saliency weights."""
+    """The model of a finished run, to evaluate it with other saliency weights or on other rows."""
 
     def __init__(self, folder: Path, scratch: Path):
         recipe = ["--config", str(folder / RECIPE_FILE), "--model", str(folder), "--output_dir", str(scratch)]
@@ -21,11 +25,20 @@ class TrainedRun:
         self.trainer.remove_callback(PrinterCallback)
         self.scratch = scratch
 
-    def evaluate(self, split: str, weight: float) -> dict[str, float]:
-        """Return the metrics of a split as `{split}_{metric}`. Write the results per query to `queries/{split}.jsonl` in the scratch folder."""
-        self.trainer.model.config.saliency_weight = weight
-        metrics = self.trainer.evaluate(self.splits[split], metric_key_prefix=split)
-        self.trainer.save_query_results(split, self.splits[split])
+    def evaluate(self, split: str, weight: float | None = None, rows: Dataset | None = None) -> dict[str, float]:
+        """
+        Return the metrics of a split as `{split}_{metric}`, and write the results per query to `queries/{split}.jsonl` in the scratch folder.
+
+        Args:
+            split: Name of the split.
+            weight: Saliency weight; None leaves it unchanged.
+            rows: Rows to use in place of those of the split.
+        """
+        if weight is not None:
+            self.trainer.model.config.saliency_weight = weight
+        rows = self.splits[split] if rows is None else rows
+        metrics = self.trainer.evaluate(rows, metric_key_prefix=split)
+        self.trainer.save_query_results(split, rows)
         return metrics
 
     def queries(self, split: str) -> list[dict]:

@@ -6,12 +6,23 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import yaml
+from datasets import Dataset
 
 from benchmarks.study.__main__ import main
 from benchmarks.study.charades_files import calibration_splits, pairs_of
 from benchmarks.study.fine_gradients import main as gradients_main
+from benchmarks.study.other_queries import (
+    OTHER_VIDEO,
+    RIGHT,
+    gain,
+    with_level,
+    with_other_video,
+    write_results,
+)
+from benchmarks.study.other_queries import main as other_queries_main
 from benchmarks.study.overview import overview_figure, read_differences, write_overview
 from benchmarks.study.report import compare, comparison_table, results_table
 from benchmarks.study.reranking import main as rerank_main
@@ -80,7 +91,7 @@ def test_study_runs_once_and_writes_tables_figures_and_run_jsons(study, tmp_path
 
 
 @pytest.mark.slow
-def test_reranking_reuses_trained_runs(study, tmp_path, capsys):
+def test_scripts_reuse_trained_runs(study, tmp_path, capsys):
     command = study(recipe={"negatives": "gpt-3.5-turbo"})
     assert main(command) == 0
     before = json.loads((tmp_path / "results/runs/shine_seed0.json").read_text())["results"]
@@ -93,6 +104,18 @@ def test_reranking_reuses_trained_runs(study, tmp_path, capsys):
     assert gradients_main(["made_up.yaml", "--variants", "shine"]) == 0
     printed = capsys.readouterr().out
     assert "shine, seed 0:" in printed and "saliency gradient" in printed and "nan" not in printed
+    assert other_queries_main(["made_up.yaml", "--results", "others"]) == 0
+    gains = json.loads((tmp_path / "others/summary.json").read_text())
+    assert {(entry["variant"], entry["baseline"]) for entry in gains} == {
+        ("base", None),
+        ("shine", None),
+        ("shine", "base"),
+    }
+    # These test queries have no hard negatives.
+    assert {entry["query"] for entry in gains} == {OTHER_VIDEO} and any(entry["mean"] for entry in gains)
+    # The right query has the results of the study.
+    row = f"| test_trivial | shine | right | 1 | {before['test_trivial_R1@0.5']:.1f} | {before['test_trivial_mIoU']:.1f} |"
+    assert row in (tmp_path / "others/README.md").read_text()
 
 
 @pytest.mark.slow
@@ -283,6 +306,43 @@ def test_overview_shows_shine_against_base_in_studies_with_several_seeds(tmp_pat
     assert len(order.lines) == 1
     write_overview(tmp_path)
     assert (tmp_path / "overview.png").stat().st_size > 5000
+
+
+# ---- other queries ---------------------------------------------------------------------------------------------------
+
+
+def test_other_queries_keep_the_rest_of_the_rows():
+    rows = Dataset.from_list([
+        {"qid": f"q{i}", "vid": f"v{i // 2}", "query": f"query {i}", "negative_queries": ["near", "" if i else "far"]}
+        for i in range(6)
+    ])  # fmt: skip
+    others = with_other_video(rows, seed=0)
+    assert others["qid"] == rows["qid"] and others["vid"] == rows["vid"] and not any(others["negative_queries"])
+    videos = dict(zip(rows["query"], rows["vid"]))
+    assert all(videos[row["query"]] != row["vid"] for row in others)
+    assert with_other_video(rows, seed=0)["query"] == others["query"] != with_other_video(rows, seed=1)["query"]
+    assert with_level(rows, 1)["query"] == ["near"] * 6
+    assert (with_level(rows, 2)["qid"], with_level(rows, 2)["query"]) == (["q0"], ["far"])
+    assert len(with_level(rows, 3)) == 0
+
+
+def test_gain_is_the_result_with_the_right_query_minus_that_with_another(made_up_study, tmp_path):
+    def rows(*ious):
+        return [{"qid": f"q{i}", "vid": f"v{i}", "iou": iou} for i, iou in enumerate(ious) if iou is not None]
+
+    results = {
+        ("base", "test", RIGHT): {0: rows(0.6, 0.6, 0.1), 1: rows(0.2, 0.2, 0.2)},
+        ("base", "test", OTHER_VIDEO): {0: rows(0.6, 0.1, None), 1: rows(0.2, 0.3, None)},
+        ("shine", "test", RIGHT): {1: rows(0.8, 0.8, 0.8)},
+        ("shine", "test", OTHER_VIDEO): {1: rows(0.1, 0.2, None)},
+    }
+    found = gain(results, "base", "test", OTHER_VIDEO, "R1@0.5", [0, 1])
+    np.testing.assert_array_equal(found, [[0, 100, np.nan], [0, 0, np.nan]])
+    tables = write_results(made_up_study, results, tmp_path)
+    assert f"| test | base | {OTHER_VIDEO} | 2 | +25.0 (" in tables
+    # Variants are compared on the seeds that both have: 100 points against 0.
+    assert f"| test | shine − base | {OTHER_VIDEO} | 1 | +100.0 (" in tables
+    assert f"| test | base | {RIGHT} | 2 | 33.3 |" in tables
 
 
 # ---- the calibration splits ------------------------------------------------------------------------------------------
