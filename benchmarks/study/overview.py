@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from shine_hf.plots import SERIES_COLORS
 
@@ -44,18 +45,11 @@ def overview_figure(differences: Mapping[tuple[str, str], list[dict]]) -> Figure
     for axes, (metric, title) in zip(panels, METRICS.items()):
         axes.axvline(0, color="#999999", linewidth=1)
         for place, entries in enumerate(differences.values()):
-            for offset, (split, label), color in zip((-0.22, 0, 0.22), SPLITS.items(), SERIES_COLORS):
+            for offset, split, color in zip((-0.22, 0, 0.22), SPLITS, SERIES_COLORS):
                 for entry in entries:
                     if (entry["split"], entry["metric"]) == (split, metric):
                         axes.plot([entry["low"], entry["high"]], [place + offset] * 2, color=color, linewidth=1.5)
-                        axes.plot(
-                            entry["mean"],
-                            place + offset,
-                            "o",
-                            color=color,
-                            label=None if place else label,
-                            markersize=5,
-                        )
+                        axes.plot(entry["mean"], place + offset, "o", color=color, markersize=5)
         axes.set_title(f"{title}: SHINE minus base, in points", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
     rows = [
@@ -64,9 +58,11 @@ def overview_figure(differences: Mapping[tuple[str, str], list[dict]]) -> Figure
     ]
     panels[0].set_yticks(range(len(rows)), rows, fontsize=8)
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False
-    )
+    # Not every world has all splits.
+    handles = [
+        Line2D([], [], marker="o", color=color, label=label) for label, color in zip(SPLITS.values(), SERIES_COLORS)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
 
 
