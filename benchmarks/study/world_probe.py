@@ -1,14 +1,16 @@
-"""Measure how well moments can be found without training a network, to check the strengths of a simulated world in a minute.
+"""Measure how well moments can be found without training a network, to check features or the strengths of a simulated world in a minute.
 
     python -m benchmarks.study.world_probe "scenes:noise=3" "simulated:dim=64,noise=5" --rows outputs/studies/files/charades_cg/calibration
+    python -m benchmarks.study.world_probe npz:outputs/studies/files/charades_real/video --rows outputs/studies/files/charades_real \\
+        --splits test_trivial novel_composition novel_word --text-features vectors:outputs/studies/files/charades_real/glove.safetensors --clip-length 1
 
 A matcher turns a query into a direction, along which the clips of a video are scored. The prediction is the run of clips with the largest sum of
 scores above the middle of their range. R1@0.5 is reported for the right queries and, in parentheses, for queries of other videos:
 
-* `known`: the vector that the query's event adds to its clips, i.e. what a model with perfect knowledge of the world could find.
 * `linear`: a linear map of the mean of the query's token features, fitted to the training rows, i.e. what follows from single words.
-* `anything`: the span of a random event of the video, annotated or not, i.e. a perfect event detector that does not read the query.
-* `fixed`: the same part of every video, the one that fits most queries. It does not read the query either.
+* `fixed`: the same part of every video, the one that fits most training rows. It does not read the query.
+* `known` (simulated features): the vector that the query's event adds to its clips, i.e. what a model with perfect knowledge of the world could find.
+* `anything` (simulated features): the span of a random event of the video, annotated or not, i.e. a perfect event detector that does not read the query either.
 """
 
 from __future__ import annotations
@@ -87,30 +89,44 @@ def recall(store: FeatureStore, direction: Direction, pairs: Sequence[tuple[Mapp
     return 100 * float(np.mean(hits))
 
 
+def fixed_part(train: Sequence[Mapping]) -> tuple[float, float]:
+    """Return the part of a video, from 0 to 1, in steps of 0.05, that finds most training rows."""
+    parts = [(start / 20, end / 20) for start, end in product(range(21), repeat=2) if start < end]
+    return max(parts, key=lambda part: np.mean([is_found(row, *_part_of(row, part)) for row in train]))
+
+
 def probe(
-    store: PlantedFeatures, texts: TextFeatures, train: Sequence[Mapping], rows: Sequence[Mapping]
+    store: FeatureStore, texts: TextFeatures, train: Sequence[Mapping], rows: Sequence[Mapping]
 ) -> dict[str, tuple[float, ...]]:
     """Return matcher -> R1@0.5 in percent for the right queries and, if the matcher reads them, for queries of other videos."""
-    inverse, linear = inverse_covariance(store, train), fit_linear(store, texts, train)
     rng = np.random.default_rng(0)
     others = [rng.choice([one["query"] for one in rows if one["vid"] != row["vid"]]) for row in rows]
     right, wrong = [(row, row["query"]) for row in rows], list(zip(rows, others))
-    matchers = {
-        "known": lambda query: inverse @ store.event_vector(query),
-        "linear": lambda query: inverse @ linear(query),
+    inverse, linear, part = inverse_covariance(store, train), fit_linear(store, texts, train), fixed_part(train)
+    matchers = {"linear": lambda query: inverse @ linear(query)}
+    spans = {"fixed": lambda row: [_part_of(row, part)]}
+    if isinstance(store, PlantedFeatures):
+        matchers["known"] = lambda query: inverse @ store.event_vector(query)
+        spans["anything"] = lambda row: {(start, end) for start, end, _ in store.events(row["vid"])}
+    found: dict[str, tuple[float, ...]] = {
+        name: (recall(store, one, right), recall(store, one, wrong)) for name, one in matchers.items()
     }
-    found = {name: (recall(store, one, right), recall(store, one, wrong)) for name, one in matchers.items()}
-    spans = {row["vid"]: {(start, end) for start, end, _ in store.events(row["vid"])} for row in rows}
-    anything = np.mean([np.mean([is_found(row, *span) for span in spans[row["vid"]]]) for row in rows])
-    shares = [(start / 20, end / 20) for start, end in product(range(21), repeat=2) if start < end]
-    fixed = max(np.mean([is_found(r, a * r["duration"], b * r["duration"]) for r in rows]) for a, b in shares)
-    return {**found, "anything": (100 * float(anything),), "fixed": (100 * float(fixed),)}
+    for name, of_row in spans.items():
+        found[name] = (
+            100 * float(np.mean([np.mean([is_found(row, *span) for span in of_row(row)]) for row in rows])),
+        )
+    return found
+
+
+def _part_of(row: Mapping, part: tuple[float, float]) -> tuple[float, float]:
+    """Return a part of a row's video in seconds."""
+    return part[0] * row["duration"], part[1] * row["duration"]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a line for each world and split."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("specs", nargs="+", metavar="SPEC", help="simulated features")
+    parser.add_argument("specs", nargs="+", metavar="SPEC", help="video features")
     parser.add_argument("--rows", required=True, type=Path, help="folder with train.jsonl and a file per split")
     parser.add_argument("--splits", nargs="+", default=["seen", "novel"], help="splits to probe")
     parser.add_argument("--text-features", default="words:dim=64", help="text features")
@@ -123,6 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows, texts = [row for split in splits.values() for row in split], TextFeatures.from_spec(args.text_features)
     for spec in args.specs:
         store = FeatureStore.from_spec(spec, rows, args.clip_length)
+        store.clip_length = store.clip_length or args.clip_length
         for name in args.splits:
             found = probe(store, texts, splits["train"], splits[name])
             text = ", ".join(
