@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from transformers import AutoModel, set_seed
 
 from ..cards.facts import describe_data, public_settings
@@ -52,8 +53,11 @@ def run_recipe(recipe: Recipe) -> dict[str, dict[str, float]]:
     """
     args = recipe.training
     set_seed(args.seed)
-    if args.do_train and args.keep_freed_memory and args.device.type == "cpu":
-        keep_freed_memory()
+    if args.do_train and args.device.type == "cpu":
+        if args.keep_freed_memory:
+            keep_freed_memory()
+        if args.bf16 and torch.backends.cpu.get_cpu_capability() == "AVX2":
+            logger.warning("--bf16: this CPU has no AVX-512, so bfloat16 is several times slower than float32")
     trainer, splits = build_trainer(recipe)
 
     if args.do_train:

@@ -5,9 +5,6 @@ import sys
 
 import pytest
 
-from shine_hf.training import run
-from shine_hf.training.recipe import parse_recipe
-
 PAGE_FAULTS = """
 import resource, sys, torch
 from shine_hf.training.memory import keep_freed_memory
@@ -33,31 +30,3 @@ def page_faults(mode: str) -> int:
 def test_freed_pages_are_reused():
     # 64 MiB is 16,384 pages of 4 KiB, or 32 of 2 MiB.
     assert page_faults("keep") <= page_faults("give back") / 4
-
-
-class Built(Exception):
-    pass
-
-
-@pytest.mark.parametrize(
-    ("options", "keeps"),
-    [
-        (["--do_train", "true"], True),
-        (["--do_train", "true", "--keep_freed_memory", "false"], False),
-        (["--do_train", "false"], False),
-    ],
-)
-def test_cpu_training_keeps_freed_memory_by_default(options, keeps, tmp_path, monkeypatch):
-    def stop_here(recipe):
-        raise Built
-
-    calls = []
-    monkeypatch.setattr(run, "keep_freed_memory", lambda: calls.append(True))
-    monkeypatch.setattr(run, "build_trainer", stop_here)
-    recipe = parse_recipe(
-        ["--config", "charades_cg_qd_detr_shine", "--video_features", "simulated:", "--output_dir", str(tmp_path)]
-        + ["--use_cpu", "true", *options]
-    )
-    with pytest.raises(Built):
-        run.run_recipe(recipe)
-    assert bool(calls) is keeps

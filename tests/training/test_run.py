@@ -17,7 +17,7 @@ from shine_hf import QDDetrForMomentRetrieval
 from shine_hf.cli import main
 from shine_hf.data.arguments import DataArguments
 from shine_hf.data.loading import load_splits
-from shine_hf.training import last_complete_checkpoint
+from shine_hf.training import last_complete_checkpoint, run
 from shine_hf.training.recipe import parse_recipe
 from shine_hf.training.run import build_trainer, run_recipe
 
@@ -298,3 +298,45 @@ def test_features_on_another_time_grid_are_rejected_before_training(data, tmp_pa
         run_recipe(recipe)
     assert not list((tmp_path / "out").glob("checkpoint-*"))
     build_trainer(parse_recipe(arguments(data, tmp_path / "out", *features, "--clip_length", "1", "--max_steps", "1")))
+
+
+class Built(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("options", "keeps"),
+    [
+        (["--do_train", "true"], True),
+        (["--do_train", "true", "--keep_freed_memory", "false"], False),
+        (["--do_train", "false"], False),
+    ],
+)
+def test_cpu_training_keeps_freed_memory_by_default(options, keeps, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(run, "keep_freed_memory", lambda: calls.append(True))
+    start(options, tmp_path, monkeypatch)
+    assert bool(calls) is keeps
+
+
+@pytest.mark.parametrize(("capability", "warns"), [("AVX2", True), ("AVX512", False)])
+def test_bfloat16_on_a_cpu_without_avx512_gets_a_warning(capability, warns, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(run, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    start(["--do_train", "true", "--bf16", "true"], tmp_path, monkeypatch)
+    assert ("has no AVX-512" in caplog.text) is warns
+
+
+def start(options, tmp_path, monkeypatch):
+    """Start a run on the CPU, and stop before its model is built."""
+
+    def stop_here(recipe):
+        raise Built
+
+    monkeypatch.setattr(run, "build_trainer", stop_here)
+    recipe = parse_recipe(
+        ["--config", "charades_cg_qd_detr_shine", "--video_features", "simulated:", "--output_dir", str(tmp_path)]
+        + ["--use_cpu", "true", *options]
+    )
+    with pytest.raises(Built):
+        run_recipe(recipe)
