@@ -15,7 +15,8 @@ from .spec import RESULTS
 
 # Study -> its world, in the order of the figure.
 WORLDS = {
-    "charades_real": "Charades-CG, real features",
+    "charades_real": "Charades-CG, real features, GloVe",
+    "charades_real_minilm": "Charades-CG, real features, MiniLM",
     "charades_main": "Charades-CG, simulated features",
     "charades_scenes": "Charades-CG, simulated scenes",
     "shapes_cg": "Shapes-CG, 3,000 videos",
