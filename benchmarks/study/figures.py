@@ -26,6 +26,13 @@ def curve(run: Run) -> list[tuple[int, float]]:
     return [(entry["step"], round(entry[CURVE], 2)) for entry in run.log_history if CURVE in entry]
 
 
+def series_colors(count: int) -> list:
+    """Return colors that color-blind readers can distinguish, or a color scale if there are too many."""
+    if count <= len(SERIES_COLORS):
+        return list(SERIES_COLORS[:count])
+    return [colormaps["viridis"](index / (count - 1)) for index in range(count)]
+
+
 def results_figure(study: Study, runs: Sequence[Run]) -> Figure:
     """Draw R1@0.5, mIoU and the saliency order, with a row per variant, a color per split, a dot per seed and a ring at the mean."""
     shown = [
@@ -37,7 +44,7 @@ def results_figure(study: Study, runs: Sequence[Run]) -> Figure:
     figure = Figure(figsize=(3.2 * len(shown) + 2, 1.4 + 0.32 * len(variants)), layout="constrained")
     panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
     for axes, metric in zip(panels, shown):
-        for split, color in zip(study.splits, _colors(len(study.splits))):
+        for split, color in zip(study.splits, series_colors(len(study.splits))):
             for place, variant in enumerate(variants):
                 if values := values_of(runs, variant, f"{split}_{metric}"):
                     axes.plot(values, [place] * len(values), ".", color=color, markersize=4, alpha=0.6)
@@ -72,7 +79,7 @@ def validation_figure(study: Study, runs: Sequence[Run]) -> Figure:
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     axes = figure.subplots()
     variants = [variant for variant in study.variants if any(run.variant == variant and curve(run) for run in runs)]
-    for variant, color in zip(variants, _colors(len(variants))):
+    for variant, color in zip(variants, series_colors(len(variants))):
         by_step: dict[int, list[float]] = {}
         for run in runs:
             for step, value in curve(run) if run.variant == variant else ():
@@ -85,10 +92,3 @@ def validation_figure(study: Study, runs: Sequence[Run]) -> Figure:
     if variants:
         figure.legend(loc="outside right center", fontsize=8, frameon=False)
     return figure
-
-
-def _colors(count: int) -> list:
-    """Return colors that color-blind readers can distinguish, or a color scale if there are too many."""
-    if count <= len(SERIES_COLORS):
-        return list(SERIES_COLORS[:count])
-    return [colormaps["viridis"](index / (count - 1)) for index in range(count)]

@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from shine_hf.features.text import StoredText
 from shine_hf.metrics import paired_bootstrap
-from shine_hf.plots import SERIES_COLORS
 
+from .figures import series_colors
 from .report import QUERY_METRICS, format_difference
 from .spec import RESULTS, Run, Study, read_study
 from .trained_run import TrainedRun
@@ -131,7 +131,7 @@ def results_table(study: Study, results: Results) -> str:
     return "\n".join(lines)
 
 
-def gains_table(study: Study, entries: Sequence[dict]) -> str:
+def gains_table(entries: Sequence[dict]) -> str:
     """Return a Markdown table with the gains from the right query, and their differences between variants."""
     lines = [
         f"| split | variant | over | seeds | {' | '.join(METRICS)} |",
@@ -151,9 +151,9 @@ def other_queries_figure(study: Study, results: Results) -> Figure:
     """Draw the mIoU over the queries, from the right one to that of another video: a panel per split, a line per variant."""
     figure = Figure(figsize=(3.4 * len(study.splits), 3.4), layout="constrained")
     panels = figure.subplots(1, len(study.splits), sharey=True, squeeze=False)[0]
-    variants = dict.fromkeys(variant for variant, _, _ in results)
+    variants = list(dict.fromkeys(variant for variant, _, _ in results))
     for axes, split in zip(panels, study.splits):
-        for variant, color in zip(variants, SERIES_COLORS):
+        for variant, color in zip(variants, series_colors(len(variants))):
             points = [
                 (name, _mean(results[key], "mIoU"))
                 for name in (RIGHT, *OTHERS)
@@ -178,7 +178,7 @@ def write_results(study: Study, results: Results, folder: Path) -> str:
     other_queries_figure(study, results).savefig(folder / "other_queries.png", dpi=110)
     tables = "\n\n".join([
         "What the right query gains over another one, in points, with 95 % intervals of a bootstrap over videos and seeds (bold: 0 is outside).",
-        gains_table(study, entries),
+        gains_table(entries),
         "Means over the seeds, with the right query and with other queries:",
         results_table(study, results),
     ])  # fmt: skip
