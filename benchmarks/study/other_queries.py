@@ -204,7 +204,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     study = read_study(args.name, folder=Path("outputs/studies") / Path(args.name).stem, command=command)
     runs = [run for run in study.finished_runs() if not args.variants or run.variant in args.variants]
     if not runs:
-        parser.error(f"{study.name} has no finished runs: start python -m benchmarks.study {args.name}")
+        of = f" of {', '.join(args.variants)}" if args.variants else ""
+        parser.error(f"{study.name} has no finished runs{of}: start python -m benchmarks.study {args.name}")
     print(write_results(study, evaluate_all(study, runs), args.results or RESULTS / (study.name + SUFFIX)))
     return 0
 
