@@ -10,6 +10,7 @@ The keys of a study file (`benchmarks/study/studies/NAME.yaml`):
     seeds              training seeds
     splits             splits to report
     variants           name -> recipe keys that differ
+    runs_of            (optional) variant -> STUDY/VARIANT with the same recipe, whose runs are used instead of training them again
     comparisons        [variant, baseline] pairs, compared query by query
     note               (optional) a paragraph for the reader of the tables
 """
@@ -65,6 +66,7 @@ class Study:
     splits: Sequence[str]
     prepare: Sequence[str] = ()
     comparisons: Sequence[Sequence[str]] = ()
+    runs_of: Mapping[str, str] = dataclasses.field(default_factory=dict)
     note: str = ""
     overrides: Sequence[str] = ()
     folder: Path = Path()
@@ -72,16 +74,19 @@ class Study:
     command: str = ""
 
     def __post_init__(self) -> None:
-        unknown = {name for pair in self.comparisons for name in pair} - set(self.variants)
+        unknown = {name for pair in self.comparisons for name in pair}.union(self.runs_of) - set(self.variants)
         if unknown:
             raise ValueError(
-                f"study {self.name}: comparisons name {', '.join(sorted(unknown))}, which is not a variant"
+                f"study {self.name}: comparisons or runs_of names {', '.join(sorted(unknown))}, which is not a variant"
             )
         if not self.command:
             object.__setattr__(self, "command", f"benchmarks.study {self.name}")
 
     def run_folder(self, variant: str, seed: int) -> Path:
-        """Return the folder of a run."""
+        """Return the folder of a run, which is in the folder of another study if `runs_of` says so."""
+        if variant in self.runs_of and not self.overrides:
+            study, variant = self.runs_of[variant].split("/")
+            return self.folder.with_name(study) / f"{variant}_seed{seed}"
         return self.folder / f"{variant}_seed{seed}"
 
     def recipe_of(self, variant: str, seed: int) -> str:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,6 +184,39 @@ def test_packaged_studies_are_valid(name):
     assert study.features and study.splits and study.seeds
 
 
+@pytest.mark.parametrize("name", [name for name in study_names() if read_study(name).runs_of])
+def test_packaged_studies_share_runs_with_the_same_recipe(name):
+    study = read_study(name, folder=Path("outputs/studies") / name)
+    for variant, source in study.runs_of.items():
+        other, of_variant = source.split("/")
+        other = read_study(other, folder=Path("outputs/studies") / other)
+        assert set(study.seeds) <= set(other.seeds) and set(study.splits) <= set(other.splits)
+        for seed in study.seeds:
+            assert yaml.safe_load(study.recipe_of(variant, seed)) == yaml.safe_load(other.recipe_of(of_variant, seed))
+
+
+@pytest.mark.slow
+def test_runs_of_another_study_are_not_trained_again(study, tmp_path):
+    command = study()
+    assert main(command) == 0
+    keys = yaml.safe_load((tmp_path / "made_up.yaml").read_text())
+    parts = {**keys, "variants": {"whole": {}, "coarse": {"fine_weight": 0}}, "comparisons": [["coarse", "whole"]]}
+    parts["runs_of"] = {"whole": "made_up/shine"}
+    (tmp_path / "parts.yaml").write_text(yaml.safe_dump(parts))
+    assert main(["parts.yaml", "--results", "parts"]) == 0
+    assert [path.name for path in (tmp_path / "outputs/studies/parts").glob("*_seed*")] == ["coarse_seed0"]
+    own, other = (
+        json.loads((tmp_path / path).read_text())["results"]
+        for path in ("parts/runs/whole_seed0.json", "results/runs/shine_seed0.json")
+    )
+    assert own == other
+    # A variant that differs cannot use them.
+    parts["variants"]["whole"] = {"learning_rate": 1e-3}
+    (tmp_path / "parts.yaml").write_text(yaml.safe_dump(parts))
+    with pytest.raises(ValueError, match=r"made_up/shine_seed0 was started with other settings than parts has now"):
+        main(["parts.yaml", "--results", "parts"])
+
+
 def test_overrides_require_their_own_results_folder(study, capsys):
     with pytest.raises(SystemExit):
         main(["made_up.yaml", "--", "--max_steps", "1"])
@@ -215,7 +249,7 @@ def test_unknown_studies_keys_and_variants_are_rejected(tmp_path):
     with pytest.raises(ValueError, match=r"a.yaml: .*unexpected keyword argument 'seed'"):
         read_study(str(path))
     path.write_text(yaml.safe_dump({**STUDY, "recipe": {}, "comparisons": [["shine", "bas"]]}))
-    with pytest.raises(ValueError, match="comparisons name bas, which is not a variant"):
+    with pytest.raises(ValueError, match="comparisons or runs_of names bas, which is not a variant"):
         read_study(str(path))
 
 
