@@ -71,24 +71,11 @@ def results_table(study: Study, runs: Sequence[Run]) -> str:
 
 def compare(study: Study, runs: Sequence[Run]) -> Iterator[dict]:
     """Yield paired comparisons over the seeds that both variants have."""
-    by_key = {(run.variant, run.seed): run for run in runs}
     for variant, baseline in study.comparisons:
-        seeds = [seed for seed in study.seeds if (variant, seed) in by_key and (baseline, seed) in by_key]
-        for split in study.splits if seeds else ():
-            sides = [[by_key[name, seed].queries[split] for seed in seeds] for name in (variant, baseline)]
-            names = [[query["qid"] for query in queries] for side in sides for queries in side]
-            if any(other != names[0] for other in names):
-                raise ValueError(
-                    f"{split}: {variant} and {baseline} were not evaluated on the same queries: run them again"
-                )
-            videos = [query["vid"] for query in sides[0][0]]
-            for metric, of_query in QUERY_METRICS.items():
-                values, base = (
-                    np.array([[of_query(query) for query in queries] for queries in side]) for side in sides
-                )
-                if np.isnan(values - base).all():
-                    continue
-                found = paired_bootstrap(values, base, clusters=videos)
+        for split in study.splits:
+            seeds, sides = paired_queries(study, runs, variant, baseline, split)
+            for metric, (values, base) in metric_values(sides).items():
+                found = paired_bootstrap(values, base, clusters=[query["vid"] for query in sides[0][0]])
                 yield {
                     "variant": variant,
                     "baseline": baseline,
@@ -97,6 +84,33 @@ def compare(study: Study, runs: Sequence[Run]) -> Iterator[dict]:
                     "seeds": len(seeds),
                     **found._asdict(),
                 }
+
+
+def paired_queries(
+    study: Study, runs: Sequence[Run], variant: str, baseline: str, split: str
+) -> tuple[list[int], tuple[list[list[dict]], list[list[dict]]]]:
+    """Return the seeds that both variants have, and the results of all queries for each of them.
+
+    Raises:
+        ValueError: if the runs were evaluated on different queries.
+    """
+    by_key = {(run.variant, run.seed): run for run in runs}
+    seeds = [seed for seed in study.seeds if (variant, seed) in by_key and (baseline, seed) in by_key]
+    sides = tuple([by_key[name, seed].queries[split] for seed in seeds] for name in (variant, baseline))
+    names = [[query["qid"] for query in queries] for side in sides for queries in side]
+    if any(other != names[0] for other in names):
+        raise ValueError(f"{split}: {variant} and {baseline} were not evaluated on the same queries: run them again")
+    return seeds, sides
+
+
+def metric_values(sides: Sequence[Sequence[Sequence[dict]]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return metric -> the values of both sides, each `(seeds, queries)`, without metrics that no query has on both sides."""
+    found = {}
+    for metric, of_query in QUERY_METRICS.items():
+        values, base = (np.array([[of_query(query) for query in queries] for queries in side]) for side in sides)
+        if not np.isnan(values - base).all():
+            found[metric] = values, base
+    return found
 
 
 def comparison_table(comparisons: Sequence[dict]) -> str:

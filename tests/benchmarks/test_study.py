@@ -1,5 +1,6 @@
 """Studies on a made-up dataset, from the study file to the tables, including studies that stop or fail."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -25,6 +26,8 @@ from benchmarks.study.other_queries import (
 )
 from benchmarks.study.other_queries import main as other_queries_main
 from benchmarks.study.overview import overview_figure, read_differences, write_overview
+from benchmarks.study.pooled import Pair, pool
+from benchmarks.study.pooled import main as pooled_main
 from benchmarks.study.report import SELECTED_ON, compare, comparison_table, results_table
 from benchmarks.study.reranking import main as rerank_main
 from benchmarks.study.spec import REPOSITORY, Run, read_study, study_names
@@ -114,6 +117,9 @@ def test_scripts_reuse_trained_runs(study, tmp_path, capsys):
     }
     # These test queries have no hard negatives.
     assert {entry["query"] for entry in gains} == {OTHER_VIDEO} and any(entry["mean"] for entry in gains)
+    assert pooled_main(["made_up.yaml", "--results", "pooled"]) == 0
+    single, pooled = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("results", "pooled"))
+    assert [entry["mean"] for entry in pooled] == pytest.approx([entry["mean"] for entry in single])
     # The right query has the results of the study.
     row = f"| test_trivial | shine | right | 1 | {before['test_trivial_R1@0.5']:.1f} | {before['test_trivial_mIoU']:.1f} |"
     assert row in (tmp_path / "others/README.md").read_text()
@@ -316,6 +322,24 @@ def test_runs_on_different_queries_are_not_compared(made_up_study):
     runs = [made_up_run("base", 0, [0.4], [0.5]), made_up_run("shine", 0, [0.4, 0.5], [0.5, 0.5])]
     with pytest.raises(ValueError, match="not evaluated on the same queries"):
         list(compare(made_up_study, runs))
+
+
+def test_pooled_difference_is_the_mean_over_studies(made_up_study):
+    base = [made_up_run("base", seed, [0.4, 0.4, 0.4, 0.4], [2.0] * 4) for seed in (0, 1)]
+    better = [made_up_run("shine", seed, [0.6, 0.6, 0.4, 0.4], [0.5] * 4) for seed in (0, 1)]
+    much_better = [made_up_run("shine", seed, [0.8, 0.8, 0.4, 0.4], [2.0] * 4) for seed in (0, 1)]
+    other = dataclasses.replace(made_up_study, name="other")
+    pair = Pair(made_up_study, base + better, "shine", "base")
+    pooled = pool([pair, Pair(other, base + much_better[:1], "shine", "base")])
+    found = {entry["metric"]: entry for entry in pooled}
+    # (10 + 20) / 2, over the seed that both studies have.
+    assert found["mIoU"]["mean"] == pytest.approx(15) and found["mIoU"]["seeds"] == 1
+    assert found["R1@0.5"]["mean"] == pytest.approx(50) and found["positive>level1"]["mean"] == pytest.approx(50)
+    shorter = [made_up_run(variant, 0, [0.4], [0.5]) for variant in ("base", "shine")]
+    with pytest.raises(ValueError, match="test: the studies were not evaluated on the same queries"):
+        pool([pair, pair._replace(runs=shorter)])
+    with pytest.raises(ValueError, match="the studies have different splits"):
+        pool([pair, pair._replace(study=dataclasses.replace(other, splits=["else"]))])
 
 
 def test_overview_shows_shine_against_base_in_studies_with_several_seeds(tmp_path):
