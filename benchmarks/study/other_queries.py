@@ -4,7 +4,7 @@
 
 Each finished run is evaluated with other queries than the right one: the hard negatives of the test queries, and the query of another video of the split. The windows stay those of
 the right query. A model that only knows where moments tend to be, or finds any event, gets the same result with every query. So the result with the right query minus the result
-with another one is what the model gains from the difference between these queries.
+with another one is what the model gains from the difference between these queries. The results are kept in the folder of each run: after a stop, the same command continues.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from shine_hf.features.text import StoredText
+from shine_hf.io import atomic_file
 from shine_hf.metrics import paired_bootstrap
 
 from .figures import series_colors
@@ -32,6 +33,8 @@ from .trained_run import TrainedRun
 
 SUFFIX = "_other_queries"
 METRICS = ("R1@0.5", "mIoU")
+# Folder in that of a run, with a file per split, so that the evaluation can be stopped and resumed.
+KEPT_FOLDER = "other_queries"
 # The queries of a row: the right one, its hard negatives, and that of another video.
 LEVELS = 3
 RIGHT, OTHER_VIDEO = "right", "other video"
@@ -47,8 +50,10 @@ def with_level(rows: Dataset, level: int) -> Dataset:
 
 
 def with_other_video(rows: Dataset, seed: int) -> Dataset:
-    """Return the rows, each with the query of a random row of another video."""
+    """Return the rows, each with the query of a random row of another video. There are none if all rows are of one video."""
     rng, queries, vids = np.random.default_rng(seed), rows["query"], np.array(rows["vid"])
+    if len(set(vids)) < 2:
+        return rows.select([])
     return _with_queries(rows, [queries[int(rng.choice(np.flatnonzero(vids != vid)))] for vid in vids])
 
 
@@ -77,14 +82,21 @@ def evaluate_others(run: TrainedRun, split: str, seed: int) -> Iterator[tuple[st
 
 
 def evaluate_all(study: Study, runs: Sequence[Run]) -> Results:
-    """Return the results with the right query, which the study has saved, and with other queries."""
+    """Return the results with the right query, which the study has saved, and with other queries, which are kept in the folder of each run."""
     found: dict[tuple[str, str, str], dict[int, list[dict]]] = {}
     for run in tqdm(runs, desc=study.name, unit="run"):
-        with tempfile.TemporaryDirectory() as scratch:
-            trained = TrainedRun(study.run_folder(run.variant, run.seed), Path(scratch))
-            for split in study.splits:
-                for name, queries in [(RIGHT, run.queries[split]), *evaluate_others(trained, split, run.seed)]:
-                    found.setdefault((run.variant, split, name), {})[run.seed] = queries
+        folder = study.run_folder(run.variant, run.seed)
+        kept = {split: folder / KEPT_FOLDER / f"{split}.json" for split in study.splits}
+        if missing := [split for split, path in kept.items() if not path.is_file()]:
+            with tempfile.TemporaryDirectory() as scratch:
+                trained = TrainedRun(folder, Path(scratch))
+                for split in missing:
+                    others = dict(evaluate_others(trained, split, run.seed))
+                    with atomic_file(kept[split]) as file:
+                        json.dump(others, file)
+        for split, path in kept.items():
+            for name, queries in {RIGHT: run.queries[split], **json.loads(path.read_text(encoding="utf-8"))}.items():
+                found.setdefault((run.variant, split, name), {})[run.seed] = queries
     return found
 
 

@@ -115,6 +115,10 @@ def test_scripts_reuse_trained_runs(study, tmp_path, capsys):
         ("shine", None),
         ("shine", "base"),
     }
+    # Evaluated results are kept: the same command needs no model.
+    (tmp_path / "outputs/studies/made_up/shine_seed0/model.safetensors").unlink()
+    assert other_queries_main(["made_up.yaml", "--results", "again"]) == 0
+    assert json.loads((tmp_path / "again/summary.json").read_text()) == gains
     # These test queries have no hard negatives.
     assert {entry["query"] for entry in gains} == {OTHER_VIDEO} and any(entry["mean"] for entry in gains)
     assert pooled_main(["made_up.yaml", "--results", "pooled"]) == 0
@@ -382,6 +386,7 @@ def test_other_queries_keep_the_rest_of_the_rows():
     assert with_level(rows, 1)["query"] == ["near"] * 6
     assert (with_level(rows, 2)["qid"], with_level(rows, 2)["query"]) == (["q0"], ["far"])
     assert len(with_level(rows, 3)) == 0
+    assert len(with_other_video(rows.select([0, 1]), seed=0)) == 0
 
 
 def test_gain_is_the_result_with_the_right_query_minus_that_with_another(made_up_study, tmp_path):
