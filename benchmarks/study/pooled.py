@@ -1,4 +1,4 @@
-"""Average what SHINE changes over several models or text encoders on the same test queries. The interval is narrower than that of each.
+"""Average what SHINE changes over several models or text encoders on the same test queries. The interval is usually narrower than those of the studies.
 
     python -m benchmarks.study.pooled charades_real charades_real_minilm
 

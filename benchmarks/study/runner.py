@@ -69,6 +69,7 @@ class Runner:
             process.terminate()
 
     def _run(self, variant: str, seed: int, progress: tqdm) -> None:
+        self._check_stopped()  # A run that never started leaves no folder, so its settings can still be changed.
         folder = self.study.run_folder(variant, seed)
         folder.mkdir(parents=True, exist_ok=True)
         recipe = folder / RECIPE_FILE
@@ -78,8 +79,7 @@ class Runner:
         progress.update()
 
     def _call(self, command: Sequence[str], log: Path, threads: int | None) -> None:
-        if self._stopped.is_set():
-            raise Stop
+        self._check_stopped()
         log.parent.mkdir(parents=True, exist_ok=True)
         # A number of threads in the environment is respected: other work may need the remaining cores.
         environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {"TOKENIZERS_PARALLELISM": "false"}
@@ -91,11 +91,14 @@ class Runner:
             self._processes.add(process)
             status = process.wait()
             self._processes.discard(process)
-        if self._stopped.is_set():
-            raise Stop
+        self._check_stopped()
         if status:
             self.stop()
             raise RuntimeError(f"{shlex.join(command)} ended with status {status}; the end of {log}:\n{_tail(log)}")
+
+    def _check_stopped(self) -> None:
+        if self._stopped.is_set():
+            raise Stop
 
 
 def _python_command(command: str) -> list[str]:

@@ -147,11 +147,14 @@ def test_failed_run_stops_the_study_and_shows_its_error(study):
 
 
 @pytest.mark.slow
-def test_error_names_the_failed_run_and_not_the_runs_stopped_with_it(study):
+def test_error_names_the_failed_run_and_not_the_runs_stopped_with_it(study, tmp_path):
     # The first run would take very long; it is stopped when the second one fails.
     variants = {"endless": {"max_steps": 10**6, "save_steps": 10**6}, "broken": {"no_such_key": 1}}
+    variants["waiting"] = {}
     with pytest.raises(RuntimeError, match=r"(?s)broken_seed0.*unknown key 'no_such_key'"):
         main([*study(variants=variants, comparisons=[]), "--workers", "2"])
+    # A run that has not started leaves no folder, so its settings can still be changed.
+    assert not (tmp_path / "outputs/studies/made_up/waiting_seed0").exists()
 
 
 @pytest.mark.slow
