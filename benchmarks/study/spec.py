@@ -79,6 +79,8 @@ class Study:
             raise ValueError(
                 f"study {self.name}: comparisons or runs_of names {', '.join(sorted(unknown))}, which is not a variant"
             )
+        if wrong := [source for source in self.runs_of.values() if source.count("/") != 1]:
+            raise ValueError(f"study {self.name}: runs_of names {', '.join(wrong)}; write STUDY/VARIANT")
         if not self.command:
             object.__setattr__(self, "command", f"benchmarks.study {self.name}")
 

@@ -264,6 +264,9 @@ def test_unknown_studies_keys_and_variants_are_rejected(tmp_path):
     path.write_text(yaml.safe_dump({**STUDY, "recipe": {}, "comparisons": [["shine", "bas"]]}))
     with pytest.raises(ValueError, match="comparisons or runs_of names bas, which is not a variant"):
         read_study(str(path))
+    path.write_text(yaml.safe_dump({**STUDY, "recipe": {}, "runs_of": {"shine": "other_study"}}))
+    with pytest.raises(ValueError, match="runs_of names other_study; write STUDY/VARIANT"):
+        read_study(str(path))
 
 
 def test_study_extends_another_study(tmp_path):
