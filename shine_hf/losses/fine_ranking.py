@@ -1,11 +1,13 @@
 """The fine ranking loss of SHINE: the query ranks above its hard negatives, in the order of their levels."""
 
+from itertools import accumulate
 from typing import Literal
 
 import torch
 
 from ..modeling.moment_retrieval_loss import is_inside, masked_mean
 
+COMPARISONS = ("previous", "first", "query")
 _EPS = 1e-9
 # Lower bound for the standard deviation by which `standardized_saliency` divides.
 _MIN_DEVIATION = 0.1
@@ -18,7 +20,7 @@ def fine_ranking_loss(
     video_attention_mask: torch.Tensor,
     *,
     margins: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25),
-    compare_to: Literal["previous", "first"] = "previous",
+    compare_to: Literal["previous", "first", "query"] = "previous",
     distance: Literal["cross_entropy", "saliency", "standardized_saliency"] = "cross_entropy",
     negative_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -43,7 +45,10 @@ def fine_ranking_loss(
         saliency_labels (`(B, T)`): 0/1, soft or graded.
         video_attention_mask (`(B, T)`): 1 for valid clips.
         margins (`tuple` of N floats): \\(m_n\\).
-        compare_to: `"previous"` compares each negative with the one before it; `"first"` compares all later ones with the first.
+        compare_to: `"previous"` compares each negative with the one before it, and `"first"` compares all later ones with the first, as the
+            authors' code can. `"query"`, not from the paper, compares each negative with the query, and the margins up to its level add up. It
+            is 0 whenever `"previous"` is. But as long as no margin is kept, `"previous"` has no gradient for the hard negatives: what one
+            gets from its own hinge and from that of the next level cancels. With `"query"`, it does not.
         distance: `"cross_entropy"`, `"saliency"` or `"standardized_saliency"`, as above.
         negative_mask (`(B, N)`, *optional*): Which negatives exist. A missing one is skipped: its neighbors are compared with each other.
 
@@ -95,15 +100,18 @@ def fine_ranking_hinges(
     num_negatives = negative_saliency_scores.shape[1]
     if len(margins) != num_negatives:
         raise ValueError(f"{len(margins)} margins for {num_negatives} negatives: give one margin per negative")
-    if compare_to not in ("previous", "first"):
-        raise ValueError(f'compare_to must be "previous" or "first", got {compare_to!r}')
+    if compare_to not in COMPARISONS:
+        raise ValueError(f"compare_to must be one of {', '.join(COMPARISONS)}, got {compare_to!r}")
     if distance not in DISTANCES:
         raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
     distances = DISTANCES[distance](
         saliency_scores.float(), negative_saliency_scores.float(), saliency_labels.float(), video_attention_mask.bool()
     )
-    nearer = distances.gather(1, _index_of_nearer(negative_mask.bool(), compare_to))
+    present = negative_mask.bool()
+    nearer = distances.gather(1, _index_of_nearer(present, compare_to))
     # Add the margins as Python numbers: a tensor of them would have to be copied to the device.
+    if compare_to == "query":
+        margins = accumulate(margin * present[:, level] for level, margin in enumerate(margins))
     hinges = [margin + nearer[:, level] - distances[:, level + 1] for level, margin in enumerate(margins)]
     return torch.stack(hinges, dim=1).relu()
 
@@ -148,6 +156,8 @@ DISTANCES = {
 def _index_of_nearer(present: torch.Tensor, compare_to: str) -> torch.Tensor:
     """Return which distance each negative must exceed: `(B, N)` bool -> `(B, N)` index into (query, negative 1, …, negative N)."""
     index = torch.arange(1, present.shape[1] + 1, device=present.device) * present
+    if compare_to == "query":
+        return torch.zeros_like(index)
     if compare_to == "previous":
         nearest = index.cummax(dim=1).values
     else:

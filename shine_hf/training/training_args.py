@@ -7,7 +7,7 @@ from transformers import TrainingArguments
 
 from ..losses import ShineLoss
 from ..losses.decoder_negatives import FORMS
-from ..losses.fine_ranking import DISTANCES
+from ..losses.fine_ranking import COMPARISONS, DISTANCES
 
 
 @dataclass
@@ -45,7 +45,8 @@ class ShineTrainingArguments(TrainingArguments):
         metadata={"help": "Margins of level 1, 2, …, and last the irrelevant query."},
     )
     compare_to: str = field(
-        default="previous", metadata={"help": "Compare each level with the previous one, or with the first."}
+        default="previous",
+        metadata={"help": "What each level is compared with: the previous one, the first, or the query."},
     )
     ranking_warmup_ratio: float = field(
         default=0.0,
@@ -134,8 +135,8 @@ class ShineTrainingArguments(TrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         # Raise on invalid settings here, before any data is read.
-        if self.compare_to not in ("previous", "first"):
-            raise ValueError(f'compare_to must be "previous" or "first", got {self.compare_to!r}')
+        if self.compare_to not in COMPARISONS:
+            raise ValueError(f"compare_to must be one of {', '.join(COMPARISONS)}, got {self.compare_to!r}")
         if self.fine_distance not in DISTANCES:
             raise ValueError(f"fine_distance must be one of {', '.join(DISTANCES)}, got {self.fine_distance!r}")
         if self.decoder_negative_form not in FORMS:

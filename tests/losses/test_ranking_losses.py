@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from shine_hf import ShineLoss, coarse_ranking_loss, fine_ranking_loss
+from shine_hf.losses.fine_ranking import COMPARISONS, DISTANCES
 
 
 def test_coarse_loss_equals_a_value_computed_by_hand():
@@ -39,16 +40,32 @@ def distances(scores, negatives, labels):
     return [to_query, *(-(scores.sigmoid() * n.sigmoid().log()).mean() for n in negatives)]
 
 
-@pytest.mark.parametrize("compare_to", ["previous", "first"])
+@pytest.mark.parametrize("compare_to", COMPARISONS)
 def test_fine_loss_equals_a_value_computed_by_hand(compare_to):
     torch.manual_seed(0)
     scores, negatives, labels = torch.randn(1, 5), torch.randn(1, 3, 5), torch.tensor([[0, 1.0, 1, 0, 0]])
     d = distances(scores[0], negatives[0], labels[0])
     margins = (0.1, 0.2, 0.3)
-    nearer = [d[0], d[1], d[2]] if compare_to == "previous" else [d[0], d[1], d[1]]
-    want = sum((m + a - b).relu() for m, a, b in zip(margins, nearer, d[1:]))
+    nearer = {"previous": [d[0], d[1], d[2]], "first": [d[0], d[1], d[1]], "query": [d[0], d[0], d[0]]}[compare_to]
+    reached = (0.1, 0.3, 0.6) if compare_to == "query" else margins
+    want = sum((m + a - b).relu() for m, a, b in zip(reached, nearer, d[1:]))
     got = fine_ranking_loss(scores, negatives, labels, torch.ones(1, 5), margins=margins, compare_to=compare_to)
     assert got.item() == pytest.approx(want.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_hard_negatives_have_no_gradient_in_a_chain_until_a_margin_is_kept(distance):
+    torch.manual_seed(0)
+    scores, labels, mask = 0.01 * torch.randn(1, 5), torch.tensor([[0, 1.0, 1, 0, 0]]), torch.ones(1, 5)
+    gradients = {}
+    for compare_to in ("previous", "query"):
+        negatives = (0.01 * torch.randn(1, 4, 5)).requires_grad_()
+        fine_ranking_loss(
+            scores, negatives, labels, mask, margins=(1.0,) * 4, compare_to=compare_to, distance=distance
+        ).backward()
+        gradients[compare_to] = negatives.grad[0].abs().sum(dim=-1)
+    assert gradients["previous"][:3].tolist() == [0, 0, 0] and gradients["previous"][3] > 0
+    assert (gradients["query"] > 0).all()
 
 
 def test_fine_loss_can_compare_saliency_directly():
@@ -90,7 +107,7 @@ def test_standardized_saliency_does_not_depend_on_shift_and_scale():
     assert loss.item() == pytest.approx(2) and flat.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("compare_to", ["previous", "first"])
+@pytest.mark.parametrize("compare_to", COMPARISONS)
 @pytest.mark.parametrize("absent", [0, 1, 2, 3])
 def test_absent_level_is_skipped_in_the_chain(absent, compare_to):
     torch.manual_seed(1)
