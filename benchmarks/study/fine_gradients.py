@@ -3,8 +3,8 @@
     python -m benchmarks.study.fine_gradients NAME [--variants …] [--queries 1600]
 
 For each variant (first finished seed), prints the mean saliency inside the moment under the query, each level of its negatives and the irrelevant query. For each distance of the
-loss, also prints the mean hinges, the gradient with respect to each of these scores, and the share of queries for which it is exactly 0: of the hard negatives whose margins are all
-kept, and, in a chain, of those for which none is. If the negatives get almost no gradient, the model does not learn from them.
+loss, also prints the mean hinges, the gradient with respect to each of these scores, and the share of queries whose negative misses its margin but has no gradient, because in a chain its own
+hinge and that of the next level cancel. If the negatives get almost no gradient, the model does not learn from them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .trained_run import TrainedRun
 
 
 def measure(run: TrainedRun, queries: int) -> dict[str, list[float]]:
-    """Return means over the queries: `saliency` (query, levels, irrelevant), and for each distance its `hinges`, its `gradient` and the share of queries with `no gradient` (in the same order as the saliency)."""
+    """Return means over the queries: `saliency` (query, levels, irrelevant), and for each distance its `hinges`, its `gradient` (in the same order as the saliency), and the share of queries whose hinges are `cancelled`."""
     trainer = run.trainer
     trainer.model.eval()
     found = defaultdict(list)
@@ -48,7 +48,8 @@ def measure(run: TrainedRun, queries: int) -> dict[str, list[float]]:
             on_query, on_negatives = torch.autograd.grad(hinges.sum(), leaves)
             gradient = torch.cat([on_query.unsqueeze(1), on_negatives], dim=1).abs().sum(dim=2)
             found[f"{distance} gradient"].append(gradient)
-            found[f"{distance} no gradient"].append((gradient == 0).float())
+            cancelled = (hinges > 0) & (gradient[:, 1:] == 0)
+            found[f"{distance} cancelled"].append(cancelled.float())
     return {name: torch.cat(parts).mean(dim=0).tolist() for name, parts in found.items()}
 
 
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             means = measure(TrainedRun(study.run_folder(variant, seeds[variant]), Path(scratch)), args.queries)
         print(f"{variant}, seed {seeds[variant]}:")
         for name, values in means.items():
-            print(f"  {name:<34}" + " ".join(f"{value:8.3f}" for value in values))
+            print(f"  {name:<32}" + " ".join(f"{value:8.3f}" for value in values))
     return 0
 
 
