@@ -13,17 +13,11 @@ import pytest
 import yaml
 from datasets import Dataset
 
+from benchmarks.study import other_videos
 from benchmarks.study.__main__ import main
 from benchmarks.study.charades_files import calibration_splits, pairs_of
 from benchmarks.study.fine_gradients import main as gradients_main
-from benchmarks.study.other_queries import (
-    OTHER_VIDEO,
-    RIGHT,
-    gain,
-    with_level,
-    with_other_video,
-    write_results,
-)
+from benchmarks.study.other_queries import OTHER_QUERIES, OTHER_VIDEO, with_level, with_other_video
 from benchmarks.study.other_queries import main as other_queries_main
 from benchmarks.study.overview import overview_figure, read_differences, write_overview
 from benchmarks.study.pooled import Pair, pool
@@ -31,6 +25,7 @@ from benchmarks.study.pooled import main as pooled_main
 from benchmarks.study.report import SELECTED_ON, compare, comparison_table, results_table
 from benchmarks.study.reranking import main as rerank_main
 from benchmarks.study.spec import REPOSITORY, Run, read_study, study_names
+from benchmarks.study.swaps import RIGHT, gain, write_results
 from shine_hf.negatives.language.tagging import Tagger
 from shine_hf.training.recipe import make_parser
 
@@ -109,6 +104,8 @@ def test_scripts_reuse_trained_runs(study, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "shine, seed 0:" in printed and "saliency gradient" in printed and "nan" not in printed
     assert other_queries_main(["made_up.yaml", "--results", "others"]) == 0
+    assert other_videos.main(["made_up.yaml", "--results", "videos"]) == 0
+    assert f"| test_trivial | base | {other_videos.OTHER_VIDEO} | 1 |" in (tmp_path / "videos/README.md").read_text()
     gains = json.loads((tmp_path / "others/summary.json").read_text())
     assert {(entry["variant"], entry["baseline"]) for entry in gains} == {
         ("base", None),
@@ -120,7 +117,7 @@ def test_scripts_reuse_trained_runs(study, tmp_path, capsys):
     assert other_queries_main(["made_up.yaml", "--results", "again"]) == 0
     assert json.loads((tmp_path / "again/summary.json").read_text()) == gains
     # These test queries have no hard negatives.
-    assert {entry["query"] for entry in gains} == {OTHER_VIDEO} and any(entry["mean"] for entry in gains)
+    assert {entry["inputs"] for entry in gains} == {OTHER_VIDEO} and any(entry["mean"] for entry in gains)
     assert pooled_main(["made_up.yaml", "--results", "pooled"]) == 0
     single, pooled = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("results", "pooled"))
     assert [entry["mean"] for entry in pooled] == pytest.approx([entry["mean"] for entry in single])
@@ -395,6 +392,21 @@ def test_other_queries_keep_the_rest_of_the_rows():
     assert len(with_other_video(rows.select([0, 1]), seed=0)) == 0
 
 
+def test_other_videos_keep_the_queries():
+    rows = Dataset.from_list([
+        {"qid": f"q{i}", "query": f"query {i}", "negative_queries": [f"near {i}"], "negative_flags": [[f"flag {i}"]],
+         "vid": f"v{i // 2}", "duration": 10.0 + i // 2, "relevant_windows": [[0.0, i]]}
+        for i in range(6)
+    ])  # fmt: skip
+    others = other_videos.with_other_video(rows, seed=0)
+    for name in ("qid", "query", "negative_queries", "negative_flags"):
+        assert others[name] == rows[name]
+    assert all(one != other for one, other in zip(rows["vid"], others["vid"]))
+    videos = {(row["vid"], row["duration"], tuple(row["relevant_windows"][0])) for row in rows}
+    assert {(row["vid"], row["duration"], tuple(row["relevant_windows"][0])) for row in others} <= videos
+    assert len(other_videos.with_other_video(rows.select([0, 1]), seed=0)) == 0
+
+
 def test_gain_is_the_result_with_the_right_query_minus_that_with_another(made_up_study, tmp_path):
     def rows(*ious):
         return [{"qid": f"q{i}", "vid": f"v{i}", "iou": iou} for i, iou in enumerate(ious) if iou is not None]
@@ -407,7 +419,7 @@ def test_gain_is_the_result_with_the_right_query_minus_that_with_another(made_up
     }
     found = gain(results, "base", "test", OTHER_VIDEO, "R1@0.5", [0, 1])
     np.testing.assert_array_equal(found, [[0, 100, np.nan], [0, 0, np.nan]])
-    tables = write_results(made_up_study, results, tmp_path)
+    tables = write_results(OTHER_QUERIES, made_up_study, results, tmp_path)
     assert f"| test | base | {OTHER_VIDEO} | 2 | +25.0 (" in tables
     # Variants are compared on the seeds that both have: 100 points against 0.
     assert f"| test | shine − base | {OTHER_VIDEO} | 1 | +100.0 (" in tables
