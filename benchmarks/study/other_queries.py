@@ -18,7 +18,7 @@ from shine_hf.features.text import StoredText
 
 from .figures import series_colors
 from .spec import Study
-from .swaps import RIGHT, Results, Swap, mean_over_rows, others_of, run
+from .swaps import RIGHT, Results, Swap, mean_over_rows, others_of, run_swap
 from .trained_run import TrainedRun
 
 LEVELS = 3
@@ -98,7 +98,7 @@ OTHER_QUERIES = Swap(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run(OTHER_QUERIES, __doc__, argv)
+    return run_swap(OTHER_QUERIES, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from datasets import Dataset
 
-from .swaps import Swap, others_of, run
+from .swaps import Swap, others_of, run_swap
 from .trained_run import TrainedRun
 
 OTHER_VIDEO = "another video"
@@ -46,7 +46,7 @@ OTHER_VIDEOS = Swap(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run(OTHER_VIDEOS, __doc__, argv)
+    return run_swap(OTHER_VIDEOS, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ def write_results(swap: Swap, study: Study, results: Results, folder: Path) -> s
     return tables
 
 
-def run(swap: Swap, description: str, argv: Sequence[str] | None) -> int:
+def run_swap(swap: Swap, description: str, argv: Sequence[str] | None) -> int:
     """Run the command of a swap, `python -m benchmarks.study.SWAP NAME`; its runs are evaluated once, also after a stop."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", metavar="NAME", help="study with finished runs")
