@@ -3,10 +3,9 @@
     python -m benchmarks.study NAME [--data-dir ../shared/data] [--workers 2] [--seeds 0 1] [--variants base shine] [--report-only] [--results DIR] [-- --max_steps 51800 --video_features I3D …]
 
 NAME is a file in benchmarks/study/studies (or a path). Each run is a `train.py` process with an output folder in `outputs/studies/NAME`; the workers share the cores. The same
-command resumes a study that was stopped or killed: finished runs are kept, and others are resumed from their last checkpoint. Each run writes a JSON to
-`benchmarks/study/results/NAME/runs`. Tables and figures are made from these files and from the results of every query,
-and `benchmarks/study/results/overview.png` shows all studies that compare SHINE with the base models. The card of the best model is kept in
-`model_cards/studies`.
+command resumes a study that was stopped or killed: finished runs are kept, and others are resumed from their last checkpoint. Each run is recorded, with the result of every
+query, in `benchmarks/study/results/NAME/runs`, so that another machine can make the tables and add seeds.
+`benchmarks/study/results/overview.png` shows all studies that compare SHINE with the base models. The card of the best model is kept in `model_cards/studies`.
 
 Options after `--` override the recipe of every run, e.g. for the same study on other features. They require their own `--results` folder, whose name is also used for the
 runs, and, for other features, `--features` to describe these in the tables.
@@ -23,9 +22,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .overview import write_overview
+from .records import Run
 from .report import SELECTED_ON, write_report
 from .runner import Runner, Stop
-from .spec import REPOSITORY, RESULTS, Run, Study, read_study
+from .spec import OUTPUTS, REPOSITORY, Study, read_study
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -49,11 +49,13 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def save_best_card(study: Study, runs: Sequence[Run], folder: Path) -> Path:
-    """Copy the card, but not the weights, of the model that was best on the validation videos."""
+def save_best_card(study: Study, runs: Sequence[Run], folder: Path) -> None:
+    """Copy the card, but not the weights, of the model that was best on the validation videos, unless its run is only recorded."""
     best = max(runs, key=lambda run: run.results[f"{SELECTED_ON}_mIoU"])
-    folder.mkdir(parents=True, exist_ok=True)
-    return Path(shutil.copy(study.run_folder(best.variant, best.seed) / "README.md", folder / f"{study.name}.md"))
+    card = study.run_folder(best.variant, best.seed) / "README.md"
+    if card.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(card, folder / f"{study.name}.md")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,10 +69,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     overridden = any(option.partition("=")[0].replace("-", "_") == "__video_features" for option in overrides)
     if overridden != bool(args.features):
         parser.error("--features is required if, and only if, --video_features is overridden")
-    folder = Path("outputs/studies") / (args.results.name if overrides else Path(args.name).stem)
-    study = read_study(args.name, overrides=overrides, folder=folder)
+    folders: dict[str, Path] = {"records": args.results} if args.results else {}
     if overrides:
-        study = study.overridden(args.features, args.results)
+        folders["folder"] = OUTPUTS / args.results.name
+    study = read_study(args.name, overrides=overrides, **folders)
+    if overrides:
+        study = study.overridden(args.features)
     seeds, variants = args.seeds or study.seeds, args.variants or list(study.variants)
     for option, chosen, known in (("--seeds", seeds, study.seeds), ("--variants", variants, study.variants)):
         if unknown := [str(one) for one in chosen if one not in known]:
@@ -92,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not runs:
         print(f"{study.name}: no run is finished yet", file=sys.stderr)
         return 1
-    print(write_report(study, runs, args.results or RESULTS / study.name))
+    print(write_report(study, runs))
     if not args.results:
         write_overview()
     save_best_card(study, runs, args.results or REPOSITORY / "model_cards" / "studies")

@@ -11,19 +11,13 @@ from matplotlib.figure import Figure
 
 from shine_hf.plots import SERIES_COLORS
 
-from .spec import Run, Study
-
-CURVE = "eval_validation_R1@0.5"
+from .records import Run
+from .spec import Study
 
 
 def values_of(runs: Sequence[Run], variant: str, metric: str) -> list[float]:
     """Return a metric for each run of a variant that has it."""
     return [run.results[metric] for run in runs if run.variant == variant and metric in run.results]
-
-
-def curve(run: Run) -> list[tuple[int, float]]:
-    """Return steps and R1@0.5 on the validation split during training."""
-    return [(entry["step"], round(entry[CURVE], 2)) for entry in run.log_history if CURVE in entry]
 
 
 def series_colors(count: int) -> list:
@@ -78,11 +72,11 @@ def validation_figure(study: Study, runs: Sequence[Run]) -> Figure:
     """Draw R1@0.5 on the validation split over the steps, averaged over seeds."""
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     axes = figure.subplots()
-    variants = [variant for variant in study.variants if any(run.variant == variant and curve(run) for run in runs)]
+    variants = [variant for variant in study.variants if any(run.variant == variant and run.curve for run in runs)]
     for variant, color in zip(variants, series_colors(len(variants))):
         by_step: dict[int, list[float]] = {}
         for run in runs:
-            for step, value in curve(run) if run.variant == variant else ():
+            for step, value in run.curve if run.variant == variant else ():
                 by_step.setdefault(step, []).append(value)
         steps = sorted(by_step)
         axes.plot(steps, [statistics.mean(by_step[step]) for step in steps], color=color, label=variant, linewidth=1.5)

@@ -61,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--queries", type=int, default=1600, help="number of queries, from the start of the training split"
     )
     args = parser.parse_args(argv)
-    study = read_study(args.name, folder=Path("outputs/studies") / Path(args.name).stem)
+    study = read_study(args.name)
     seeds = {}
-    for run in study.finished_runs():
+    for run in study.trained_runs():
         seeds.setdefault(run.variant, run.seed)
     for variant in args.variants or seeds:
         with tempfile.TemporaryDirectory() as scratch:

@@ -19,8 +19,9 @@ import numpy as np
 
 from shine_hf.metrics import paired_bootstrap
 
-from .report import comparison_table, metric_values, paired_queries
-from .spec import RESULTS, Run, Study, read_study
+from .records import Run
+from .report import comparison_table, metric_values, paired_queries, paired_seeds
+from .spec import RESULTS, Study, read_study
 
 SUFFIX = "_pooled"
 
@@ -37,8 +38,7 @@ class Pair(NamedTuple):
 def finished_pairs(study: Study) -> list[Pair]:
     """Return the comparisons of a study for which both variants have finished runs with the same seed."""
     runs = study.finished_runs()
-    seeds = {name: {run.seed for run in runs if run.variant == name} for name in study.variants}
-    return [Pair(study, runs, *names) for names in study.comparisons if seeds[names[0]] & seeds[names[1]]]
+    return [Pair(study, runs, *names) for names in study.comparisons if paired_seeds(study, runs, *names)]
 
 
 def pool(pairs: Sequence[Pair]) -> list[dict]:
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"folder for the table (default: benchmarks/study/results/NAME{SUFFIX} of the first)",
     )
     args = parser.parse_args(argv)
-    studies = [read_study(name, folder=Path("outputs/studies") / Path(name).stem) for name in args.names]
+    studies = [read_study(name) for name in args.names]
     pairs = {study.name: finished_pairs(study) for study in studies}
     if missing := [name for name, found in pairs.items() if not found]:
         parser.error(f"no finished runs of {', '.join(missing)}: start python -m benchmarks.study {missing[0]}")

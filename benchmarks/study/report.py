@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import statistics
@@ -12,8 +13,9 @@ import numpy as np
 
 from shine_hf.metrics import paired_bootstrap
 
-from .figures import curve, results_figure, validation_figure, values_of
-from .spec import Run, Study
+from .figures import results_figure, validation_figure, values_of
+from .records import Run, write_record
+from .spec import Study
 
 HEADLINE = ("R1@0.5", "R1@0.7", "mIoU")
 ORDER = ("positive>level1", "level1>level2", "level2>level3", "chain")
@@ -28,20 +30,16 @@ QUERY_METRICS: dict[str, Callable[[dict], float]] = {
 }
 
 
-def write_report(study: Study, runs: Sequence[Run], folder: Path) -> str:
-    """Write `README.md`, `summary.json`, the figures and a JSON per run to a folder. Return the tables."""
-    (folder / "runs").mkdir(parents=True, exist_ok=True)
+def write_report(study: Study, runs: Sequence[Run]) -> str:
+    """Write `README.md`, `summary.json`, the figures and the records of the runs to the study's folder of records. Return the tables."""
+    folder = study.records
+    folder.mkdir(parents=True, exist_ok=True)
     for run in runs:
-        path = folder / "runs" / f"{run.variant}_seed{run.seed}.json"
-        content = {
-            "variant": run.variant,
-            "seed": run.seed,
-            "features": study.features,
-            "results": _reported(study, run),
-            "curve": curve(run),
-        }
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    comparisons = list(compare(study, runs))
+        # Runs of another study are recorded there, and old records have nothing to add.
+        if run.variant not in study.runs_of and run.queries:
+            reported = dataclasses.replace(run, results=_reported(study, run))
+            write_record(folder, reported, study.features, study.settings(run.variant, run.seed))
+    comparisons = list(compare(study, runs, _read_comparisons(folder)))
     tables = "\n\n".join(filter(None, [results_table(study, runs), comparison_table(comparisons)]))
     (folder / "summary.json").write_text(json.dumps(comparisons, indent=1) + "\n", encoding="utf-8")
     figures = {"results.png": results_figure(study, runs), "validation.png": validation_figure(study, runs)}
@@ -69,9 +67,16 @@ def results_table(study: Study, runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-def compare(study: Study, runs: Sequence[Run]) -> Iterator[dict]:
-    """Yield paired comparisons over the seeds that both variants have."""
+def compare(study: Study, runs: Sequence[Run], earlier: Sequence[dict] = ()) -> Iterator[dict]:
+    """Yield paired comparisons over the seeds that both variants have, or earlier ones that had more seeds: old records of runs have no queries."""
     for variant, baseline in study.comparisons:
+        found = list(_compare_pair(study, runs, variant, baseline))
+        before = [entry for entry in earlier if (entry["variant"], entry["baseline"]) == (variant, baseline)]
+        yield from found if _seeds(found) >= _seeds(before) else before
+
+
+def _compare_pair(study: Study, runs: Sequence[Run], variant: str, baseline: str) -> Iterator[dict]:
+    if paired_seeds(study, runs, variant, baseline):
         for split in study.splits:
             seeds, sides = paired_queries(study, runs, variant, baseline, split)
             for metric, (values, base) in metric_values(sides).items():
@@ -86,6 +91,12 @@ def compare(study: Study, runs: Sequence[Run]) -> Iterator[dict]:
                 }
 
 
+def paired_seeds(study: Study, runs: Sequence[Run], variant: str, baseline: str) -> list[int]:
+    """Return the seeds for which both variants have the results of the queries."""
+    found = {(run.variant, run.seed) for run in runs if run.queries}
+    return [seed for seed in study.seeds if {(variant, seed), (baseline, seed)} <= found]
+
+
 def paired_queries(
     study: Study, runs: Sequence[Run], variant: str, baseline: str, split: str
 ) -> tuple[list[int], tuple[list[list[dict]], list[list[dict]]]]:
@@ -95,7 +106,7 @@ def paired_queries(
         ValueError: if the runs were evaluated on different queries.
     """
     by_key = {(run.variant, run.seed): run for run in runs}
-    seeds = [seed for seed in study.seeds if (variant, seed) in by_key and (baseline, seed) in by_key]
+    seeds = paired_seeds(study, runs, variant, baseline)
     sides = tuple([by_key[name, seed].queries[split] for seed in seeds] for name in (variant, baseline))
     names = [[query["qid"] for query in queries] for side in sides for queries in side]
     if any(other != names[0] for other in names):
@@ -143,6 +154,15 @@ def _mean_and_deviation(values: Sequence[float]) -> str:
     if not values:
         return ""
     return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def _seeds(comparisons: Sequence[dict]) -> int:
+    return max((entry["seeds"] for entry in comparisons), default=0)
+
+
+def _read_comparisons(folder: Path) -> list[dict]:
+    path = folder / "summary.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
 def _reported(study: Study, run: Run) -> dict[str, float]:

@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from shine_hf.schema import VALIDATION
 
+from .records import Run, as_recorded
 from .report import write_report
-from .spec import RESULTS, Run, Study, read_study
+from .spec import RESULTS, Study, read_study
 from .trained_run import TrainedRun
 
 SUFFIX = "_saliency"
@@ -48,7 +49,7 @@ def rerank(study: Study, runs: Sequence[Run], weights: Sequence[float]) -> Itera
                 results = run.evaluate(VALIDATION, chosen)
                 for split in study.splits:
                     results |= run.evaluate(split, chosen)
-                queries = {split: run.queries(split) for split in study.splits}
+                queries = {split: as_recorded(run.queries(split)) for split in study.splits}
                 reranked.append(Run(variant + SUFFIX, seed, results, [], queries))
             yield variant, chosen, reranked
 
@@ -62,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--results", type=Path, help="folder for the tables (default: benchmarks/study/results/NAME_saliency)"
     )
     args = parser.parse_args(argv)
-    study = read_study(args.name, folder=Path("outputs/studies") / Path(args.name).stem)
-    runs = [run for run in study.finished_runs() if not args.variants or run.variant in args.variants]
+    study = read_study(args.name)
+    runs = [run for run in study.trained_runs() if not args.variants or run.variant in args.variants]
     found = list(rerank(study, runs, args.weights))
     chosen = {variant: weight for variant, weight, _ in found}
     runs += [run for _, _, reranked in found for run in reranked]
@@ -73,13 +74,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         name=study.name + SUFFIX,
         title=f"{study.title}: the saliency in the choice of the moment",
         note=f"Variants that end in {SUFFIX} are the same trained models; their moments are ranked by class and saliency. Weights, chosen on the validation videos: {weights}.",
-        variants={name: {} for variant in chosen for name in (variant, variant + SUFFIX)},
+        variants={
+            name: {**study.variants[variant], **changed}
+            for variant, weight in chosen.items()
+            for name, changed in ((variant, {}), (variant + SUFFIX, {"saliency_weight": weight}))
+        },
+        records=args.results or RESULTS / (study.name + SUFFIX),
         comparisons=[(variant + SUFFIX, variant) for variant in chosen]
         + [(one + SUFFIX, other + SUFFIX) for one, other in study.comparisons if {one, other} <= set(chosen)],
         command=f"benchmarks.study.reranking {study.name}"
         + (f" --variants {' '.join(args.variants)}" if args.variants else ""),
     )
-    print(write_report(report, runs, args.results or RESULTS / report.name))
+    print(write_report(report, runs))
     return 0
 
 

@@ -51,7 +51,8 @@ class Runner:
         """Run all unfinished runs. Seeds are the outer loop, so a study that is stopped early has all variants for some seeds."""
         study = self.study
         runs = [(variant, seed) for seed in seeds for variant in variants]
-        left = [run for run in runs if study.results(*run) is None]
+        # A record without the results of the queries cannot be compared: train the run again.
+        left = [names for names in runs if not ((run := study.finished(*names)) and run.queries)]
         with (
             tqdm(total=len(runs), initial=len(runs) - len(left), unit="run", desc=study.name) as progress,
             ThreadPoolExecutor(self.workers) as pool,

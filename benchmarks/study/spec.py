@@ -20,18 +20,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from .records import Run, as_recorded, read_record
+
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 STUDIES, RESULTS = HERE / "studies", HERE / "results"
+# Folder of the runs, on the machine that trains them.
+OUTPUTS = Path("outputs/studies")
 # Files of a run: its recipe, its metrics, and its validation curve.
 RECIPE_FILE, RESULTS_FILE, STATE_FILE = "recipe.yaml", "all_results.json", "trainer_state.json"
+CURVE = "eval_validation_R1@0.5"
 # Every run needs these keys to be resumable and comparable query by query.
 RUN_KEYS = {
     "do_train": True,
@@ -43,19 +48,8 @@ RUN_KEYS = {
 
 
 @dataclass(frozen=True)
-class Run:
-    """A finished run: its metrics (`{split}_{metric}`), its log history, and split -> the result of every query."""
-
-    variant: str
-    seed: int
-    results: dict[str, float]
-    log_history: list[dict]
-    queries: dict[str, list[dict]]
-
-
-@dataclass(frozen=True)
 class Study:
-    """A study file (see the docstring of this module for its keys), the folder of its runs, and recipe overrides."""
+    """A study file (see the docstring of this module for its keys), the folders of its runs and of their records, and recipe overrides."""
 
     name: str
     title: str
@@ -64,12 +58,13 @@ class Study:
     variants: Mapping[str, Mapping]
     seeds: Sequence[int]
     splits: Sequence[str]
+    folder: Path
+    records: Path
     prepare: Sequence[str] = ()
     comparisons: Sequence[Sequence[str]] = ()
     runs_of: Mapping[str, str] = dataclasses.field(default_factory=dict)
     note: str = ""
     overrides: Sequence[str] = ()
-    folder: Path = Path()
     # The command that makes the tables, named below them.
     command: str = ""
 
@@ -98,37 +93,66 @@ class Study:
         comment = f"# overridden: {shlex.join(self.overrides)}\n" if self.overrides else ""
         return comment + yaml.safe_dump(keys, sort_keys=False)
 
-    def results(self, variant: str, seed: int) -> dict[str, float] | None:
-        """Return the metrics of a run, or None until it is finished: the file is rewritten after training and after each split.
+    def settings(self, variant: str, seed: int) -> dict[str, Any]:
+        """Return the settings of a run, which decide whether a finished run can be used."""
+        return _settings(self.recipe_of(variant, seed))
+
+    def trained(self, variant: str, seed: int) -> Run | None:
+        """Return a run whose folder is here, or None until it is finished: its metrics are rewritten after training and after each split.
 
         Raises:
             ValueError: if the folder contains a run with other settings.
         """
         folder = self.run_folder(variant, seed)
         recipe = folder / RECIPE_FILE
-        if recipe.is_file() and _settings(recipe.read_text("utf-8")) != _settings(self.recipe_of(variant, seed)):
-            raise ValueError(
-                f"{folder} was started with other settings than {self.name} has now (see its {RECIPE_FILE}): remove the folder to run it again"
-            )
+        if recipe.is_file():
+            self._check_settings(_settings(recipe.read_text("utf-8")), variant, seed, folder)
         path = folder / RESULTS_FILE
         results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return results if all(f"{split}_mIoU" in results for split in self.splits) else None
+        if not all(f"{split}_mIoU" in results for split in self.splits):
+            return None
+        log = json.loads((folder / STATE_FILE).read_text())["log_history"]
+        curve = [(entry["step"], round(entry[CURVE], 2)) for entry in log if CURVE in entry]
+        queries = {split: as_recorded(read_queries(folder, split)) for split in self.splits}
+        return Run(variant, seed, results, curve, queries)
+
+    def finished(self, variant: str, seed: int) -> Run | None:
+        """Return a run from its folder or, if that is not here, from its record.
+
+        Raises:
+            ValueError: if it has other settings.
+        """
+        if run := self.trained(variant, seed):
+            return run
+        source, of_variant = self.records, variant
+        if variant in self.runs_of:
+            study, of_variant = self.runs_of[variant].split("/")
+            source = source.with_name(study)
+        if not (record := read_record(source, of_variant, seed)):
+            return None
+        run, settings = record
+        if settings:
+            self._check_settings(settings, variant, seed, source)
+        return dataclasses.replace(run, variant=variant)
 
     def finished_runs(self) -> list[Run]:
         """Return the finished runs."""
-        runs = []
-        for variant in self.variants:
-            for seed in self.seeds:
-                results = self.results(variant, seed)
-                if results is None:
-                    continue
-                folder = self.run_folder(variant, seed)
-                state = json.loads((folder / STATE_FILE).read_text())
-                queries = {split: read_queries(folder, split) for split in self.splits}
-                runs.append(Run(variant, seed, results, state["log_history"], queries))
-        return runs
+        return self._all(self.finished)
 
-    def overridden(self, features: str | None, results: Path) -> Study:
+    def trained_runs(self) -> list[Run]:
+        """Return the finished runs whose models are here."""
+        return self._all(self.trained)
+
+    def _all(self, find: Callable[[str, int], Run | None]) -> list[Run]:
+        return [run for variant in self.variants for seed in self.seeds if (run := find(variant, seed))]
+
+    def _check_settings(self, settings: Mapping, variant: str, seed: int, folder: Path) -> None:
+        if settings != self.settings(variant, seed):
+            raise ValueError(
+                f"{folder}: {variant}, seed {seed}, was started with other settings than {self.name} has now: remove it to run it again"
+            )
+
+    def overridden(self, features: str | None) -> Study:
         """Return the study with tables that list the overrides."""
         overrides = shlex.join(self.overrides)
         return dataclasses.replace(
@@ -136,13 +160,15 @@ class Study:
             features=features or self.features,
             note=f"The settings of `{self.name}`, overridden by `{overrides}`. Statements about the features and annotations of that study may "
             "not apply here.",
-            command=f"benchmarks.study {self.name} --results {results} … -- {overrides}",
+            command=f"benchmarks.study {self.name} --results {self.records} … -- {overrides}",
         )
 
 
-def _settings(recipe: str) -> tuple[list[str], dict]:
-    """Return the comments (overrides) and the keys of a recipe file, for a comparison that ignores order and layout."""
-    return [line for line in recipe.splitlines() if line.startswith("#")], yaml.safe_load(recipe)
+def _settings(recipe: str) -> dict[str, Any]:
+    """Return the keys of a recipe file without its folder, and the overrides."""
+    keys = yaml.safe_load(recipe)
+    del keys["output_dir"]
+    return {**keys, "overridden": [line for line in recipe.splitlines() if line.startswith("#")]}
 
 
 def read_queries(folder: Path, split: str) -> list[dict]:
@@ -155,7 +181,7 @@ def read_study(name: str, **settings: Any) -> Study:
 
     Args:
         name: Name of a file in `studies`, or a path.
-        settings: Fields of [`Study`] that override the ones in the file.
+        settings: Fields of [`Study`] that override the ones in the file and the usual folders.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -164,7 +190,9 @@ def read_study(name: str, **settings: Any) -> Study:
     path = Path(name) if name.endswith(".yaml") else STUDIES / f"{name}.yaml"
     keys = _read_keys(path)
     try:
-        return Study(name=path.stem, **{**keys, **settings})
+        return Study(
+            name=path.stem, **{**keys, "folder": OUTPUTS / path.stem, "records": RESULTS / path.stem, **settings}
+        )
     except TypeError as error:
         raise ValueError(f"{path}: {str(error).removeprefix('Study.__init__() ')}") from error
 

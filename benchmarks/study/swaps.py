@@ -19,8 +19,9 @@ from tqdm import tqdm
 from shine_hf.io import atomic_file
 from shine_hf.metrics import paired_bootstrap
 
+from .records import Run
 from .report import QUERY_METRICS, format_difference
-from .spec import RESULTS, Run, Study, read_study
+from .spec import RESULTS, Study, read_study
 from .trained_run import TrainedRun
 
 # The evaluation with the right inputs.
@@ -171,8 +172,8 @@ def run_swap(swap: Swap, description: str, argv: Sequence[str] | None) -> int:
     args = parser.parse_args(argv)
     chosen = f" --variants {' '.join(args.variants)}" if args.variants else ""
     command = f"benchmarks.study.{swap.name} {args.name}{chosen}"
-    study = read_study(args.name, folder=Path("outputs/studies") / Path(args.name).stem, command=command)
-    runs = [run for run in study.finished_runs() if not args.variants or run.variant in args.variants]
+    study = read_study(args.name, command=command)
+    runs = [run for run in study.trained_runs() if not args.variants or run.variant in args.variants]
     if not runs:
         of = f" of {', '.join(args.variants)}" if args.variants else ""
         parser.error(f"{study.name} has no finished runs{of}: start python -m benchmarks.study {args.name}")

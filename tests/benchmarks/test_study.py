@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,9 +22,10 @@ from benchmarks.study.other_queries import main as other_queries_main
 from benchmarks.study.overview import overview_figure, read_differences, write_overview
 from benchmarks.study.pooled import Pair, pool
 from benchmarks.study.pooled import main as pooled_main
+from benchmarks.study.records import Run, read_record, write_record
 from benchmarks.study.report import SELECTED_ON, compare, comparison_table, results_table
 from benchmarks.study.reranking import main as rerank_main
-from benchmarks.study.spec import REPOSITORY, Run, read_study, study_names
+from benchmarks.study.spec import REPOSITORY, read_study, study_names
 from benchmarks.study.swaps import RIGHT, gain, write_results
 from shine_hf.negatives.language.tagging import Tagger
 from shine_hf.training.recipe import make_parser
@@ -87,6 +88,17 @@ def test_study_runs_once_and_writes_tables_figures_and_run_jsons(study, tmp_path
     assert main(command) == 0
     assert log.read_text() == before and (tmp_path / "made.txt").read_text() == "once"
     assert (tmp_path / "results" / "README.md").read_text() == written
+    # Nor on another machine, which has only the records. With other settings, they cannot be used.
+    shutil.rmtree(tmp_path / "outputs")
+    records = {path.name: path.read_text() for path in (tmp_path / "results/runs").iterdir()}
+    assert main(command) == 0
+    assert not list((tmp_path / "outputs/studies/made_up").glob("*_seed*"))
+    assert (tmp_path / "results" / "README.md").read_text() == written
+    assert {path.name: path.read_text() for path in (tmp_path / "results/runs").iterdir()} == records
+    with pytest.raises(
+        ValueError, match=r"results: shine, seed 0, was started with other settings than made_up has now"
+    ):
+        main(study(variants={**STUDY["variants"], "shine": {"learning_rate": 1e-3}}))
 
 
 @pytest.mark.slow
@@ -157,11 +169,11 @@ def test_error_names_the_failed_run_and_not_the_runs_stopped_with_it(study, tmp_
 @pytest.mark.slow
 def test_runs_with_other_settings_are_not_resumed_or_reported(study):
     assert main(study(comparisons=[], variants={"shine": {}})) == 0
-    with pytest.raises(ValueError, match=r"made_up/shine_seed0 was started with other settings.*remove the folder"):
+    with pytest.raises(ValueError, match=r"made_up/shine_seed0: .* was started with other settings.*: remove it"):
         main(study(comparisons=[], variants={"shine": {"learning_rate": 1e-3}}))
-    command = study(comparisons=[], variants={"shine": {}})
+    command = [*study(comparisons=[], variants={"shine": {}})[:-1], "other"]
     assert main([*command, "--", "--max_steps", "1"]) == 0
-    with pytest.raises(ValueError, match=r"results/shine_seed0 was started with other settings.*remove the folder"):
+    with pytest.raises(ValueError, match=r"other/shine_seed0: .* was started with other settings.*: remove it"):
         main([*command, "--", "--max_steps", "3"])
 
 
@@ -196,10 +208,10 @@ def test_packaged_studies_are_valid(name):
 
 @pytest.mark.parametrize("name", [name for name in study_names() if read_study(name).runs_of])
 def test_packaged_studies_share_runs_with_the_same_recipe(name):
-    study = read_study(name, folder=Path("outputs/studies") / name)
+    study = read_study(name)
     for variant, source in study.runs_of.items():
         other, of_variant = source.split("/")
-        other = read_study(other, folder=Path("outputs/studies") / other)
+        other = read_study(other)
         assert set(study.seeds) <= set(other.seeds) and set(study.splits) <= {*other.splits, SELECTED_ON}
         for seed in study.seeds:
             assert yaml.safe_load(study.recipe_of(variant, seed)) == yaml.safe_load(other.recipe_of(of_variant, seed))
@@ -215,15 +227,23 @@ def test_runs_of_another_study_are_not_trained_again(study, tmp_path):
     (tmp_path / "parts.yaml").write_text(yaml.safe_dump(parts))
     assert main(["parts.yaml", "--results", "parts"]) == 0
     assert [path.name for path in (tmp_path / "outputs/studies/parts").glob("*_seed*")] == ["coarse_seed0"]
+    # Its record stays in the other study.
+    assert [path.name for path in (tmp_path / "parts/runs").iterdir()] == ["coarse_seed0.json"]
     own, other = (
-        json.loads((tmp_path / path).read_text())["results"]
-        for path in ("parts/runs/whole_seed0.json", "results/runs/shine_seed0.json")
+        next(
+            line
+            for line in (tmp_path / path).read_text().splitlines()
+            if line.startswith(f"| novel_word | {variant} |")
+        )
+        for path, variant in (("parts/README.md", "whole"), ("results/README.md", "shine"))
     )
-    assert own == other
+    assert own.split("|")[3:] == other.split("|")[3:]
     # A variant that differs cannot use them.
     parts["variants"]["whole"] = {"learning_rate": 1e-3}
     (tmp_path / "parts.yaml").write_text(yaml.safe_dump(parts))
-    with pytest.raises(ValueError, match=r"made_up/shine_seed0 was started with other settings than parts has now"):
+    with pytest.raises(
+        ValueError, match=r"made_up/shine_seed0: whole, seed 0, was started with other settings than parts has now"
+    ):
         main(["parts.yaml", "--results", "parts"])
 
 
@@ -323,6 +343,36 @@ def test_tables_show_means_deviations_and_paired_differences(made_up_study):
     clear, unclear = {**found["mIoU"], "low": 1.0, "high": 39.0}, {**found["mIoU"], "low": -1.0, "high": 41.0}
     assert "**+20.0 (+1.0 to +39.0)**" in comparison_table([clear])
     assert "| +20.0 (-1.0 to +41.0) |" in comparison_table([unclear])
+
+
+def test_recorded_run_has_the_same_comparisons(made_up_study, tmp_path):
+    # 0.7 as float32 is below the threshold and must not be rounded to it.
+    ious = [0.3, 0.5, 0.7, float(np.float32(0.7)), 0.49999999, 0.29, 0.0, 1.0]
+    levels = [0.5, 1.0, 2.0, None, 0.5, 2.0, 2.0, 1e-9]
+    runs = [made_up_run("base", 0, ious, levels), made_up_run("shine", 0, ious[::-1], levels[1:] + levels[:1])]
+    for run in runs:
+        write_record(tmp_path, run, "made-up", {})
+    recorded = [read_record(tmp_path, run.variant, run.seed)[0] for run in runs]
+    expected, found = compare(made_up_study, runs), compare(made_up_study, recorded)
+    for one, other in zip(expected, found, strict=True):
+        assert one.pop("metric") == other.pop("metric")
+        for name in ("mean", "low", "high"):
+            assert other[name] == pytest.approx(one[name], abs=0.02)
+    thresholds = [
+        [query["iou"] >= threshold for query in recorded[0].queries["test"]] for threshold in (0.3, 0.5, 0.7)
+    ]
+    assert thresholds == [[iou >= threshold for iou in ious] for threshold in (0.3, 0.5, 0.7)]
+    with pytest.raises(ValueError, match=r"base_seed1 was evaluated on other queries .* remove that folder"):
+        write_record(tmp_path, made_up_run("base", 1, [0.5], [0.5]), "made-up", {})
+
+
+def test_earlier_comparison_of_more_seeds_is_kept(made_up_study):
+    base, shine = (made_up_run(variant, 0, [0.4, 0.6], [0.5, 0.5]) for variant in ("base", "shine"))
+    old = dataclasses.replace(base, seed=1, queries={})  # an old record, without the results of the queries
+    earlier = {"variant": "shine", "baseline": "base", "split": "test", "metric": "mIoU", "seeds": 2}
+    assert list(compare(made_up_study, [base, old, shine], [earlier])) == [earlier]
+    assert earlier not in list(compare(made_up_study, [base, old, shine], [{**earlier, "seeds": 1}]))
+    assert "| test | base | 2 | 50.0 ± 0.0 |" in results_table(made_up_study, [base, old, shine])
 
 
 def test_runs_on_different_queries_are_not_compared(made_up_study):
