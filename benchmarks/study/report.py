@@ -36,7 +36,7 @@ def write_report(study: Study, runs: Sequence[Run]) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     for run in runs:
         # Runs of another study are recorded there, and old records have nothing to add.
-        if run.variant not in study.runs_of and run.queries:
+        if study.owns(run.variant) and run.queries:
             reported = dataclasses.replace(run, results=_reported(study, run))
             write_record(folder, reported, study.features, study.settings(run.variant, run.seed))
     comparisons = list(compare(study, runs, _read_comparisons(folder)))

@@ -81,10 +81,12 @@ class Study:
 
     def run_folder(self, variant: str, seed: int) -> Path:
         """Return the folder of a run, which is in the folder of another study if `runs_of` says so."""
-        if variant in self.runs_of and not self.overrides:
-            study, variant = self.runs_of[variant].split("/")
-            return self.folder.with_name(study) / f"{variant}_seed{seed}"
-        return self.folder / f"{variant}_seed{seed}"
+        folder, name = self._place(self.folder, variant)
+        return folder / f"{name}_seed{seed}"
+
+    def owns(self, variant: str) -> bool:
+        """Return whether the runs of a variant belong to this study, and not to one that `runs_of` names. With overrides, all do."""
+        return bool(self.overrides) or variant not in self.runs_of
 
     def recipe_of(self, variant: str, seed: int) -> str:
         """Return the content of a run's recipe file, with overrides in a comment."""
@@ -124,15 +126,12 @@ class Study:
         """
         if run := self.trained(variant, seed):
             return run
-        source, of_variant = self.records, variant
-        if variant in self.runs_of:
-            study, of_variant = self.runs_of[variant].split("/")
-            source = source.with_name(study)
-        if not (record := read_record(source, of_variant, seed)):
+        folder, name = self._place(self.records, variant)
+        if not (record := read_record(folder, name, seed)):
             return None
         run, settings = record
         if settings:
-            self._check_settings(settings, variant, seed, source)
+            self._check_settings(settings, variant, seed, folder)
         return dataclasses.replace(run, variant=variant)
 
     def finished_runs(self) -> list[Run]:
@@ -142,6 +141,13 @@ class Study:
     def trained_runs(self) -> list[Run]:
         """Return the finished runs whose models are here."""
         return self._all(self.trained)
+
+    def _place(self, folder: Path, variant: str) -> tuple[Path, str]:
+        """Return the folder that corresponds to `folder` in the study that owns a variant, and the variant's name there."""
+        if self.owns(variant):
+            return folder, variant
+        study, name = self.runs_of[variant].split("/")
+        return folder.with_name(study), name
 
     def _all(self, find: Callable[[str, int], Run | None]) -> list[Run]:
         return [run for variant in self.variants for seed in self.seeds if (run := find(variant, seed))]
