@@ -5,7 +5,7 @@
 NAME is a file in benchmarks/study/studies (or a path). Each run is a `train.py` process with an output folder in `outputs/studies/NAME`; the workers share the cores. The same
 command resumes a study that was stopped or killed: finished runs are kept, and others are resumed from their last checkpoint. Each run is recorded, with the result of every
 query, in `benchmarks/study/results/NAME/runs`, so that another machine can make the tables and add seeds.
-`benchmarks/study/results/overview.png` shows all studies that compare SHINE with the base models. The card of the best model is kept in `model_cards/studies`.
+`benchmarks/study/results/overview.png` shows the main comparisons with the base models. The card of the best model is kept in `model_cards/studies`.
 
 Options after `--` override the recipe of every run, e.g. for the same study on other features. They require their own `--results` folder, whose name is also used for the
 runs, and, for other features, `--features` to describe these in the tables.

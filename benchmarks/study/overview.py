@@ -1,10 +1,11 @@
-"""Draw what SHINE changes in each world, from the results of the studies that compare it with the base models."""
+"""Draw what SHINE and the direct comparison of its negatives change in each world, from the results of the studies."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -13,36 +14,57 @@ from shine_hf.plots import SERIES_COLORS
 
 from .spec import RESULTS
 
-# Study -> its world, in the order of the figure.
-WORLDS = {
-    "charades_real_pooled": "Charades-CG, real features, GloVe and MiniLM",
-    "charades_real": "Charades-CG, real features, GloVe",
-    "charades_real_minilm": "Charades-CG, real features, MiniLM",
-    "charades_main": "Charades-CG, simulated features",
-    "charades_scenes": "Charades-CG, simulated scenes",
-    "shapes_cg": "Shapes-CG, 3,000 videos",
-    "shapes_cg_1000": "Shapes-CG, 1,000 videos",
-}
-MODELS = {"pooled": "mean over models", "qd_detr": "QD-DETR", "moment_detr": "Moment-DETR"}
+
+class Row(NamedTuple):
+    """A comparison of a study, a row of the figure."""
+
+    world: str
+    label: str
+    study: str
+    variant: str
+    baseline: str
+
+
+REAL, GLOVE, MINILM = (f"Charades-CG, real features{text}" for text in ("", ", GloVe", ", MiniLM"))
+SIMULATED, SCENES = "Charades-CG, simulated features", "Charades-CG, simulated scenes"
+SHAPES, SHAPES_1000 = "Shapes-CG, 3,000 videos", "Shapes-CG, 1,000 videos"
+_QD, _MOMENT = ("qd_detr_shine", "qd_detr_base"), ("moment_detr_shine", "moment_detr_base")
+ROWS = (
+    Row(REAL, "SHINE, mean over models", "charades_real_pooled", "pooled_shine", "pooled_base"),
+    Row(GLOVE, "QD-DETR, SHINE", "charades_real", *_QD),
+    Row(GLOVE, "Moment-DETR, SHINE", "charades_real", *_MOMENT),
+    Row(MINILM, "QD-DETR, SHINE", "charades_real_minilm", *_QD),
+    Row(MINILM, "Moment-DETR, SHINE", "charades_real_minilm", *_MOMENT),
+    Row(MINILM, "QD-DETR, direct", "charades_real_minilm", "qd_detr_balanced_to_query", "qd_detr_base"),
+    Row(MINILM, "Moment-DETR, direct", "charades_real_minilm_variants", "balanced_to_query", "base"),
+    Row(SHAPES, "QD-DETR, SHINE", "shapes_cg", *_QD),
+    Row(SHAPES_1000, "QD-DETR, SHINE", "shapes_cg_1000", *_QD),
+    Row(SHAPES_1000, "QD-DETR, SHINE, same CPU time", "shapes_cg_1000", "qd_detr_shine", "qd_detr_longer"),
+    Row(SHAPES_1000, "QD-DETR, direct", "shapes_cg_1000_direct", "qd_detr_to_query", "qd_detr_base"),
+    Row(SHAPES_1000, "QD-DETR, direct, same CPU time", "shapes_cg_1000_direct", "qd_detr_to_query", "qd_detr_longer"),
+    Row(SIMULATED, "QD-DETR, SHINE", "charades_main", *_QD),
+    Row(SIMULATED, "Moment-DETR, SHINE", "charades_main", *_MOMENT),
+    Row(SCENES, "QD-DETR, SHINE", "charades_scenes", *_QD),
+    Row(SCENES, "Moment-DETR, SHINE", "charades_scenes", *_MOMENT),
+)
 SPLITS = {"test_trivial": "trivial", "novel_composition": "novel composition", "novel_word": "novel word"}
 METRICS = {"R1@0.5": "R1@0.5", "positive>level1": "query above level 1"}
 
 
-def read_differences(results: Path) -> dict[tuple[str, str], list[dict]]:
-    """Return (world, model) -> the comparisons of SHINE with the base model, for all studies with at least two seeds."""
-    found: dict[tuple[str, str], list[dict]] = {}
-    for study in WORLDS:
-        path = results / study / "summary.json"
+def read_differences(results: Path) -> dict[Row, list[dict]]:
+    """Return the comparisons of each row that has at least two seeds."""
+    found: dict[Row, list[dict]] = {}
+    for row in ROWS:
+        path = results / row.study / "summary.json"
         for entry in json.loads(path.read_text(encoding="utf-8")) if path.is_file() else ():
-            model = entry["variant"].removesuffix("_shine")
-            if model in MODELS and entry["baseline"] == f"{model}_base" and entry["seeds"] > 1:
-                found.setdefault((study, model), []).append(entry)
+            if (entry["variant"], entry["baseline"]) == (row.variant, row.baseline) and entry["seeds"] > 1:
+                found.setdefault(row, []).append(entry)
     return found
 
 
-def overview_figure(differences: Mapping[tuple[str, str], list[dict]]) -> Figure:
-    """Draw the differences with their 95 % intervals: a panel per metric, a row per world and model, a color per split."""
-    figure = Figure(figsize=(10, 1.2 + 0.55 * len(differences)), layout="constrained")
+def overview_figure(differences: Mapping[Row, list[dict]]) -> Figure:
+    """Draw the differences with their 95 % intervals: a panel per metric, a row per comparison, a color per split."""
+    figure = Figure(figsize=(10, 1.2 + 0.5 * len(differences)), layout="constrained")
     panels = figure.subplots(1, len(METRICS), sharey=True)
     for axes, (metric, title) in zip(panels, METRICS.items()):
         axes.axvline(0, color="#999999", linewidth=1)
@@ -52,14 +74,11 @@ def overview_figure(differences: Mapping[tuple[str, str], list[dict]]) -> Figure
                     if (entry["split"], entry["metric"]) == (split, metric):
                         axes.plot([entry["low"], entry["high"]], [place + offset] * 2, color=color, linewidth=1.5)
                         axes.plot(entry["mean"], place + offset, "o", color=color, markersize=5)
-        axes.set_title(f"{title}: SHINE minus base, in points", fontsize=10)
+        axes.set_title(f"{title}: points above the base model", fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
-    rows = [
-        f"{WORLDS[study]}\n{MODELS[model]}, {entries[0]['seeds']} seeds"
-        for (study, model), entries in differences.items()
-    ]
-    panels[0].set_yticks(range(len(rows)), rows, fontsize=8)
-    panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    labels = [f"{row.world}\n{row.label}, {entries[0]['seeds']} seeds" for row, entries in differences.items()]
+    panels[0].set_yticks(range(len(labels)), labels, fontsize=8)
+    panels[0].set_ylim(len(labels) - 0.5, -0.5)
     # Not every world has all splits.
     handles = [
         Line2D([], [], marker="o", color=color, label=label) for label, color in zip(SPLITS.values(), SERIES_COLORS)

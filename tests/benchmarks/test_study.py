@@ -19,7 +19,7 @@ from benchmarks.study.charades_files import calibration_splits, pairs_of
 from benchmarks.study.fine_gradients import main as gradients_main
 from benchmarks.study.other_queries import OTHER_QUERIES, OTHER_VIDEO, with_level, with_other_video
 from benchmarks.study.other_queries import main as other_queries_main
-from benchmarks.study.overview import overview_figure, read_differences, write_overview
+from benchmarks.study.overview import ROWS, overview_figure, read_differences, write_overview
 from benchmarks.study.pooled import Pair, pool
 from benchmarks.study.pooled import main as pooled_main
 from benchmarks.study.records import Run, read_record, write_record
@@ -399,7 +399,7 @@ def test_pooled_difference_is_the_mean_over_studies(made_up_study):
         pool([pair, pair._replace(study=dataclasses.replace(other, splits=["else"]))])
 
 
-def test_overview_shows_shine_against_base_in_studies_with_several_seeds(tmp_path):
+def test_overview_shows_the_comparisons_with_several_seeds(tmp_path):
     entry = {"variant": "qd_detr_shine", "baseline": "qd_detr_base", "split": "novel_word", "metric": "R1@0.5"}
     entry |= {"seeds": 5, "mean": 2.0, "low": -1.0, "high": 5.0}
     studies = {
@@ -411,16 +411,22 @@ def test_overview_shows_shine_against_base_in_studies_with_several_seeds(tmp_pat
         (tmp_path / name).mkdir()
         (tmp_path / name / "summary.json").write_text(json.dumps(entries))
     differences = read_differences(tmp_path)
-    assert list(differences) == [("charades_real", "qd_detr"), ("charades_real", "moment_detr")]
+    assert [row.variant for row in differences] == ["qd_detr_shine", "moment_detr_shine"]
     moments, order = overview_figure(differences).axes
     assert [label.get_text().split("\n")[1] for label in moments.get_yticklabels()] == [
-        "QD-DETR, 5 seeds",
-        "Moment-DETR, 5 seeds",
+        "QD-DETR, SHINE, 5 seeds",
+        "Moment-DETR, SHINE, 5 seeds",
     ]
     assert [list(line.get_xdata()) for line in moments.lines] == [[0, 0], *[[-1.0, 5.0], [2.0]] * 2]
     assert len(order.lines) == 1
     write_overview(tmp_path)
     assert (tmp_path / "overview.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.study}-{row.variant}")
+def test_every_row_of_the_overview_is_a_comparison_of_its_study(row):
+    if row.study != "charades_real_pooled":  # written by benchmarks.study.pooled
+        assert [row.variant, row.baseline] in read_study(row.study).comparisons
 
 
 # ---- other queries ---------------------------------------------------------------------------------------------------
