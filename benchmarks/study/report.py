@@ -87,7 +87,8 @@ def _compare_pair(study: Study, runs: Sequence[Run], variant: str, baseline: str
                     "split": split,
                     "metric": metric,
                     "seeds": len(seeds),
-                    **found._asdict(),
+                    # The last digits depend on the number of threads.
+                    **{name: round(value, 6) for name, value in found._asdict().items()},
                 }
 
 
