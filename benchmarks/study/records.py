@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shine_hf.io import atomic_file
+
 QUERIES_FILE = "queries.json"
 # IoUs are stored in this fraction, rounded down, so that no moment passes a threshold that it has missed.
 _IOU_UNIT = 10_000
@@ -47,14 +49,14 @@ def write_record(results: Path, run: Run, features: str, settings: Mapping) -> N
         ValueError: if the run was evaluated on other queries than the records that are there.
     """
     path = record_path(results, run.variant, run.seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
     names = {split: [[query["qid"], query["vid"]] for query in queries] for split, queries in run.queries.items()}
     known = results / QUERIES_FILE
     if known.is_file() and json.loads(known.read_text(encoding="utf-8")) != names:
         raise ValueError(
             f"{path.stem} was evaluated on other queries than the records in {results}: remove that folder"
         )
-    known.write_text(json.dumps(names) + "\n", encoding="utf-8")
+    with atomic_file(known) as file:
+        file.write(json.dumps(names) + "\n")
     content = {
         "variant": run.variant,
         "seed": run.seed,
@@ -64,17 +66,28 @@ def write_record(results: Path, run: Run, features: str, settings: Mapping) -> N
         "curve": run.curve,
         "queries": {split: _pack(queries) for split, queries in run.queries.items()},
     }
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    # The folder of the run may be gone, so a failure must not destroy its record.
+    with atomic_file(path) as file:
+        file.write(json.dumps(content, indent=1) + "\n")
 
 
 def read_record(results: Path, variant: str, seed: int) -> tuple[Run, dict] | None:
-    """Return a recorded run and its settings (empty if they were not recorded), or None if there is no record."""
+    """Return a recorded run and its settings (empty if they were not recorded), or None if there is no record.
+
+    Raises:
+        ValueError: if the queries of the record do not fit `queries.json`.
+    """
     path, names = record_path(results, variant, seed), results / QUERIES_FILE
     if not path.is_file():
         return None
     content = json.loads(path.read_text(encoding="utf-8"))
     known = json.loads(names.read_text(encoding="utf-8")) if names.is_file() else {}
-    queries = {split: _unpack(packed, known[split]) for split, packed in content.get("queries", {}).items()}
+    try:
+        queries = {split: _unpack(packed, known[split]) for split, packed in content.get("queries", {}).items()}
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path}: its queries do not fit {names}: restore both from git, or remove the record to train the run again"
+        ) from error
     run = Run(variant, seed, content["results"], content["curve"], queries)
     return run, content.get("settings", {})
 

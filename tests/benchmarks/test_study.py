@@ -364,6 +364,10 @@ def test_recorded_run_has_the_same_comparisons(made_up_study, tmp_path):
     assert thresholds == [[iou >= threshold for iou in ious] for threshold in (0.3, 0.5, 0.7)]
     with pytest.raises(ValueError, match=r"base_seed1 was evaluated on other queries .* remove that folder"):
         write_record(tmp_path, made_up_run("base", 1, [0.5], [0.5]), "made-up", {})
+    for damaged in ('{"test": [["q0", "v0"]]}', "{}"):
+        (tmp_path / "queries.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"base_seed0.json: its queries do not fit .*queries.json: restore both"):
+            read_record(tmp_path, "base", 0)
 
 
 def test_earlier_comparison_of_more_seeds_is_kept(made_up_study):
