@@ -5,7 +5,7 @@
 NAME is a file in benchmarks/study/studies (or a path). Each run is a `train.py` process with an output folder in `outputs/studies/NAME`; the workers share the cores. The same
 command resumes a study that was stopped or killed: finished runs are kept, and others are resumed from their last checkpoint. Each run is recorded, with the result of every
 query, in `benchmarks/study/results/NAME/runs`, so that another machine can make the tables and add seeds.
-`benchmarks/study/results/overview.png` shows the main comparisons with the base models. The card of the best model is kept in `model_cards/studies`.
+`benchmarks/study/results/overview.png` shows the main comparisons with the base models.
 
 Options after `--` override the recipe of every run, e.g. for the same study on other features. They require their own `--results` folder, whose name is also used for the
 runs, and, for other features, `--features` to describe these in the tables.
@@ -15,17 +15,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from .overview import write_overview
-from .records import Run
-from .report import SELECTED_ON, write_report
+from .report import write_report
 from .runner import Runner, Stop
-from .spec import OUTPUTS, REPOSITORY, Study, read_study
+from .spec import OUTPUTS, read_study
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -47,15 +45,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--prepare-only", action="store_true", help="only make the files of the study")
     parser.add_argument("--report-only", action="store_true", help="only write the tables of finished runs")
     return parser
-
-
-def save_best_card(study: Study, runs: Sequence[Run], folder: Path) -> None:
-    """Copy the card, but not the weights, of the model that was best on the validation videos, unless its run is only recorded."""
-    best = max(runs, key=lambda run: run.results[f"{SELECTED_ON}_mIoU"])
-    card = study.run_folder(best.variant, best.seed) / "README.md"
-    if card.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(card, folder / f"{study.name}.md")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,7 +88,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(write_report(study, runs))
     if not args.results:
         write_overview()
-    save_best_card(study, runs, args.results or REPOSITORY / "model_cards" / "studies")
     return 0
 
 
