@@ -79,7 +79,8 @@ def test_study_runs_once_and_writes_tables_figures_and_run_jsons(study, tmp_path
         assert 100 * sum(json.loads(line)["iou"] for line in lines) / len(lines) == pytest.approx(
             finished["test_trivial_mIoU"]
         )
-    assert "(simulated features)" in (tmp_path / "results" / "made_up.md").read_text()
+    card = tmp_path / "outputs/studies/made_up/base_seed0/README.md"
+    assert "(simulated features)" in card.read_text()
     for figure in ("results.png", "validation.png"):
         assert (tmp_path / "results" / figure).stat().st_size > 5000
     # Run it again: nothing is trained, and the same files are written.
